@@ -1,0 +1,89 @@
+"""What a pass is given and gives back.
+
+A pass is one file in `compress/passes/`; the file's name is its name in a recipe. It holds
+
+    class Config(PassConfig)         frozen, unknown keys forbidden; the field descriptions are the documentation
+    def run(model, config, context) -> PassResult[Denoiser | QuantizedDenoiser | Bundle]
+    def forecast(model, config, context) -> Forecast       only if `run` takes long: what `compress plan` calls
+
+What a pass accepts and returns is read from the annotations of `run`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from compress.data import DataConfig, Dataset
+from compress.diffusion.sampling import Guidance, SamplingOptions
+from compress.models.denoiser import Denoiser
+
+Model = TypeVar("Model", covariant=True)
+
+
+class PassConfig(BaseModel):
+    """Base of every pass's `Config`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class PassResult(Generic[Model]):
+    """What a pass gives back. notes: what it found and did, JSON-able, for the record."""
+
+    model: Model
+    changed: bool
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `compress plan` says of a pass: the model it would give, and what running it would cost.
+
+    memory_bytes: peak beyond the models themselves. model_bytes: size of the exported file, once known.
+    """
+
+    model: Any
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    model_bytes: int | None = None
+
+
+class Task(Protocol):
+    """One line of progress."""
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        """Count steps as done; `shown` are figures to print beside the bar."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use besides its model and its config.
+
+    name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
+    given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
+    folder. teacher, dataset: loaded when first asked for. progress: `with progress("sampling", total) as
+    task` shows a bar. guidance, sampling: as the recipe asks.
+    """
+
+    name: str
+    recipe: str
+    seed: int
+    device: torch.device
+    workdir: Path
+    output: Path
+    guidance: Guidance
+    sampling: SamplingOptions
+    data: DataConfig | None
+    teacher: Callable[[], Denoiser]
+    dataset: Callable[[], Dataset]
+    progress: Callable[[str, int], AbstractContextManager[Task]]
+    log: Callable[[str], None]
+
+    def training_data(self) -> Dataset:
+        """The part of the data that may be trained on."""
+        return self.dataset().split()[0]

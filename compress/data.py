@@ -1,0 +1,224 @@
+"""Images and their conditions. A batch is a pure function of (seed, step), so training can be resumed."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch.nn import functional
+
+from compress.errors import DataError
+
+HELD_OUT = 0.2  # share of the images that no training ever sees
+SPLIT_SEED = 0
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Digits(_Source):
+    """scikit-learn's 1,797 handwritten digits, at 16×16, labels 0…9."""
+
+    source: Literal["digits"]
+
+
+class Folder(_Source):
+    """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model."""
+
+    source: Literal["folder"]
+    path: Path
+    resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
+
+
+class Npz(_Source):
+    """An .npz file with `images` and, as the model needs, `labels` or `embeddings`.
+
+    images: [n,h,w], [n,h,w,c] or [n,c,h,w]; uint8 0…255, or float as the model takes them.
+    """
+
+    source: Literal["npz"]
+    path: Path
+
+
+class FromTeacher(_Source):
+    """No images of one's own: drawn once from the teacher and cached."""
+
+    source: Literal["teacher"]
+    count: int = Field(2000, ge=1)
+    embeddings: Path | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
+
+
+DataConfig = Annotated[Digits | Folder | Npz | FromTeacher, Field(discriminator="source")]
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator that depends on `key` alone, however close two keys are."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: float32 [b,c,h,w]. conditions: name → [b,...]."""
+
+    images: torch.Tensor
+    conditions: Mapping[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.images.to(device), {name: value.to(device) for name, value in self.conditions.items()})
+
+
+@dataclass(frozen=True)
+class Dataset(Batch):
+    """All images (pixels in [-1, 1]) and conditions of a source."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """The items at `index` int64 [b]."""
+        return Batch(self.images[index], {name: value[index] for name, value in self.conditions.items()})
+
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """`size` items drawn with replacement, determined by (seed, step)."""
+        return self.take(torch.randint(len(self), (size,), generator=generator(seed, step)))
+
+    def split(self) -> tuple["Dataset", "Dataset"]:
+        """(training, held-out) parts, stratified by label where there are labels; always the same."""
+        labels = self.conditions.get("class_labels")
+        index = np.arange(len(self))
+        stratify = None
+        if labels is not None and int(torch.bincount(labels).clamp(max=2)[labels.unique()].min()) > 1:
+            stratify = labels.numpy()
+        classes = 1 if stratify is None else len(np.unique(stratify))
+        if len(self) * HELD_OUT < classes or len(self) < 2:
+            return self, self  # too few images to hold any back
+        parts = train_test_split(index, test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=stratify)
+        train, held_out = (self.take(torch.from_numpy(np.sort(part))) for part in parts)
+        return Dataset(train.images, train.conditions), Dataset(held_out.images, held_out.conditions)
+
+
+def load(config: Digits | Folder | Npz, shape: tuple[int, int, int], classes: int | None) -> Dataset:
+    """Read a source for a model of sample shape (c,h,w) with `classes` labels (None: takes no label).
+
+    Raises DataError if something is missing, unreadable, of the wrong shape or out of range.
+    """
+    if isinstance(config, Digits):
+        dataset, where = _digits(), "data: digits"
+    elif isinstance(config, Folder):
+        dataset, where = _folder(config, shape, classes is not None), f"data: {config.path}"
+    else:
+        dataset, where = _npz(config), f"data: {config.path}"
+    return check(dataset, shape, classes, where)
+
+
+def check(dataset: Dataset, shape: tuple[int, int, int], classes: int | None, where: str) -> Dataset:
+    """The part of the data set that a model uses, after checking that it fits. Raises DataError."""
+    if tuple(dataset.images.shape[1:]) != shape:
+        found = "×".join(map(str, dataset.images.shape[1:]))
+        raise DataError(f"{where}: images are {found} (channels×height×width); the model takes {'×'.join(map(str, shape))}")
+    if not torch.isfinite(dataset.images).all():
+        raise DataError(f"{where}: images hold NaN or infinity")
+    if classes is None:
+        return Dataset(dataset.images, {n: v for n, v in dataset.conditions.items() if n != "class_labels"})
+    labels = dataset.conditions.get("class_labels")
+    if labels is None:
+        raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise DataError(
+            f"{where}: labels run from {int(labels.min())} to {int(labels.max())}; the model has the classes 0…{classes - 1}"
+        )
+    return Dataset(dataset.images, {"class_labels": labels})
+
+
+def _digits() -> Dataset:
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float()[:, None] / 16
+    images = functional.interpolate(images, size=16, mode="bicubic", align_corners=False).clamp(0, 1)
+    return Dataset(images * 2 - 1, {"class_labels": torch.from_numpy(digits.target).long()})
+
+
+def _folder(config: Folder, shape: tuple[int, int, int], labelled: bool) -> Dataset:
+    if not config.path.is_dir():
+        raise DataError(f"{config.path}: no such folder of images")
+    folders = sorted(p for p in config.path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if labelled and not folders:
+        raise DataError(f"{config.path}: has no subfolders; a class-conditional model needs one subfolder a class")
+    files = [(file, label) for label, folder in enumerate(folders) for file in sorted(folder.rglob("*"))]
+    files += [(file, 0) for file in sorted(config.path.iterdir()) if not labelled]
+    files = [(file, label) for file, label in files if file.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise DataError(f"{config.path}: holds no images ({', '.join(sorted(_SUFFIXES))})")
+    images = np.stack([_image(file, shape, config.resize) for file, _ in files])
+    labels = torch.tensor([label for _, label in files])
+    return Dataset(torch.from_numpy(images), {"class_labels": labels})
+
+
+def _image(file: Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    """One image as float32 (c,h,w) in [-1, 1]."""
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise DataError(f"{file}: the model takes {channels} channels (latents?); give it an .npz of `images` instead")
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: cannot be read as an image: {error}") from None
+    if image.size != (width, height):
+        if not resize:
+            raise DataError(
+                f"{file}: is {image.height}×{image.width}; the model takes {height}×{width} "
+                "(write `resize: true` under `data` to scale and crop)"
+            )
+        scale = max(width / image.width, height / image.height)
+        size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        image = image.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+    pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; pickled objects are refused. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # zip and format errors of many kinds
+        raise DataError(f"{path}: cannot be read as .npz arrays: {error}") from None
+
+
+def _npz(config: Npz) -> Dataset:
+    arrays = read_npz(config.path)
+    if "images" not in arrays:
+        raise DataError(f"{config.path}: has no `images` (found: {', '.join(arrays) or 'nothing'})")
+    images = arrays["images"]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not len(images):
+        raise DataError(f"{config.path}: `images` should be [n,h,w], [n,h,w,c] or [n,c,h,w]; got {list(images.shape)}")
+    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 127.5 - 1
+    elif not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"{config.path}: `images` should be uint8 or float; got {images.dtype}")
+    conditions = {}
+    for key, name, dtype in (("labels", "class_labels", np.int64), ("embeddings", "encoder_hidden_states", np.float32)):
+        if key in arrays:
+            if len(arrays[key]) != len(images):
+                raise DataError(f"{config.path}: {len(images)} images but {len(arrays[key])} {key}")
+            if key == "labels" and not (arrays[key].ndim == 1 and np.issubdtype(arrays[key].dtype, np.integer)):
+                raise DataError(f"{config.path}: `labels` should be integers [n]; got {arrays[key].dtype} {arrays[key].shape}")
+            conditions[name] = torch.from_numpy(arrays[key].astype(dtype))
+    return Dataset(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), conditions)

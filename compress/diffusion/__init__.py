@@ -1,0 +1,1 @@
+"""Pure maths of diffusion: tensors and numbers in, tensors and numbers out."""

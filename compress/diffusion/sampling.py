@@ -1,0 +1,151 @@
+"""`Sampling`: how a denoiser is drawn from. It is part of the model: calibration, distillation,
+export, verification and the device all read the same one."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from compress.diffusion import schedules, solvers
+from compress.diffusion.prediction import PredictionType
+from compress.runtime.sampling import Step
+
+SolverName = Literal["ddim", "dpmpp_2m"]
+
+# diffusers' scheduler class → this package's solver. Stochastic and pseudo-numerical ones share the
+# noise schedule and are sampled by DDIM.
+SCHEDULERS: dict[str, SolverName] = {
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddim",
+    "PNDMScheduler": "ddim",
+    "EulerDiscreteScheduler": "ddim",
+    "EulerAncestralDiscreteScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "dpmpp_2m",
+}
+DEFAULT_STEPS: dict[SolverName, int] = {"ddim": 50, "dpmpp_2m": 20}
+
+# Settings of diffusers' schedulers that change the result and are not reproduced: absent or one of these.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "thresholding": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_lu_lambdas": (False,),
+    "use_flow_sigmas": (False,),
+    "solver_order": (2,),
+    "solver_type": ("midpoint", "bh2"),
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "lambda_min_clipped": (float("-inf"), "-inf", "-Infinity"),
+}
+
+
+class Frozen(BaseModel):
+    """Base of the immutable, strictly checked value types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Guidance(Frozen):
+    """How conditions steer the sample."""
+
+    kind: Literal["none", "cfg"] = "none"
+    scale: float = Field(1.0, description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance")
+    null_class: int | None = Field(None, description="label that stands for 'no class'")
+
+
+class Sampling(Frozen):
+    """Noise schedule, prediction type, solver, exact timesteps, clipping and guidance."""
+
+    num_train_timesteps: int = Field(1000, ge=1)
+    beta_schedule: schedules.BetaSchedule = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    trained_betas: tuple[float, ...] | None = None
+    zero_terminal_snr: bool = False
+    prediction_type: PredictionType = "epsilon"
+    solver: SolverName = "ddim"
+    timesteps: tuple[int, ...] = Field(description="descending, each in 0…num_train_timesteps−1")
+    final: Literal["clean", "first"] = Field(
+        "clean", description="where the last step arrives: at σ = 0, or at the noise of timestep 0"
+    )
+    clip_range: float | None = Field(None, gt=0)
+    guidance: Guidance = Guidance()
+
+    @cached_property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """ᾱ_t, float64 [num_train_timesteps]."""
+        if self.trained_betas is not None:
+            beta = torch.tensor(self.trained_betas, dtype=torch.float64)
+        else:
+            beta = schedules.betas(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
+        cumulative = torch.cumprod(1 - beta, dim=0)
+        return schedules.rescale_zero_terminal_snr(cumulative) if self.zero_terminal_snr else cumulative
+
+    def alpha_sigma(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(α, σ), float32 [b,1,1,1], for integer timesteps [b]."""
+        cumulative = self.alphas_cumprod.to(timestep.device)[timestep][:, None, None, None]
+        return cumulative.sqrt().float(), (1 - cumulative).sqrt().float()
+
+    def steps(self) -> list[Step]:
+        """The solver as a table, one entry for each of `timesteps`."""
+        cumulative = self.alphas_cumprod[list(self.timesteps)].tolist()
+        cumulative.append(1.0 if self.final == "clean" else float(self.alphas_cumprod[0]))
+        alpha = [value**0.5 for value in cumulative]
+        sigma = [(1 - value) ** 0.5 for value in cumulative]
+        return solvers.SOLVERS[self.solver](self.prediction_type, self.timesteps, alpha, sigma)
+
+
+class SamplingOptions(Frozen):
+    """What a recipe may say about sampling; what it leaves out is the checkpoint's own."""
+
+    solver: SolverName | None = Field(None, description="default: the scheduler's own")
+    steps: int | None = Field(None, ge=1, description="default: 50 for ddim, 20 for dpmpp_2m")
+    scheduler: dict[str, Any] | None = Field(None, description="diffusers scheduler config, instead of the checkpoint's")
+
+
+def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | None = None) -> Sampling:
+    """The sampling that a diffusers `scheduler_config.json` describes, without guidance.
+
+    Raises ValueError for a scheduler or a setting that cannot be reproduced.
+    """
+    options = options or SamplingOptions()
+    name = str(config.get("_class_name", "DDPMScheduler"))
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler {name} is not supported; supported: {', '.join(SCHEDULERS)}")
+    for key, neutral in _NEUTRAL.items():
+        if key in config and config[key] not in neutral:
+            raise ValueError(f"{name} with {key}: {config[key]!r} is not supported; set it to {neutral[0]!r}")
+    own = SCHEDULERS[name]
+    solver = options.solver or own
+    steps = options.steps or DEFAULT_STEPS[solver]
+    count = int(config.get("num_train_timesteps", 1000))
+    if not 1 <= steps <= count:
+        raise ValueError(f"{steps} sampling steps: must lie in 1…{count}, the number of training timesteps")
+    spacing = config.get("timestep_spacing") or ("linspace" if own == "dpmpp_2m" or "Euler" in name else "leading")
+    prediction = config.get("prediction_type", "epsilon")
+    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    if zero_snr and prediction == "epsilon":
+        raise ValueError("epsilon prediction at zero terminal SNR is undefined at the last timestep")
+    final_first = (
+        config.get("set_alpha_to_one", name != "PNDMScheduler") is False or config.get("final_sigmas_type") == "sigma_min"
+    )
+    clips = bool(config.get("clip_sample", name in ("DDIMScheduler", "DDPMScheduler")))
+    trained = config.get("trained_betas")
+    return Sampling(
+        num_train_timesteps=count,
+        beta_schedule=config.get("beta_schedule", "linear"),
+        beta_start=config.get("beta_start", 1e-4),
+        beta_end=config.get("beta_end", 0.02),
+        trained_betas=None if trained is None else tuple(trained),
+        zero_terminal_snr=zero_snr,
+        prediction_type=prediction,
+        solver=solver,
+        timesteps=tuple(
+            schedules.timesteps(spacing, steps, count, int(config.get("steps_offset", 0)), multistep=own == "dpmpp_2m")
+        ),
+        final="first" if final_first else "clean",
+        clip_range=float(config.get("clip_sample_range", 1.0)) if clips else None,
+    )

@@ -1,0 +1,56 @@
+"""Every error that a user can cause or must act on.
+
+    CompressError              one plain message: what, where, what to do
+    ├── RecipeError            the recipe file or a --set override
+    ├── DataError              images, labels, embeddings
+    ├── CheckpointError        a model folder, its weights or its config
+    ├── PassError              a pass could not do its work
+    │   └── ExportError        the model could not be written as ONNX
+    ├── BundleError            a bundle folder on the device
+    ├── VerifyError            a verdict could not be reached
+    └── OutputError            the output folder cannot be used
+
+The command line turns each of them into exit code 2; anything else is a fault of this package.
+"""
+
+from collections.abc import Sequence
+
+
+class CompressError(Exception):
+    """A fault with one plain message for the user."""
+
+
+class RecipeError(CompressError):
+    """One or more faults of a recipe; `faults` holds one message for each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class DataError(CompressError):
+    """Images, labels or embeddings cannot be used."""
+
+
+class CheckpointError(CompressError):
+    """A model folder cannot be read."""
+
+
+class PassError(CompressError):
+    """A pass could not do its work."""
+
+
+class ExportError(PassError):
+    """A model could not be written as ONNX."""
+
+
+class BundleError(CompressError):
+    """A bundle folder cannot be used."""
+
+
+class VerifyError(CompressError):
+    """A verdict could not be reached."""
+
+
+class OutputError(CompressError):
+    """The output folder cannot be used."""

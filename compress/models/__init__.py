@@ -1,0 +1,1 @@
+"""Models: denoisers, the families they belong to, and the folders they are saved in."""

@@ -1,0 +1,158 @@
+"""`Denoiser`: a torch model and everything needed to draw a sample from it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.diffusion.sampling import Sampling
+from compress.models.family import Condition, Family
+from compress.runtime.sampling import classifier_free_guidance, solve
+
+DEFAULT_TOKENS = 77  # text length of CLIP, which conditions most text-to-image models
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A float model.
+
+    scheduler: the diffusers scheduler config that `sampling` was read from.
+    null_embedding: the unconditional text embedding [tokens, width], for guided text models.
+    kept: stage tap → the teacher's channels that survive, in order; the pairing that `distill` uses.
+    """
+
+    net: nn.Module
+    family: Family
+    sampling: Sampling
+    scheduler: Mapping[str, Any]
+    null_embedding: torch.Tensor | None = None
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """f(sample [b,c,h,w], timestep int64 [b], *conditions) -> output [b,c,h,w]."""
+        return self.family.positional(self.net)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The diffusers config of the net."""
+        config: Mapping[str, Any] = self.net.config  # type: ignore[assignment]
+        return config
+
+    @property
+    def tokens(self) -> int:
+        """Text length for which the model is exported and counted."""
+        return DEFAULT_TOKENS if self.null_embedding is None else self.null_embedding.shape[0]
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """The model's inputs beside sample and timestep, in order."""
+        return self.family.conditions(self.net, self.tokens)
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one sample."""
+        size = self.config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.config["in_channels"]), int(height), int(width)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of labels that can be asked for, without the null class; None: not class-conditional.
+
+        A null class counts as 'none of these' only where it is the last label.
+        """
+        count = self.family.classes(self.net)
+        null = self.sampling.guidance.null_class
+        return count - 1 if count is not None and null == count - 1 else count
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.net.parameters()).device
+
+
+@dataclass(frozen=True)
+class QuantizedDenoiser:
+    """A model after quantization: it can be drawn from and exported, no longer pruned or trained.
+
+    source: the float model it came from. module: f(sample, timestep, *conditions) in quantized
+    arithmetic. ranges: observed ranges by tensor, from which `module` is rebuilt (empty for fp16).
+    """
+
+    source: Denoiser
+    scheme: str
+    module: nn.Module
+    ranges: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+
+AnyDenoiser = Denoiser | QuantizedDenoiser
+
+
+def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's null condition in the shape of `conditions`."""
+    null: dict[str, torch.Tensor] = {}
+    for name, value in conditions.items():
+        if name == "class_labels":
+            null[name] = torch.full_like(value, model.sampling.guidance.null_class or 0)
+        else:
+            assert model.null_embedding is not None, "guided text models carry a null embedding"
+            null[name] = model.null_embedding.to(value).expand_as(value)
+    return null
+
+
+def predict(
+    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Raw model output [b,c,h,w], without guidance, for timesteps int64 [b]."""
+    output: torch.Tensor = model.module(sample, timestep, *(conditions[name] for name in model.conditions))
+    return output
+
+
+def guided(
+    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Model output [b,c,h,w] with the model's own guidance: one evaluation of a doubled batch."""
+    guidance = model.sampling.guidance
+    if guidance.kind == "none":
+        return predict(model, sample, timestep, conditions)
+    null = null_conditions(model, conditions)
+    both = {name: torch.cat([value, null[name]]) for name, value in conditions.items()}
+    output = predict(model, torch.cat([sample, sample]), torch.cat([timestep, timestep]), both)
+    conditional, unconditional = output.chunk(2)
+    result: torch.Tensor = classifier_free_guidance(conditional, unconditional, guidance.scale)
+    return result
+
+
+@torch.no_grad()
+def draw(
+    model: AnyDenoiser,
+    noise: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    on_step: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """Clean samples [b,c,h,w] from standard normal noise [b,c,h,w], by the model's own sampling."""
+
+    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
+        return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
+
+    samples: torch.Tensor = solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range, on_step)
+    return samples
+
+
+def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
+    """Zero-filled inputs of the right shapes and types on the model's device: sample, timestep, conditions."""
+    device = model.device
+    return (
+        torch.zeros(batch, *model.sample_shape, device=device),
+        torch.zeros(batch, dtype=torch.int64, device=device),
+        *(torch.zeros(batch, *c.shape, dtype=c.dtype, device=device) for c in model.conditions.values()),
+    )

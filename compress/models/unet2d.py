@@ -1,0 +1,75 @@
+"""diffusers' `UNet2DModel`: unconditional or class-conditional."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from compress.models import unet
+from compress.models.family import Condition, Family
+
+
+class Unconditional(nn.Module):
+    """f(sample, timestep) -> output."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self.net(sample, timestep, return_dict=False)[0]
+
+
+class ClassConditional(Unconditional):
+    """f(sample, timestep, class_labels) -> output."""
+
+    def forward(  # type: ignore[override]
+        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor
+    ) -> torch.Tensor:
+        return self.net(sample, timestep, class_labels=class_labels, return_dict=False)[0]
+
+
+def _classes(net: Any) -> int | None:
+    return net.config.num_class_embeds
+
+
+def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
+    return {} if _classes(net) is None else {"class_labels": Condition(torch.int64)}
+
+
+def _positional(net: Any) -> nn.Module:
+    return Unconditional(net) if _classes(net) is None else ClassConditional(net)
+
+
+def _refuse(config: Mapping[str, Any]) -> str | None:
+    if config.get("class_embed_type") is not None:
+        return f"class_embed_type {config['class_embed_type']!r} is not supported (only num_class_embeds is)"
+    if config.get("time_embedding_type", "positional") == "fourier":
+        return "time_embedding_type 'fourier' (a score-SDE model with continuous noise levels) is not supported"
+    return None
+
+
+def _slimmed(net: Any) -> dict[str, Any]:
+    config = unet.slimmed(net)
+    sizes = {m.inner_dim // m.heads for m in net.modules() if isinstance(m, Attention)}
+    if len(sizes) == 1 and net.config.attention_head_dim is not None:
+        config["attention_head_dim"] = sizes.pop()
+    return config
+
+
+FAMILY = Family(
+    name="UNet2DModel",
+    build=lambda config: UNet2DModel.from_config(dict(config)),
+    refuse=_refuse,
+    classes=_classes,
+    conditions=_conditions,
+    positional=_positional,
+    stages=unet.stages,
+    heads=unet.heads,
+    protected=unet.protected,
+    repair=unet.repair,
+    slimmed=_slimmed,
+)

@@ -1,0 +1,55 @@
+"""diffusers' `UNet2DConditionModel`: conditioned on text embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from compress.models import unet
+from compress.models.family import Condition, Family
+
+_UNUSED = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+
+
+class TextConditional(nn.Module):
+    """f(sample, timestep, encoder_hidden_states [b,tokens,width]) -> output."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> torch.Tensor:
+        return self.net(sample, timestep, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+
+
+def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
+    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))}
+
+
+def _width(net: Any) -> int:
+    width = net.config.encoder_hid_dim or net.config.cross_attention_dim
+    return int(width[0] if isinstance(width, tuple | list) else width)
+
+
+def _refuse(config: Mapping[str, Any]) -> str | None:
+    used = [key for key in _UNUSED if config.get(key) is not None]
+    return f"{', '.join(used)} (conditions beside text embeddings) are not supported yet" if used else None
+
+
+FAMILY = Family(
+    name="UNet2DConditionModel",
+    build=lambda config: UNet2DConditionModel.from_config(dict(config)),
+    refuse=_refuse,
+    classes=lambda net: None,
+    conditions=_conditions,
+    positional=TextConditional,
+    stages=unet.stages,
+    heads=unet.heads,
+    protected=unet.protected,
+    repair=unet.repair,
+    slimmed=unet.slimmed,
+)

@@ -1,0 +1,110 @@
+"""Train a model from nothing, or go on training one, on the recipe's data with label dropout.
+
+The loss is the mean squared error of the model's own prediction (ε, v or x_0) at timesteps drawn
+uniformly. With guidance in the recipe, labels are replaced by the null condition with probability
+`label_dropout`, as classifier-free guidance needs (Ho & Salimans 2022, algorithm 1).
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compress import training
+from compress.contract import Context, Forecast, PassResult
+from compress.data import Batch, generator
+from compress.diffusion.prediction import target
+from compress.diffusion.sampling import from_scheduler_config
+from compress.errors import PassError
+from compress.models.denoiser import Denoiser, predict
+from compress.models.family import families
+from compress.models.noising import noised, with_null
+
+
+class Config(training.TrainingConfig):
+    """Settings of `train`."""
+
+    model: dict[str, Any] | None = Field(
+        None, description="diffusers config of the model to train, with `_class_name`; absent: train the model so far"
+    )
+    steps: int = Field(3000, ge=1, description="optimizer steps")
+    batch_size: int = Field(128, ge=1, description="images a step")
+    label_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
+
+
+class Denoising(nn.Module):
+    """The plain denoising objective."""
+
+    def __init__(self, model: Denoiser, label_dropout: float) -> None:
+        super().__init__()
+        self.net = model.module
+        self.model = model
+        self.label_dropout = label_dropout if model.sampling.guidance.kind == "cfg" else 0.0
+
+    def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
+        """Mean squared error of the prediction. Ho et al. 2020, eq. 14, for any prediction type."""
+        count = len(batch.images)
+        timestep = torch.randint(self.model.sampling.num_train_timesteps, (count,), generator=random)
+        sample, noise, alpha, sigma = noised(self.model, batch, timestep, random)
+        conditions = with_null(self.model, batch.conditions, torch.rand(count, generator=random) < self.label_dropout)
+        output = predict(self.model, sample, timestep.to(sample.device), conditions)
+        wanted = target(self.model.sampling.prediction_type, batch.images, noise, alpha, sigma)
+        return {"task": nn.functional.mse_loss(output.float(), wanted)}
+
+
+def build(config: Config, context: Context) -> Denoiser:
+    """A model with random weights, determined by the recipe's seed. Raises PassError for a bad config."""
+    assert config.model is not None
+    family = families().get(str(config.model.get("_class_name")))
+    if family is None:
+        raise PassError(f"{context.name}: model._class_name should be one of {', '.join(families())}")
+    reason = family.refuse(config.model)
+    scheduler = context.sampling.scheduler
+    if scheduler is None:
+        reason = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
+    if reason:
+        raise PassError(f"{context.name}: {reason}")
+    torch.manual_seed(generator(context.seed).initial_seed())
+    try:
+        net = family.build(config.model)
+    except Exception as error:  # a config can be wrong in more ways than diffusers names
+        raise PassError(f"{context.name}: {family.name} cannot be built from `model`: {error}") from None
+    assert scheduler is not None
+    try:
+        sampling = from_scheduler_config(scheduler, context.sampling)
+    except ValueError as error:
+        raise PassError(f"{context.name}: sampling: {error}") from None
+    sampling = sampling.model_copy(update={"guidance": context.guidance})
+    return Denoiser(net.to(context.device), family, sampling, scheduler)
+
+
+def _start(model: Denoiser | None, config: Config, context: Context) -> Denoiser:
+    if config.model is not None:
+        return build(config, context)
+    if model is None:
+        raise PassError(f"{context.name}: give a `checkpoint` in the recipe, or `model` (a diffusers config) here")
+    return dataclasses.replace(model, net=copy.deepcopy(model.net))
+
+
+def run(model: Denoiser | None, config: Config, context: Context) -> PassResult[Denoiser]:
+    """Train and return the averaged model."""
+    trained = _start(model, config, context)
+    trained.net.requires_grad_(True)
+    notes = training.train(
+        Denoising(trained, config.label_dropout), trained.net, config, context, context.training_data()
+    )
+    trained.net.requires_grad_(False).eval()
+    return PassResult(trained, changed=True, notes=notes)
+
+
+def forecast(model: Denoiser | None, config: Config, context: Context) -> Forecast:
+    """The model's size is known at once; training time is measured on one step."""
+    trained = _start(model, config, context)
+    trained.net.requires_grad_(True)
+    seconds, memory = training.forecast(Denoising(trained, config.label_dropout), trained, config, context.seed)
+    trained.net.requires_grad_(False)
+    return Forecast(trained, seconds, memory)

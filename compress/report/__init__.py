@@ -1,0 +1,1 @@
+"""What a person reads: pictures, the model card, the result folder. Computes nothing."""

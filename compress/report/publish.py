@@ -1,0 +1,34 @@
+"""Lays out the result of a recipe: student/, onnx/, report.json, record.json, README.md, pictures."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.files import write_atomically, write_json, write_text
+from compress.report.card import card
+
+
+def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
+    """Copy what the passes left to its place in `output`; the verdict of the last `verify`, if any."""
+    for number, record in enumerate(records, start=1):
+        folder = output / "passes" / f"{number:02d}-{record['name']}"
+        if record["stored"] is not None:
+            name = "onnx" if record["stored"] == "onnx" else "student"
+            _copy(folder / record["stored"], output / name)
+        for file in sorted((folder / "files").iterdir()):
+            _copy(file, output / file.name)
+    write_json(output / "record.json", {"recipe": recipe, "passes": list(records)})
+    report_file = output / "report.json"
+    verified = any(record["pass"] == "verify" for record in records)
+    report = json.loads(report_file.read_text(encoding="utf-8")) if verified else None
+    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir()))
+    return None if report is None else str(report["verdict"])
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        write_atomically(target, lambda part: shutil.copytree(source, part) and None)
+    else:
+        write_atomically(target, lambda part: shutil.copyfile(source, part) and None)

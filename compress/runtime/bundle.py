@@ -1,0 +1,148 @@
+"""A bundle on the device: `bundle.json` and ONNX files, run with numpy and onnxruntime alone."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from compress.errors import BundleError
+from compress.runtime.sampling import Step, classifier_free_guidance, solve
+
+FORMAT = 1
+
+
+class Bundle:
+    """An exported denoiser and everything needed to draw a sample from it.
+
+    Bundle(path).sample(noise, class_labels=labels) returns images [b,c,h,w] in [-1, 1].
+    Raises BundleError if the folder is no bundle, a file is missing or damaged, or the format is newer.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, check_hashes: bool = True) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        if check_hashes:
+            verify_files(self.path, self.manifest)
+        self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
+        self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
+        self.batch: int | None = self.manifest["batch"]
+        sampling = self.manifest["sampling"]
+        self.steps = [Step(**step) for step in sampling["steps"]]
+        self.clip_range: float | None = sampling["clip_range"]
+        self.guidance: dict[str, Any] = sampling["guidance"]
+        self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
+        self.session = open_session(self.path / self.manifest["model"], threads)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model's files, external weights included."""
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def _null(self, value: int | str) -> np.ndarray:
+        """A null condition: a class number, or the name of an .npy file beside the manifest."""
+        return np.asarray(value) if isinstance(value, int) else np.load(self.path / value, allow_pickle=False)
+
+    def denoise(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, without guidance."""
+        feeds = {"sample": sample, "timestep": np.full(len(sample), timestep), **conditions}
+        feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
+        size = self.batch or len(sample)
+        if len(sample) % size:
+            raise BundleError(f"{self.path}: was exported for batches of {size}; got {len(sample)} samples")
+        parts = [
+            self.session.run(None, {name: value[start : start + size] for name, value in feeds.items()})[0]
+            for start in range(0, len(sample), size)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def guided(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Model output [b,c,h,w] with the bundle's own guidance."""
+        if self.guidance["kind"] == "none":
+            return self.denoise(sample, timestep, conditions)
+        both = {
+            name: np.concatenate([value, np.broadcast_to(self.null[name].astype(value.dtype), value.shape)])
+            for name, value in conditions.items()
+        }
+        output = self.denoise(np.concatenate([sample, sample]), timestep, both)
+        conditional, unconditional = np.split(output, 2)
+        return classifier_free_guidance(conditional, unconditional, self.guidance["scale"])
+
+    def sample(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
+        """Clean samples [b,c,h,w], float32, from standard normal `noise` [b,c,h,w].
+
+        conditions: `class_labels` int64 [b] or `encoder_hidden_states` float32 [b,tokens,width],
+        whichever the model takes. Raises BundleError for missing or unknown conditions, wrong shapes
+        and labels that the model does not have.
+        """
+        self._check(noise, conditions)
+        return solve(
+            lambda sample, timestep: self.guided(sample, timestep, conditions),
+            noise.astype(np.float32),
+            self.steps,
+            self.clip_range,
+        )
+
+    def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
+        wanted = set(self.inputs) - {"sample", "timestep"}
+        if set(conditions) != wanted:
+            raise BundleError(
+                f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {sorted(conditions) or 'none'}"
+            )
+        if noise.ndim != 4 or noise.shape[1:] != self.sample_shape:
+            raise BundleError(f"{self.path}: noise must be [batch, {self.sample_shape}]; got {list(noise.shape)}")
+        for name, value in conditions.items():
+            expected = [len(noise), *self.inputs[name]["shape"][1:]]
+            if len(value.shape) != len(expected) or any(
+                isinstance(e, int) and e != got for e, got in zip(expected, value.shape, strict=True)
+            ):
+                raise BundleError(f"{self.path}: {name} must be {expected}; got {list(value.shape)}")
+        labels, classes = conditions.get("class_labels"), self.manifest.get("classes")
+        if labels is not None and classes and (np.min(labels) < 0 or np.max(labels) >= classes):
+            raise BundleError(f"{self.path}: class labels must lie in 0…{classes - 1}")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The checked content of `bundle.json`. Raises BundleError."""
+    file = path / "bundle.json"
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no bundle.json here; give the folder that export_onnx wrote") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{file}: is damaged ({error!r}); export the model again") from None
+    if version != FORMAT:
+        raise BundleError(f"{file}: format {version!r}; this version reads format {FORMAT}")
+    return manifest
+
+
+def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare every file of the bundle with its SHA-256. Raises BundleError."""
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{file}: is missing; copy the whole bundle folder")
+        if sha256(file) != entry["sha256"]:
+            raise BundleError(f"{file}: differs from what was exported (SHA-256); copy or export it again")
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_session(file: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU. threads: intra-op threads; None: onnxruntime's choice."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own, undocumented exception types
+        raise BundleError(f"{file}: onnxruntime cannot open it: {error}") from None
