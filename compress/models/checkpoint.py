@@ -75,7 +75,7 @@ def load(
         except Exception as error:  # a config can be wrong in more ways than diffusers names
             raise CheckpointError(f"{source.model / 'config.json'}: {family.name} cannot be built: {error}") from None
     structure = _json(source.root / "structure.json") if (source.root / "structure.json").is_file() else {}
-    scheme, kept = structure.pop("quantization", None), structure.pop("kept", {})
+    quantization, kept = structure.pop("quantization", None), structure.pop("kept", {})
     where = str(source.root / "structure.json")
     structures.apply(net, structures.check(structure, where), where)
     _fill(net, _read_weights(source.model, allow_pickle), source.model)
@@ -91,12 +91,16 @@ def load(
         null_embedding=null_embedding,
         kept={tap: tuple(channels) for tap, channels in kept.items()},
     )
-    if scheme is None:
+    if quantization is None:
         return model
     from compress.models import quantized  # brings torchao, which only quantized models need
 
     ranges = source.root / "quantization.safetensors"
-    return quantized.rebuild(model, scheme, _load_file(ranges) if ranges.is_file() else {})
+    try:
+        scheme, float_layers = str(quantization["scheme"]), tuple(map(str, quantization["float_layers"]))
+    except (TypeError, KeyError):
+        raise CheckpointError(f"{where}: is damaged; save the model again") from None
+    return quantized.rebuild(model, scheme, _load_file(ranges) if ranges.is_file() else {}, float_layers)
 
 
 def save(model: AnyDenoiser, folder: Path) -> None:
@@ -111,7 +115,7 @@ def save(model: AnyDenoiser, folder: Path) -> None:
     if source.kept:
         structure["kept"] = {tap: list(channels) for tap, channels in source.kept.items()}
     if isinstance(model, QuantizedDenoiser):
-        structure["quantization"] = model.scheme
+        structure["quantization"] = {"scheme": model.scheme, "float_layers": list(model.float_layers)}
         if model.ranges:
             save_file({name: tensor.contiguous() for name, tensor in model.ranges.items()}, folder / "quantization.safetensors")
     if structure:

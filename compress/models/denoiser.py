@@ -81,12 +81,14 @@ class QuantizedDenoiser:
 
     source: the float model it came from. module: f(sample, timestep, *conditions) in quantized
     arithmetic. ranges: observed ranges by tensor, from which `module` is rebuilt (empty for fp16).
+    float_layers: patterns of the layers that were left in float.
     """
 
     source: Denoiser
     scheme: str
     module: nn.Module
     ranges: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "source":

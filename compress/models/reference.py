@@ -26,6 +26,17 @@ def cycled_labels(classes: int, count: int) -> torch.Tensor:
     return torch.arange(count) % classes
 
 
+def conditions_for(
+    model: AnyDenoiser, count: int, dataset: Callable[[], Dataset], seed: int
+) -> dict[str, torch.Tensor]:
+    """Conditions to draw `count` samples for: labels in turn; text embeddings from the data set."""
+    if not model.conditions:
+        return {}
+    if model.classes is not None:
+        return {"class_labels": cycled_labels(model.classes, count)}
+    return dict(dataset().batch(count, seed, 0).conditions)
+
+
 def draw_many(
     model: AnyDenoiser,
     noise: torch.Tensor,

@@ -13,14 +13,14 @@ from compress.models.family import Condition, Family
 
 
 class Unconditional(nn.Module):
-    """f(sample, timestep) -> output."""
+    """f(sample, timestep) -> output, in the sample's type whatever the net computes in."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.net(sample, timestep, return_dict=False)[0]
+        return self.net(sample.to(self.net.dtype), timestep, return_dict=False)[0].to(sample.dtype)
 
 
 class ClassConditional(Unconditional):
@@ -29,7 +29,8 @@ class ClassConditional(Unconditional):
     def forward(  # type: ignore[override]
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor
     ) -> torch.Tensor:
-        return self.net(sample, timestep, class_labels=class_labels, return_dict=False)[0]
+        output = self.net(sample.to(self.net.dtype), timestep, class_labels=class_labels, return_dict=False)[0]
+        return output.to(sample.dtype)
 
 
 def _classes(net: Any) -> int | None:

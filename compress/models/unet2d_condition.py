@@ -14,7 +14,7 @@ _UNUSED = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encod
 
 
 class TextConditional(nn.Module):
-    """f(sample, timestep, encoder_hidden_states [b,tokens,width]) -> output."""
+    """f(sample, timestep, encoder_hidden_states [b,tokens,width]) -> output, in the sample's type."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -23,7 +23,9 @@ class TextConditional(nn.Module):
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
     ) -> torch.Tensor:
-        return self.net(sample, timestep, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+        dtype = self.net.dtype
+        output = self.net(sample.to(dtype), timestep, encoder_hidden_states.to(dtype), return_dict=False)[0]
+        return output.to(sample.dtype)
 
 
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:

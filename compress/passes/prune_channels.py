@@ -152,7 +152,6 @@ def prune(model: Denoiser, config: Config, ratio: float) -> tuple[Denoiser, dict
         pruning_ratio=ratio,
         max_pruning_ratio=config.max_ratio,
         ignored_layers=model.family.protected(net),
-        round_to=_norm_groups(net),
         num_heads=dict(model.family.heads(net)),
         in_channel_groups={},  # torch-pruning's defaults are shared between calls
         out_channel_groups={},

@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.files import write_atomically, write_json, write_text
 from compress.report.card import card
+from compress.report.figures import draw_pairs
 
 
 def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
@@ -18,7 +19,10 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
             name = "onnx" if record["stored"] == "onnx" else "student"
             _copy(folder / record["stored"], output / name)
         for file in sorted((folder / "files").iterdir()):
-            _copy(file, output / file.name)
+            if file.name == "samples.npz":
+                draw_pairs(file, output / "samples.png")
+            else:
+                _copy(file, output / file.name)
     write_json(output / "record.json", {"recipe": recipe, "passes": list(records)})
     report_file = output / "report.json"
     verified = any(record["pass"] == "verify" for record in records)

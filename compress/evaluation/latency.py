@@ -1,0 +1,89 @@
+"""How long calls take, compared fairly: interleaved in one run, fixed threads, medians and intervals."""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.evaluation.quality import Interval
+
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call: median, 90th percentile, 95% bootstrap interval of the median."""
+
+    median: float
+    p90: float
+    interval: Interval
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    progress: Callable[[str, int], AbstractContextManager[Any]],
+    title: str = "timing",
+) -> dict[str, np.ndarray]:
+    """Milliseconds [rounds] of every call. Each round makes every call once, so that all meet the same noise."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with progress(title, rounds) as task:
+        for i in range(WARM_UP + rounds):
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call()
+                if i >= WARM_UP:
+                    taken[name].append(1000 * (time.perf_counter() - began))
+            task.advance(int(i >= WARM_UP))
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def summary(milliseconds: np.ndarray) -> Timing:
+    """Median, p90 and interval of one call's times."""
+    low, high = np.percentile(_medians(milliseconds), [2.5, 97.5])
+    return Timing(float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), (float(low), float(high)))
+
+
+def speedup(slow: np.ndarray, fast: np.ndarray) -> tuple[float, Interval]:
+    """Ratio of medians with its 95% bootstrap interval; rounds are resampled together, for both."""
+    ratios = _medians(slow) / _medians(fast)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(np.median(slow) / np.median(fast)), (float(low), float(high))
+
+
+def _medians(values: np.ndarray, resamples: int = 1000) -> np.ndarray:
+    index = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    return np.median(values[index], axis=1)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run PyTorch with `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,49 @@
+"""How close a student's samples are to its teacher's. Arrays [n,c,h,w] in [-1, 1] unless said otherwise."""
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+Interval = tuple[float, float]
+PIXEL_RANGE = 2.0
+
+
+def sqnr(reference: np.ndarray, value: np.ndarray) -> float:
+    """Signal to quantization-noise ratio in dB, 10·log10(Σ reference² ÷ Σ (reference − value)²); any shape."""
+    noise = float(np.square(reference.astype(np.float64) - value).sum())
+    signal = float(np.square(reference.astype(np.float64)).sum())
+    if noise == 0:
+        return 200.0  # equal to the last bit; finite, so that it can be written as JSON
+    return 10 * float(np.log10(signal / noise)) if signal > 0 and np.isfinite(noise) else -200.0
+
+
+def psnr(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Peak signal to noise ratio in dB of each pair, [n]; pixels span 2. At most 200."""
+    error = np.square(teacher.astype(np.float64) - student).mean(axis=(1, 2, 3))
+    return 10 * np.log10(PIXEL_RANGE**2 / np.maximum(error, PIXEL_RANGE**2 * 1e-20))
+
+
+def ssim(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Structural similarity of each pair, [n]. Wang et al. 2004, by torchmetrics, 7×7 Gaussian window or smaller."""
+    sigma = 1.0 if min(teacher.shape[2:]) >= 9 else 0.5
+    values = structural_similarity_index_measure(
+        torch.from_numpy(student), torch.from_numpy(teacher), sigma=sigma, data_range=(-1.0, 1.0), reduction="none"
+    )
+    return np.atleast_1d(np.asarray(values, dtype=np.float64))
+
+
+def bootstrap_mean(values: np.ndarray, seed: int = 0, rounds: int = 2000) -> Interval:
+    """95% percentile bootstrap interval of the mean of `values` [n]. Efron 1979."""
+    random = np.random.default_rng(seed)
+    index = random.integers(len(values), size=(rounds, len(values)))
+    low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def wilson(successes: int, count: int) -> Interval:
+    """95% interval of a share; right also at 0 and 1, where the bootstrap is not. Wilson 1927."""
+    z = 1.959964
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,109 @@
+"""Quantized models: int8 by torchao's PT2E path, fp16 by conversion; rebuilt exactly from saved ranges."""
+
+import copy
+from collections.abc import Mapping
+from fnmatch import fnmatch
+
+import torch
+from torch.export import Dim
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+from compress.errors import CheckpointError
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
+
+# Cheap layers at the ends of the net, whose error nothing later can repair.
+FLOAT_LAYERS = ("conv_in", "conv_out", "time_embedding.*")
+
+
+class Int8Quantizer(Quantizer):
+    """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
+
+    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric. Layers whose path
+    in the net matches a pattern of `float_layers` stay float.
+    """
+
+    def __init__(self, float_layers: tuple[str, ...], histogram: bool) -> None:
+        super().__init__()
+        self.float_layers = float_layers
+        observer = HistogramObserver if histogram else MinMaxObserver
+        self.activation = QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
+        self.weight = QuantizationSpec(
+            torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
+        )
+
+    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        """Mark every convolution and linear layer that is to be quantized."""
+        for node in model.graph.nodes:
+            if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+                path = module_path(node)
+                if not any(fnmatch(path, pattern) for pattern in self.float_layers):
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        input_qspec_map={node.args[0]: self.activation, node.args[1]: self.weight},
+                        output_qspec=self.activation,
+                        _annotated=True,
+                    )
+        return model
+
+    def validate(self, model: torch.fx.GraphModule) -> None:
+        """Every annotation is one that prepare_pt2e accepts."""
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """Path in the net of the layer that a graph node came from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return str(paths[-1]).removeprefix("L['self'].").removeprefix("net.") if paths else ""
+
+
+def exported(model: Denoiser) -> torch.fx.GraphModule:
+    """The model as a graph with a dynamic batch dimension."""
+    inputs = example_inputs(model, batch=2)
+    batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
+    program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+    return program.module()  # type: ignore[return-value]
+
+
+def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
+    """The model with observers that note ranges while it runs. histogram: choose ranges by least squared error."""
+    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, histogram))
+    return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
+
+
+def ranges(model: QuantizedDenoiser) -> dict[str, torch.Tensor]:
+    """The range [2, channels or 1] that every observer of an `observed` model settled on, by its name."""
+    found = {}
+    for name, observer in model.module.named_modules():
+        if isinstance(observer, HistogramObserver):
+            low, high = observer._non_linear_param_search()
+        elif isinstance(observer, UniformQuantizationObserverBase):
+            low, high = observer.min_val, observer.max_val  # type: ignore[assignment]
+        else:
+            continue
+        found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
+    return found
+
+
+def rebuild(
+    source: Denoiser, scheme: str, saved: Mapping[str, torch.Tensor], float_layers: tuple[str, ...] = ()
+) -> QuantizedDenoiser:
+    """The quantized model that a float model, a scheme and saved ranges determine. Raises CheckpointError."""
+    if scheme == "fp16":
+        return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
+    if scheme != "int8":
+        raise CheckpointError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
+    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, histogram=False))
+    names = set()
+    for name, observer in prepared.named_modules():
+        if isinstance(observer, UniformQuantizationObserverBase):
+            if name not in saved:
+                raise CheckpointError(f"quantization.safetensors: the range of {name} is missing; quantize the model again")
+            low, high = saved[name].to(source.device)
+            per_tensor = isinstance(observer, MinMaxObserver)
+            observer.min_val, observer.max_val = (low[0], high[0]) if per_tensor else (low, high)
+            names.add(name)
+    if names != set(saved):
+        raise CheckpointError("quantization.safetensors: does not belong to this model; quantize it again")
+    return QuantizedDenoiser(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)

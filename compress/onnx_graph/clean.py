@@ -1,0 +1,37 @@
+"""Removes from an exported graph what no runtime reads."""
+
+import onnx
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same computation without the exporter's notes: stack traces, doc strings, inferred shapes.
+
+    Such notes can take more bytes than a small model's int8 weights. Changes `model` and returns it.
+    """
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    _shorten_names(model.graph)
+    return model
+
+
+def _shorten_names(graph: onnx.GraphProto) -> None:
+    """Give every intermediate value a short name; inputs and outputs keep theirs."""
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    short: dict[str, str] = {}
+
+    def rename(name: str) -> str:
+        return name if name in kept else short.setdefault(name, f"v{len(short)}")
+
+    for tensor in graph.initializer:
+        tensor.name = rename(tensor.name)
+    for number, node in enumerate(graph.node):
+        node.name = f"n{number}"
+        node.input[:] = [rename(name) for name in node.input]
+        node.output[:] = [rename(name) for name in node.output]

@@ -1,0 +1,41 @@
+"""From a PyTorch module to a lean ONNX graph."""
+
+import contextlib
+import io
+import warnings
+
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+from compress.errors import ExportError
+from compress.onnx_graph.clean import clean
+
+
+def to_onnx(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], batch: int | None, opset: int
+) -> onnx.ModelProto:
+    """The graph of `module`, inputs called `names`, output `out_sample`.
+
+    inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any.
+    Raises ExportError.
+    """
+    dimension = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on quantized graphs
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs,
+                input_names=names,
+                output_names=["out_sample"],
+                dynamic_shapes=None if batch else tuple({0: dimension} for _ in inputs),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"the ONNX exporter failed: {reason}; run with -v for details") from error
+    assert program is not None
+    return clean(program.model_proto)

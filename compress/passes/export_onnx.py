@@ -1,0 +1,135 @@
+"""Write the model as ONNX, with everything a device needs to draw samples from it.
+
+The bundle holds `denoiser.onnx` (inputs: sample, timestep and the conditions; output: out_sample) and
+`bundle.json` (shapes, the sampling table, guidance, hashes). The file is checked against the PyTorch
+model on random inputs before it counts as exported.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from pydantic import Field
+
+from compress import __version__
+from compress.contract import Context, PassConfig, PassResult
+from compress.data import generator
+from compress.errors import ExportError
+from compress.evaluation.quality import sqnr
+from compress.files import write_json
+from compress.models import counts
+from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
+from compress.onnx_graph.export import to_onnx
+from compress.runtime import Bundle
+from compress.runtime.bundle import FORMAT, sha256
+
+MODEL = "denoiser.onnx"
+INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
+# Least agreement of the file with the PyTorch model. int8 kernels round differently from simulated ones,
+# and differences grow with depth, so that comparison only catches a broken export.
+LEAST_SQNR_DB = {"float": 80.0, "fp16": 30.0, "int8": 10.0}
+
+
+class Config(PassConfig):
+    """Settings of `export_onnx`."""
+
+    batch: int | None = Field(None, ge=1, le=64, description="a fixed batch size; absent: any batch size")
+    opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
+    external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
+
+
+def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -> PassResult[Bundle]:
+    """Export, check, and describe."""
+    folder = context.output / "onnx"
+    folder.mkdir(parents=True)
+    source = model.source if isinstance(model, QuantizedDenoiser) else model
+    scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
+    inputs = example_inputs(source, batch=config.batch or 2)
+    names = ["sample", "timestep", *source.conditions]
+    graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
+    large = graph.ByteSize() > INLINE_LIMIT
+    onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
+    _describe(source, scheme, folder, names, inputs, config, context)
+    bundle = Bundle(folder)
+    agreement = _check(model, bundle, inputs, LEAST_SQNR_DB[scheme], context)
+    notes = {
+        "inputs": {name: bundle.inputs[name]["shape"] for name in names},
+        "bytes": bundle.size_bytes,
+        "nodes": len(graph.graph.node),
+        "sqnr_to_pytorch_db": round(agreement, 2),
+    }
+    return PassResult(bundle, changed=True, notes=notes)
+
+
+def _describe(
+    model: Denoiser,
+    scheme: str,
+    folder: Path,
+    names: list[str],
+    inputs: tuple[torch.Tensor, ...],
+    config: Config,
+    context: Context,
+) -> None:
+    sampling = model.sampling
+    guidance: dict[str, Any] = {"kind": sampling.guidance.kind, "scale": sampling.guidance.scale}
+    if sampling.guidance.kind == "cfg":
+        if sampling.guidance.null_class is not None:
+            guidance["null"] = {"class_labels": sampling.guidance.null_class}
+        elif model.null_embedding is not None:
+            guidance["null"] = {"encoder_hidden_states": "null_embedding.npy"}
+            np.save(folder / "null_embedding.npy", model.null_embedding.cpu().numpy())
+    manifest = {
+        "format": FORMAT,
+        "name": context.recipe,
+        "model": MODEL,
+        "scheme": scheme,
+        "batch": config.batch,
+        "inputs": {
+            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [config.batch or "batch", *tensor.shape[1:]]}
+            for name, tensor in zip(names, inputs, strict=True)
+        },
+        "outputs": {"out_sample": {"dtype": "float32", "shape": [config.batch or "batch", *model.sample_shape]}},
+        "classes": model.classes,
+        "params": counts.parameters(model),
+        "macs": counts.macs(model),
+        "sampling": {
+            "solver": sampling.solver,
+            "prediction_type": sampling.prediction_type,
+            "steps": [vars(step) for step in sampling.steps()],
+            "clip_range": sampling.clip_range,
+            "guidance": guidance,
+        },
+        "data": None if context.data is None else context.data.source,
+        "made_by": f"compress {__version__}",
+        "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
+    }
+    write_json(folder / "bundle.json", manifest)
+
+
+def _check(
+    model: AnyDenoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], least: float, context: Context
+) -> float:
+    """SQNR in dB of the file against the PyTorch model, on random inputs. Raises ExportError."""
+    random = generator(context.seed, 3)
+    device = inputs[0].device
+    sample = torch.randn(inputs[0].shape, generator=random)
+    timestep = model.sampling.timesteps[len(model.sampling.timesteps) // 2]
+    conditions = {}
+    for (name, condition), example in zip(model.conditions.items(), inputs[2:], strict=True):
+        if condition.dtype == torch.int64:
+            conditions[name] = torch.randint(model.classes or 1, example.shape, generator=random)
+        else:
+            conditions[name] = torch.randn(example.shape, generator=random)
+    with torch.no_grad():
+        times = torch.full((len(sample),), timestep, device=device)
+        wanted = model.module(sample.to(device), times, *(value.to(device) for value in conditions.values()))
+    got = bundle.denoise(sample.numpy(), timestep, {name: value.numpy() for name, value in conditions.items()})
+    agreement = sqnr(wanted.cpu().numpy(), got)
+    if not agreement >= least:
+        raise ExportError(
+            f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.0f} expected; "
+            "please report the model's config"
+        )
+    return agreement

@@ -1,0 +1,88 @@
+"""Quantize weights and arithmetic: int8 by static calibration, or fp16.
+
+int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
+own timesteps and guidance, every label as often as any other, with and without the condition.
+Weights are int8 per output channel and symmetric, activations uint8 per tensor.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.data import generator
+from compress.models import counts, quantized
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, guided, null_conditions, predict
+from compress.models.reference import conditions_for, noise_like
+from compress.runtime.sampling import solve
+
+BATCH = 50
+
+
+class Config(PassConfig):
+    """Settings of `quantize`."""
+
+    scheme: Literal["int8", "fp16"] = Field("int8", description="int8: weights and activations; fp16: half precision")
+    samples: int = Field(40, ge=1, description="images drawn for calibration")
+    evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
+    observer: Literal["histogram", "minmax"] = Field(
+        "histogram", description="histogram: ranges of least squared error; minmax: no value is clipped"
+    )
+    float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
+
+
+def run(model: Denoiser, config: Config, context: Context) -> PassResult[QuantizedDenoiser]:
+    """Calibrate if need be, and quantize."""
+    if config.scheme == "fp16":
+        return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
+    points = _trajectory_points(model, config, context)
+    observed = quantized.observed(model, config.float_layers, config.observer == "histogram")
+    with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
+        for start in range(0, len(points[0]), BATCH):
+            sample, timestep, *conditions = (value[start : start + BATCH] for value in points)
+            predict(observed, sample, timestep, dict(zip(model.conditions, conditions, strict=True)))
+            task.advance(len(sample))
+    ranges = quantized.ranges(observed)
+    result = quantized.rebuild(model, "int8", ranges, config.float_layers)
+    return PassResult(result, changed=True, notes={"scheme": "int8", "observers": len(ranges)})
+
+
+def _trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:
+    """(sample, timestep, *conditions), each [evaluations, ...]: where the model will be evaluated.
+
+    Timesteps in equal numbers, half of them with the null condition where the model is guided.
+    """
+    device = model.device
+    noise = noise_like(model, config.samples, context.seed, 1).to(device)
+    given = conditions_for(model, config.samples, context.dataset, context.seed)
+    given = {name: value.to(device) for name, value in given.items()}
+    visited: list[torch.Tensor] = []
+
+    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
+        visited.append(sample)
+        times = torch.full((len(sample),), timestep, device=device)
+        return guided(model, sample, times, given)
+
+    with torch.no_grad():
+        solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
+    steps = len(visited)
+    random = generator(context.seed, 2)
+    step = torch.arange(config.evaluations) % steps
+    item = torch.randint(config.samples, (config.evaluations,), generator=random)
+    order = torch.randperm(config.evaluations, generator=random)
+    step, item = step[order], item[order]
+    sample = torch.stack(visited)[step, item]
+    timestep = torch.tensor(model.sampling.timesteps)[step].to(device)
+    chosen = {name: value[item] for name, value in given.items()}
+    if model.sampling.guidance.kind == "cfg":
+        null = null_conditions(model, chosen)
+        chosen = {name: torch.cat([value[::2], null[name][1::2]]) for name, value in chosen.items()}
+        sample, timestep = torch.cat([sample[::2], sample[1::2]]), torch.cat([timestep[::2], timestep[1::2]])
+    return [sample, timestep, *chosen.values()]
+
+
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """One byte a parameter for int8, two for fp16; calibration time is not measured."""
+    width = 1 if config.scheme == "int8" else 2
+    return Forecast(model, model_bytes=width * counts.parameters(model))
