@@ -1,83 +1,247 @@
-"""The `compress` command."""
+"""The `compress` command. Exit codes: 0 fine, 1 a gate of `verify` failed, 2 bad input."""
 
+import json
 import logging
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from compress.errors import CompressError
 
+if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
+    from compress.engine import Options
+
 app = typer.Typer(
     name="compress",
-    help="Make guided diffusion models small and fast enough for the edge. Exit codes: 0 fine, 1 a gate failed, 2 bad input.",
+    help="Make guided diffusion models small and fast enough for the edge. "
+    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. passes.distill.steps=50")]
+# typer reads Optional and not `| None` in aliases on all the versions that are supported
+Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. passes.distill.steps=50"),
+]
 Checkpoint = Annotated[Optional[str], typer.Option(help="model folder or hub id instead of the recipe's")]  # noqa: UP045
-DeviceName = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
+Output = Annotated[Optional[Path], typer.Option(help="result folder")]  # noqa: UP045
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only)")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="default: all cores")]  # noqa: UP045
 
 
 @app.callback()
-def options(
+def common(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="show tracebacks and library messages")] = False,
 ) -> None:
-    """Settings of every command."""
-    _STATE["verbose"] = verbose or _STATE["verbose"]
-
-
-_STATE = {"verbose": False}
+    """Options of every command; `main` reads them before anything is imported."""
 
 
 @app.command()
 def apply(
-    recipe: Path,
+    recipe: Recipe,
     checkpoint: Checkpoint = None,
-    output: Annotated[Optional[Path], typer.Option(help="result folder; default: outputs/NAME")] = None,  # noqa: UP045
-    set_: Set = [],  # noqa: B006
-    device: DeviceName = "auto",
+    output: Output = None,
+    set_: Set = None,
+    device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of using earlier results")] = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Run a recipe. The same command again continues where it was stopped."""
+    """Run a recipe; the result goes to outputs/NAME. The same command again continues where it was stopped."""
     from compress import engine, terminal
     from compress.recipe import read
 
-    checked = read(recipe, set_, checkpoint)
+    checked = read(recipe, set_ or [], checkpoint)
     where = output or Path("outputs") / checked.head.name
-    outcome = engine.apply(checked, where, engine.Options(_device(device), terminal.progress, terminal.log, fresh, allow_pickle))
-    terminal.log(f"result: {outcome.output}")
-    if outcome.verdict == "fail":
-        raise typer.Exit(1)
+    outcome = engine.apply(checked, where, _options(device, fresh, allow_pickle))
+    if outcome.verdict is not None:
+        terminal.report(json.loads((where / "report.json").read_text(encoding="utf-8")))
+    terminal.log(f"result: {where}")
+    raise typer.Exit(1 if outcome.verdict == "fail" else 0)
 
 
-def _device(name: str):  # type: ignore[no-untyped-def]
+@app.command()
+def plan(
+    recipe: Recipe,
+    checkpoint: Checkpoint = None,
+    set_: Set = None,
+    device: Device = "auto",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Parameters, MACs, bytes, estimated time and memory after each pass, without training."""
+    from compress import terminal
+    from compress.plan import plan as rows
+    from compress.recipe import read
+
+    checked = read(recipe, set_ or [], checkpoint)
+    shown = [
+        (
+            row.name,
+            f"{row.params:,}",
+            f"{row.macs / 1e6:,.1f} M",
+            f"{row.bytes / 1e6:.2f} MB",
+            f"{row.seconds:,.0f} s" if row.seconds else "< 1 min",
+            f"{row.memory_bytes / 1e6:,.0f} MB",
+        )
+        for row in rows(checked, _options(device, False, allow_pickle))
+    ]
+    terminal.table(("after", "parameters", "MACs", "size", "time", "memory"), shown, title=checked.head.name)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
+    teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")],
+    recipe: Annotated[Optional[Path], typer.Option(help="its recipe: gates, data, sampling")] = None,  # noqa: UP045
+    output: Output = None,
+    device: Device = "auto",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
+    from compress import engine, terminal
+    from compress.recipe import read
+
+    checked = read(recipe, [], teacher) if recipe else None
+    with tempfile.TemporaryDirectory() as folder:
+        where = output or Path(folder)
+        report = engine.verify_bundle(bundle, teacher, checked, where, _options(device, False, allow_pickle))
+    terminal.report(report)
+    raise typer.Exit(1 if report["verdict"] == "fail" else 0)
+
+
+@app.command()
+def bench(
+    paths: Annotated[list[Path], typer.Argument(help="bundles, ONNX files, checkpoints")],
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
+    rounds: Annotated[int, typer.Option(min=10, help="times each is run")] = 100,
+    threads: Threads = None,
+) -> None:
+    """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
+    from compress import terminal
+    from compress.evaluation import latency
+    from compress.evaluation.bench import callable_for
+
+    count = threads or latency.default_threads()
+    with latency.threads(count):
+        calls = {str(path): callable_for(path, count, batch) for path in paths}
+        taken = latency.interleaved(calls, rounds, terminal.progress)
+    rows = []
+    for name, values in taken.items():
+        timing = latency.summary(values)
+        ratio, _ = latency.speedup(taken[str(paths[0])], values)
+        interval = "{:.3f} … {:.3f}".format(*timing.interval)
+        rows.append((name, f"{timing.median:.3f}", f"{timing.p90:.3f}", interval, f"{ratio:.2f}×"))
+    title = f"batch {batch}, {count} threads, {latency.processor()}"
+    terminal.table(("", "median ms", "p90 ms", "95% interval", "speed"), rows, title)
+
+
+@app.command()
+def sample(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
+    out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png"),
+    class_: Annotated[Optional[int], typer.Option("--class", help="label; default: every one in turn")] = None,  # noqa: UP045
+    embeddings: Annotated[Optional[Path], typer.Option(help=".npz with `embeddings`, for text models")] = None,  # noqa: UP045
+    count: Annotated[int, typer.Option(min=1, help="number of images")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="determines the noise")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Draw images from a bundle, with numpy and onnxruntime alone."""
+    import numpy as np
+
+    from compress.errors import BundleError
+    from compress.report.figures import grid
+    from compress.runtime import Bundle
+
+    folder = bundle / "onnx" if (bundle / "onnx" / "bundle.json").is_file() else bundle
+    model = Bundle(folder, threads)
+    conditions = {}
+    titles = None
+    if "class_labels" in model.inputs:
+        labels = np.arange(count) % model.manifest["classes"] if class_ is None else np.full(count, class_)
+        conditions["class_labels"], titles = labels, [str(label) for label in labels]
+    elif class_ is not None:
+        raise BundleError(f"{folder}: takes no class label; leave --class out")
+    if "encoder_hidden_states" in model.inputs:
+        if embeddings is None:
+            raise BundleError(f"{folder}: is text-conditional; give --embeddings with an .npz that holds `embeddings`")
+        from compress.data import read_npz
+
+        arrays = read_npz(embeddings)
+        if "embeddings" not in arrays:
+            raise BundleError(f"{embeddings}: has no `embeddings`")
+        given = arrays["embeddings"].astype(np.float32)
+        conditions["encoder_hidden_states"] = given[np.arange(count) % len(given)]
+    noise = np.random.default_rng(seed).standard_normal((count, *model.sample_shape), dtype=np.float32)
+    grid(model.sample(noise, **conditions), out, titles)
+    print(out)
+
+
+@app.command()
+def passes() -> None:
+    """The passes that a recipe can name, with their settings."""
+    from compress import passes as found
+    from compress import terminal
+
+    for name in found.names():
+        fields = found.module(name).Config.model_fields
+        rows = []
+        for key, info in fields.items():
+            default = "required" if info.is_required() else str(info.default)
+            rows.append((key, default, info.description or ""))
+        terminal.output.print(f"[bold]{name}[/bold]  {found.summary(name)}")
+        for key, default, description in rows:
+            terminal.output.print(f"    {key}: {description} [{default}]", markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of recipes, for editors."""
+    from compress.recipe import schema as described
+
+    print(json.dumps(described(), indent=2))
+
+
+def _options(device: str, fresh: bool, allow_pickle: bool) -> "Options":
     import torch
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    from compress import terminal
+    from compress.engine import Options
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise CompressError(f"--device {device}: should be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CompressError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+    return Options(torch.device(device), terminal.progress, terminal.log, fresh, allow_pickle)
 
 
 def main() -> None:
     """Run the command line; a CompressError becomes one message and exit code 2."""
     verbose = bool({"-v", "--verbose"} & set(sys.argv[1:]))
+    # -v counts wherever it stands
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("-v", "--verbose")]
     if not verbose:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
         logging.disable(logging.WARNING)
     try:
-        app(standalone_mode=True)
+        app()
     except CompressError as error:
         if verbose:
             traceback.print_exc()
-        print(f"error: {error}" , file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        sys.exit(130)

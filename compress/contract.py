@@ -28,7 +28,7 @@ Model = TypeVar("Model", covariant=True)
 class PassConfig(BaseModel):
     """Base of every pass's `Config`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

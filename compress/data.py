@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -125,7 +125,9 @@ def check(dataset: Dataset, shape: tuple[int, int, int], classes: int | None, wh
     """The part of the data set that a model uses, after checking that it fits. Raises DataError."""
     if tuple(dataset.images.shape[1:]) != shape:
         found = "×".join(map(str, dataset.images.shape[1:]))
-        raise DataError(f"{where}: images are {found} (channels×height×width); the model takes {'×'.join(map(str, shape))}")
+        raise DataError(
+            f"{where}: images are {found} (channels×height×width); the model takes {'×'.join(map(str, shape))}"
+        )
     if not torch.isfinite(dataset.images).all():
         raise DataError(f"{where}: images hold NaN or infinity")
     if classes is None:
@@ -133,10 +135,9 @@ def check(dataset: Dataset, shape: tuple[int, int, int], classes: int | None, wh
     labels = dataset.conditions.get("class_labels")
     if labels is None:
         raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise DataError(
-            f"{where}: labels run from {int(labels.min())} to {int(labels.max())}; the model has the classes 0…{classes - 1}"
-        )
+    first, last = int(labels.min()), int(labels.max())
+    if first < 0 or last >= classes:
+        raise DataError(f"{where}: labels run from {first} to {last}; the model has the classes 0…{classes - 1}")
     return Dataset(dataset.images, {"class_labels": labels})
 
 
@@ -170,8 +171,10 @@ def _image(file: Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
         raise DataError(f"{file}: the model takes {channels} channels (latents?); give it an .npz of `images` instead")
     try:
         with Image.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            deep = opened.mode.startswith("I;16")  # convert() would clip 16 bits, not scale them
+            image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)) if deep else opened
+            image = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read as an image: {error}") from None
     if image.size != (width, height):
         if not resize:
@@ -216,9 +219,15 @@ def _npz(config: Npz) -> Dataset:
     conditions = {}
     for key, name, dtype in (("labels", "class_labels", np.int64), ("embeddings", "encoder_hidden_states", np.float32)):
         if key in arrays:
-            if len(arrays[key]) != len(images):
-                raise DataError(f"{config.path}: {len(images)} images but {len(arrays[key])} {key}")
+            count = len(arrays[key]) if arrays[key].ndim else 0
+            if count != len(images):
+                raise DataError(f"{config.path}: {len(images)} images but {count} {key}")
+            floats = np.issubdtype(arrays[key].dtype, np.floating)
+            if key == "embeddings" and not (floats and np.isfinite(arrays[key]).all()):
+                raise DataError(f"{config.path}: `embeddings` should be finite floats; got {arrays[key].dtype}")
             if key == "labels" and not (arrays[key].ndim == 1 and np.issubdtype(arrays[key].dtype, np.integer)):
-                raise DataError(f"{config.path}: `labels` should be integers [n]; got {arrays[key].dtype} {arrays[key].shape}")
+                raise DataError(
+                    f"{config.path}: `labels` should be integers [n]; got {arrays[key].dtype} {arrays[key].shape}"
+                )
             conditions[name] = torch.from_numpy(arrays[key].astype(dtype))
     return Dataset(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), conditions)

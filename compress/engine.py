@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -32,7 +33,7 @@ from compress.files import remove, write_atomically, write_json
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.models.reference import draw_dataset
-from compress.recipe import Recipe, Step
+from compress.recipe import Head, Recipe, Step
 from compress.report.publish import publish
 from compress.runtime import Bundle
 from compress.runtime.bundle import sha256
@@ -98,7 +99,9 @@ class Inputs:
             self._null_embedding(),
         )
         if isinstance(model, QuantizedDenoiser):
-            raise RecipeError([f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"])
+            raise RecipeError(
+                [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
+            )
         self._check_guidance(model)
         model.net.to(self.options.device)
         return dataclasses.replace(model, kept={})
@@ -123,7 +126,9 @@ class Inputs:
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
         if config is None:
-            raise DataError(f"{self.recipe.path}: a pass needs images; add e.g. `data: {{source: teacher, count: 2000}}`")
+            raise DataError(
+                f"{self.recipe.path}: a pass needs images; add e.g. `data: {{source: teacher, count: 2000}}`"
+            )
         if not isinstance(config, data.FromTeacher):
             model = self._shape_giver()
             return data.load(config, model.sample_shape, model.classes)
@@ -159,13 +164,20 @@ class Inputs:
     def identity(self) -> str:
         """Hash of everything the recipe reads besides the settings of its passes."""
         head = self.recipe.head
-        parts: dict[str, Any] = {"head": head.model_dump(mode="json", exclude={"name"}), "device": self.options.device.type}
+        parts: dict[str, Any] = {
+            "head": head.model_dump(mode="json", exclude={"name"}),
+            "device": self.options.device.type,
+        }
         read = []
         if head.checkpoint is not None:
             source = checkpoint.locate(head.checkpoint)
             read += [p for folder in {source.root, source.model} for p in folder.iterdir()]
             read += [source.scheduler] if source.scheduler else []
-        for path in (getattr(head.data, "path", None), getattr(head.data, "embeddings", None), getattr(head.guidance, "null_embedding", None)):
+        for path in (
+            getattr(head.data, "path", None),
+            getattr(head.data, "embeddings", None),
+            getattr(head.guidance, "null_embedding", None),
+        ):
             read += [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
         parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
         return digest(parts)
@@ -200,7 +212,9 @@ def claim(output: Path, recipe: Recipe, fresh: bool) -> None:
             found = json.loads(marker.read_text(encoding="utf-8"))
             owner = {key: found[key] for key in mine}
         except (OSError, ValueError, KeyError, TypeError):
-            raise OutputError(f"{output}: holds files that no recipe wrote; give an empty or new folder with --output") from None
+            raise OutputError(
+                f"{output}: holds files that no recipe wrote; give an empty or new folder with --output"
+            ) from None
         if owner != mine:
             raise OutputError(
                 f"{output}: belongs to recipe {owner['name']!r} with checkpoint {owner['checkpoint']}; "
@@ -219,6 +233,48 @@ def apply(recipe: Recipe, output: Path, options: Options) -> Outcome:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OutputError(f"{output}: cannot be written: {reason}; free some space or give another --output") from error
+
+
+def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
+    """Judge a bundle on its own and return its report, which `output` then holds. Raises a CompressError.
+
+    recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
+    report.json beside it.
+    """
+    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
+    bundle = Bundle(folder)
+    if recipe is None:
+        recipe = _recipe_of(bundle, teacher)
+    step = next((step for step in recipe.steps if step.kind == "verify"), None)
+    if step is None:
+        raise RecipeError([f"{recipe.path}: has no verify pass"])
+    with tempfile.TemporaryDirectory() as work:
+        inputs = Inputs(recipe, options, Path(work))
+        passes.module("verify").run(bundle, step.config, inputs.context(step, Path(work), output))
+    return json.loads((output / "report.json").read_text(encoding="utf-8"))
+
+
+def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
+    """The recipe that a bundle carries, as far as verifying needs it."""
+    manifest = bundle.manifest
+    if manifest["data"] not in ("digits", "teacher", None):
+        raise RecipeError(
+            [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
+        )
+    head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
+    if manifest["data"]:
+        head["data"] = {"source": manifest["data"]}
+    if bundle.guidance["kind"] == "cfg":
+        (null,) = bundle.guidance["null"].values()
+        key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
+        head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
+    gates: dict[str, dict[str, float]] = {}
+    beside = bundle.path.parent / "report.json"
+    if beside.is_file():
+        for gate in json.loads(beside.read_text(encoding="utf-8"))["gates"]:
+            gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
+    config = passes.module("verify").Config(gates=gates)
+    return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], bundle.path / "bundle.json")
 
 
 class _Run:

@@ -30,6 +30,10 @@ _WORDS = {
 }
 
 
+# PyYAML lets errors of its constructors through, as for the date 2024-13-45.
+_YAML_FAULTS = (yaml.YAMLError, ValueError, AttributeError)
+
+
 class GuidanceOptions(Frozen):
     """Classifier-free guidance. One of null_class and null_embedding is given."""
 
@@ -89,7 +93,10 @@ def read(path: str | Path, overrides: Sequence[str] = (), checkpoint: str | None
     raw = reader.parse(text)
     reader.override(raw, overrides)
     if checkpoint is not None:
-        raw["checkpoint"] = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+        try:
+            raw["checkpoint"] = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+        except (OSError, ValueError):
+            raw["checkpoint"] = checkpoint
     return reader.check(raw)
 
 
@@ -99,28 +106,36 @@ class _Reader:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.faults: list[str] = []
+        self.mapped: set[int] = set()
         self.places: dict[tuple[Any, ...], str] = {}
 
     def parse(self, text: str) -> dict[str, Any]:
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             node = loader.get_single_node()
-            content = loader.construct_document(node) if node is not None else None
-        except yaml.YAMLError as error:
+            if node is not None:
+                self._map(node, ())  # before construction, which merges `<<` into its mapping
+            content = None if node is None else loader.construct_document(node)
+        except _YAML_FAULTS as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error)
             raise RecipeError([f"{self.file}{line}: is not YAML: {problem}"]) from None
         if not isinstance(content, dict):
             raise RecipeError([f"{self.file}: should be a mapping with the keys name, checkpoint, data, passes, …"])
-        self._map(node, ())
+        assert node is not None
         return content
 
     def _map(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         self.places[path] = f"{self.file}:{node.start_mark.line + 1}"
+        if id(node) in self.mapped:  # an alias, perhaps of what it stands in
+            return
+        self.mapped.add(id(node))
         if isinstance(node, yaml.MappingNode):
             seen = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
                 if key.value in seen:
                     self.faults.append(f"{self.file}:{key.start_mark.line + 1}: {key.value} is given twice")
                 seen.add(key.value)
@@ -153,15 +168,18 @@ class _Reader:
                 target, path, keys = raw["passes"][index][kind], ("passes", index, kind), keys[2:]
             for name in keys[:-1]:
                 path = (*path, name)
+                if not isinstance(target, dict):
+                    break
                 if not isinstance(target.get(name), dict):
                     target[name] = {}
+                    self.places[path] = f"--set {key}"
                 target = target[name]
             if not keys or not isinstance(target, dict):
                 self.faults.append(f"--set {text}: names no setting")
                 continue
             try:
                 target[keys[-1]] = yaml.safe_load(value)
-            except yaml.YAMLError:
+            except _YAML_FAULTS:
                 self.faults.append(f"--set {text}: the value is not YAML")
             self.places[(*path, keys[-1])] = f"--set {key}"
 
@@ -184,6 +202,7 @@ class _Reader:
             self._fault(("passes",), "should be a list of passes, e.g. `- prune_channels: {target: {macs: 0.5}}`")
             return []
         steps: list[tuple[Step, tuple[Any, ...]]] = []
+        taken: set[str] = set()
         for i, item in enumerate(items):
             item = {item: {}} if isinstance(item, str) else item
             kinds = [key for key in item if key != "as"] if isinstance(item, dict) else []
@@ -203,8 +222,9 @@ class _Reader:
             name = settings.pop("as", item.get("as", kind))
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
                 self._fault(place, f"as: {name!r} should be a plain name")
-            elif any(name == other.name for other, _ in steps):
+            elif name in taken:
                 self._fault(place, f"a second pass called {name}; tell them apart with `as: another-name`")
+            taken.add(str(name))
             config = self._validate(passes.module(kind).Config, settings, place, extra=("as",))
             if isinstance(config, PassConfig):
                 steps.append((Step(str(name), kind, config), place))
@@ -225,24 +245,30 @@ class _Reader:
         changes: dict[str, Any] = {}
         if head.checkpoint is not None:
             local = self._absolute(Path(head.checkpoint))
-            if local.exists():
+            if local is not None and local.exists():
                 changes["checkpoint"] = str(local)
             elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", head.checkpoint):
-                self._fault(("checkpoint",), f"checkpoint: {local} does not exist")
+                self._fault(("checkpoint",), f"checkpoint: {local or head.checkpoint} does not exist")
         for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding",))):
             part = getattr(head, section)
             for key in keys:
                 path = getattr(part, key, None)
                 if path is not None:
                     full = self._absolute(path)
-                    if not full.exists():
-                        self._fault((section, key), f"{section}.{key}: {full} does not exist")
+                    if full is None or not full.exists():
+                        self._fault((section, key), f"{section}.{key}: {full or path} does not exist")
                     part = part.model_copy(update={key: full})
             changes[section] = part
         return head.model_copy(update=changes)
 
-    def _absolute(self, path: Path) -> Path:
-        return (self.file.parent / path.expanduser()).resolve()
+    def _absolute(self, path: Path) -> Path | None:
+        """None: no path that could exist."""
+        try:
+            full = (self.file.parent / path.expanduser()).resolve()
+            full.exists()
+            return full
+        except (OSError, ValueError, RuntimeError):
+            return None
 
     def _validate(
         self, model: type[BaseModel], content: Mapping[str, Any], place: tuple[Any, ...], extra: Sequence[str] = ()
@@ -261,11 +287,11 @@ class _Reader:
         real = []  # the location without the tags that pydantic adds for unions
         for i, part in enumerate(fault["loc"]):
             last = i == len(fault["loc"]) - 1
-            if isinstance(content, dict) and part in content:
+            inside = isinstance(content, dict) and part in content
+            inside |= isinstance(content, list) and isinstance(part, int) and part < len(content)
+            if inside:
                 content = content[part]
-            elif isinstance(content, list) and isinstance(part, int) and part < len(content):
-                content = content[part]
-            elif not last or fault["type"] != "missing":
+            elif not last or fault["type"] not in ("missing", "invalid_key"):
                 continue
             real.append(part)
         where = (*place, *real)
@@ -298,9 +324,9 @@ def _pass_names(raw: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
             yield i, item, item
         elif isinstance(item, dict):
             for kind, settings in item.items():
-                if kind != "as":
+                if isinstance(kind, str) and kind != "as":
                     inner = settings.get("as") if isinstance(settings, dict) else None
-                    yield i, str(inner or item.get("as") or kind), str(kind)
+                    yield i, str(inner or item.get("as") or kind), kind
 
 
 def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
@@ -342,9 +368,21 @@ def schema() -> dict[str, Any]:
         part["properties"]["as"] = {"type": "string", "description": "another name, for a pass that appears twice"}
         part["description"] = passes.summary(name)
         optional = {"anyOf": [part, {"type": "null"}]} if not part.get("required") else part
-        items.append({"type": "object", "properties": {name: optional, "as": {"type": "string"}}, "required": [name], "additionalProperties": False})
+        items.append(
+            {
+                "type": "object",
+                "properties": {name: optional, "as": {"type": "string"}},
+                "required": [name],
+                "additionalProperties": False,
+            }
+        )
         if not part.get("required"):
             items.append({"const": name})
     root["properties"]["passes"] = {"type": "array", "minItems": 1, "items": {"anyOf": items}}
     root["required"] = [*root.get("required", []), "passes"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "title": "compress recipe", "$defs": definitions}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **root,
+        "title": "compress recipe",
+        "$defs": definitions,
+    }

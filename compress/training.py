@@ -93,18 +93,20 @@ def train(
             total = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             accelerator.backward(total)
-            norm = accelerator.clip_grad_norm_(trained, config.max_grad_norm)
-            if not math.isfinite(float(total)) or (norm is not None and not math.isfinite(float(norm))):
+            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
+            value = float(total.detach())
+            if not (math.isfinite(value) and math.isfinite(norm)):
                 _save(context, step, objective, optimizer, ema)
                 raise PassError(
-                    f"{context.name}: the loss became {float(total)} (gradient norm {float(norm)}) at step {step}; the "
-                    f"last good state (step {step}) is {context.workdir / _STATE}; lower learning_rate, or use precision: fp32"
+                    f"{context.name}: the loss became {value} (gradient norm {norm}) at step {step}; the "
+                    f"last good state (step {step}) is {context.workdir / _STATE}; lower learning_rate, "
+                    "or use precision: fp32"
                 )
             optimizer.step()
             ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
                 history.append([step, *(round(float(value), 6) for value in losses.values())])
-            task.advance(1, loss=float(total))
+            task.advance(1, loss=value)
     if config.ema:
         ema.copy_to(net.parameters())
     objective.eval()

@@ -16,7 +16,7 @@ from compress.diffusion.sampling import Guidance, SamplingOptions, from_schedule
 from compress.models.denoiser import Denoiser
 from compress.models.family import families
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 CLASS_CONFIG = {
     "_class_name": "UNet2DModel",
@@ -96,14 +96,18 @@ def any_model(request: pytest.FixtureRequest) -> Denoiser:
     return make_denoiser(configs[request.param])
 
 
-def inputs_for(model: Denoiser, batch: int = 3, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def inputs_for(
+    model: Denoiser, batch: int = 3, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Random (sample, timestep, conditions)."""
     random = torch.Generator().manual_seed(seed)
     conditions = {}
     for name, condition in model.conditions.items():
         shape = (batch, *condition.shape)
         labels = condition.dtype == torch.int64
-        conditions[name] = torch.randint(10, shape, generator=random) if labels else torch.randn(shape, generator=random)
+        conditions[name] = (
+            torch.randint(10, shape, generator=random) if labels else torch.randn(shape, generator=random)
+        )
     sample = torch.randn(batch, *model.sample_shape, generator=random)
     return sample, torch.randint(1000, (batch,), generator=random), conditions
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.diffusion import schedules, solvers
 from compress.diffusion.prediction import PredictionType
@@ -45,7 +45,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class Frozen(BaseModel):
     """Base of the immutable, strictly checked value types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Guidance(Frozen):
@@ -73,6 +73,15 @@ class Sampling(Frozen):
     )
     clip_range: float | None = Field(None, gt=0)
     guidance: Guidance = Guidance()
+
+    @model_validator(mode="after")
+    def _check_timesteps(self) -> "Sampling":
+        descending = sorted(set(self.timesteps), reverse=True)
+        if not descending or list(self.timesteps) != descending:
+            raise ValueError("timesteps should be a descending list without repetition")
+        if descending[0] >= self.num_train_timesteps or descending[-1] < 0:
+            raise ValueError(f"timesteps should lie in 0…{self.num_train_timesteps - 1}")
+        return self
 
     @cached_property
     def alphas_cumprod(self) -> torch.Tensor:
@@ -103,7 +112,9 @@ class SamplingOptions(Frozen):
 
     solver: SolverName | None = Field(None, description="default: the scheduler's own")
     steps: int | None = Field(None, ge=1, description="default: 50 for ddim, 20 for dpmpp_2m")
-    scheduler: dict[str, Any] | None = Field(None, description="diffusers scheduler config, instead of the checkpoint's")
+    scheduler: dict[str, Any] | None = Field(
+        None, description="diffusers scheduler config, instead of the checkpoint's"
+    )
 
 
 def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | None = None) -> Sampling:
@@ -124,13 +135,16 @@ def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | 
     count = int(config.get("num_train_timesteps", 1000))
     if not 1 <= steps <= count:
         raise ValueError(f"{steps} sampling steps: must lie in 1…{count}, the number of training timesteps")
-    spacing = config.get("timestep_spacing") or ("linspace" if own == "dpmpp_2m" or "Euler" in name else "leading")
+    spacing: Any = config.get("timestep_spacing") or ("linspace" if own == "dpmpp_2m" or "Euler" in name else "leading")
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise ValueError(f"timestep_spacing {spacing!r} is not supported; supported: leading, trailing, linspace")
     prediction = config.get("prediction_type", "epsilon")
     zero_snr = bool(config.get("rescale_betas_zero_snr", False))
     if zero_snr and prediction == "epsilon":
         raise ValueError("epsilon prediction at zero terminal SNR is undefined at the last timestep")
     final_first = (
-        config.get("set_alpha_to_one", name != "PNDMScheduler") is False or config.get("final_sigmas_type") == "sigma_min"
+        config.get("set_alpha_to_one", name != "PNDMScheduler") is False
+        or config.get("final_sigmas_type") == "sigma_min"
     )
     clips = bool(config.get("clip_sample", name in ("DDIMScheduler", "DDPMScheduler")))
     trained = config.get("trained_betas")

@@ -18,8 +18,11 @@ class Decision:
     passed: bool
 
 
-def decide(values: Mapping[str, float], limits: Mapping[str, Mapping[str, float | None]]) -> list[Decision]:
-    """Hold every value against its limits {"min": …, "max": …}. NaN never passes. Raises KeyError for an unknown name."""
+def decide(values: Mapping[str, float], limits: Mapping[Any, Mapping[str, float | None]]) -> list[Decision]:
+    """Hold every value against its limits {"min": …, "max": …}; NaN never passes.
+
+    Raises KeyError for a limit on something that was not measured.
+    """
     decisions = []
     for name, bounds in limits.items():
         value = values[name]

@@ -77,12 +77,17 @@ def load(
     structure = _json(source.root / "structure.json") if (source.root / "structure.json").is_file() else {}
     quantization, kept = structure.pop("quantization", None), structure.pop("kept", {})
     where = str(source.root / "structure.json")
+    lists = list(kept.values()) if isinstance(kept, dict) else [None]
+    if not all(isinstance(channels, list) and all(isinstance(i, int) for i in channels) for channels in lists):
+        raise CheckpointError(f"{where}: is damaged; save the model again")
     structures.apply(net, structures.check(structure, where), where)
     _fill(net, _read_weights(source.model, allow_pickle), source.model)
     net.eval().requires_grad_(False)
     null = source.root / "null_embedding.safetensors"
     if null_embedding is None and null.is_file():
-        null_embedding = _load_file(null)["null_embedding"]
+        null_embedding = _load_file(null).get("null_embedding")
+        if null_embedding is None:
+            raise CheckpointError(f"{null}: holds no null_embedding; save the model again")
     model = Denoiser(
         net=net,
         family=family,
@@ -100,7 +105,10 @@ def load(
         scheme, float_layers = str(quantization["scheme"]), tuple(map(str, quantization["float_layers"]))
     except (TypeError, KeyError):
         raise CheckpointError(f"{where}: is damaged; save the model again") from None
-    return quantized.rebuild(model, scheme, _load_file(ranges) if ranges.is_file() else {}, float_layers)
+    try:
+        return quantized.rebuild(model, scheme, _load_file(ranges) if ranges.is_file() else {}, float_layers)
+    except ValueError as error:
+        raise CheckpointError(f"{source.root}: {error}; quantize the model again") from None
 
 
 def save(model: AnyDenoiser, folder: Path) -> None:
@@ -117,7 +125,10 @@ def save(model: AnyDenoiser, folder: Path) -> None:
     if isinstance(model, QuantizedDenoiser):
         structure["quantization"] = {"scheme": model.scheme, "float_layers": list(model.float_layers)}
         if model.ranges:
-            save_file({name: tensor.contiguous() for name, tensor in model.ranges.items()}, folder / "quantization.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in model.ranges.items()},
+                folder / "quantization.safetensors",
+            )
     if structure:
         _write(folder / "structure.json", structure)
     if source.scheduler:
@@ -152,7 +163,9 @@ def _difference(net: nn.Module, family: Family, config: Mapping[str, Any]) -> st
 def _download(name: str) -> Path:
     try:
         return Path(
-            snapshot_download(name, allow_patterns=["unet/*", "scheduler/*", "config.json", "scheduler_config.json", "*.safetensors"])
+            snapshot_download(
+                name, allow_patterns=["unet/*", "scheduler/*", "config.json", "scheduler_config.json", "*.safetensors"]
+            )
         )
     except Exception as error:  # the hub client raises many kinds; all mean that there is no checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -173,6 +186,7 @@ def _family(config: Mapping[str, Any], where: Path) -> Family:
 def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | None) -> Sampling:
     own = source.root / "sampling.json"
     saved = None
+    where = own
     try:
         if own.is_file():
             saved = Sampling.model_validate(_json(own))
@@ -185,9 +199,10 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
                     f"{source.root}: has no scheduler/scheduler_config.json, so its noise schedule and prediction type "
                     "are unknown; add that file, or write them under `sampling: {scheduler: …}` in the recipe"
                 )
+            where = source.scheduler or source.root
             sampling = from_scheduler_config(config, options)
-    except ValueError as error:  # pydantic's ValidationError is one
-        raise CheckpointError(f"{own if own.is_file() else source.scheduler or source.root}: {error}") from None
+    except (ValueError, TypeError) as error:  # pydantic's ValidationError is one
+        raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)
     return sampling.model_copy(update={"guidance": guidance}) if guidance else sampling
 
@@ -195,7 +210,10 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
 def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
     index = folder / f"{_WEIGHTS}.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        names = _json(index).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise CheckpointError(f"{index}: is damaged; copy or download it again")
+        names = sorted(set(names.values()))
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{index}: names a file outside its folder")
         files = [folder / name for name in names]
@@ -217,7 +235,7 @@ def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(pickled[0], map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in many ways
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{pickled[0]}: cannot be read as plain tensors: {reason}") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise CheckpointError(f"{pickled[0]}: holds something else than a dictionary of tensors")
@@ -229,7 +247,9 @@ def _load_file(file: Path) -> dict[str, torch.Tensor]:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: is missing, truncated or damaged ({error}); copy or download it again") from None
+        raise CheckpointError(
+            f"{file}: is missing, truncated or damaged ({error}); copy or download it again"
+        ) from None
 
 
 def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None:
@@ -245,7 +265,7 @@ def _fill(net: nn.Module, tensors: dict[str, torch.Tensor], where: Path) -> None
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{where}: weights and config.json do not match: {'; '.join(faults[:3])}{more}")
+        raise CheckpointError(f"{where}: weights are not what config.json asks for: {'; '.join(faults[:3])}{more}")
     net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
 
 
@@ -269,5 +289,3 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-

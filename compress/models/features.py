@@ -17,7 +17,9 @@ def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Ten
     for tap in taps:
         module = model.net.get_submodule(stages[tap][0])
 
-        def keep(_module: object, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...], tap: str = tap) -> None:
+        def keep(
+            _module: object, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...], tap: str = tap
+        ) -> None:
             features[tap] = output[0] if isinstance(output, tuple) else output
 
         handles.append(module.register_forward_hook(keep))

@@ -11,7 +11,6 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-from compress.errors import CheckpointError
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
@@ -63,7 +62,7 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
     inputs = example_inputs(model, batch=2)
     batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
     program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
-    return program.module()  # type: ignore[return-value]
+    return program.module()
 
 
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
@@ -79,7 +78,7 @@ def ranges(model: QuantizedDenoiser) -> dict[str, torch.Tensor]:
         if isinstance(observer, HistogramObserver):
             low, high = observer._non_linear_param_search()
         elif isinstance(observer, UniformQuantizationObserverBase):
-            low, high = observer.min_val, observer.max_val  # type: ignore[assignment]
+            low, high = observer.min_val, observer.max_val
         else:
             continue
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
@@ -89,21 +88,21 @@ def ranges(model: QuantizedDenoiser) -> dict[str, torch.Tensor]:
 def rebuild(
     source: Denoiser, scheme: str, saved: Mapping[str, torch.Tensor], float_layers: tuple[str, ...] = ()
 ) -> QuantizedDenoiser:
-    """The quantized model that a float model, a scheme and saved ranges determine. Raises CheckpointError."""
+    """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError."""
     if scheme == "fp16":
         return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
     if scheme != "int8":
-        raise CheckpointError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
+        raise ValueError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
     prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, histogram=False))
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):
             if name not in saved:
-                raise CheckpointError(f"quantization.safetensors: the range of {name} is missing; quantize the model again")
+                raise ValueError(f"quantization.safetensors: the range of {name} is missing")
             low, high = saved[name].to(source.device)
             per_tensor = isinstance(observer, MinMaxObserver)
             observer.min_val, observer.max_val = (low[0], high[0]) if per_tensor else (low, high)
             names.add(name)
     if names != set(saved):
-        raise CheckpointError("quantization.safetensors: does not belong to this model; quantize it again")
+        raise ValueError("quantization.safetensors: does not belong to this model")
     return QuantizedDenoiser(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)

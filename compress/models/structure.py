@@ -41,6 +41,8 @@ def apply(net: nn.Module, structure: Structure, where: str) -> None:
     modules = dict(net.named_modules())
     for path, changes in structure.get("attributes", {}).items():
         known = _plain(modules[path]) if path in modules else None
+        if not isinstance(changes, dict):
+            raise CheckpointError(f"{where}: is damaged; save the model again")
         for name, value in changes.items():
             if known is None or name not in known or not _is_plain(value):
                 raise CheckpointError(f"{where}: {path}.{name} does not exist in the model that config.json describes")

@@ -50,7 +50,7 @@ def protected(net: nn.Module) -> list[nn.Module]:
     return [net.conv_out]  # type: ignore[list-item]
 
 
-def repair(net: nn.Module) -> None:
+def repair(net: Any) -> None:
     """Set the widths that resampling and attention modules store and check to those of their layers."""
     for module in net.modules():
         if isinstance(module, Downsample2D | Upsample2D) and isinstance(module.conv, nn.Conv2d | nn.ConvTranspose2d):

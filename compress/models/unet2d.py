@@ -15,7 +15,7 @@ from compress.models.family import Condition, Family
 class Unconditional(nn.Module):
     """f(sample, timestep) -> output, in the sample's type whatever the net computes in."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 

@@ -16,7 +16,7 @@ _UNUSED = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encod
 class TextConditional(nn.Module):
     """f(sample, timestep, encoder_hidden_states [b,tokens,width]) -> output, in the sample's type."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 

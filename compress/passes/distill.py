@@ -105,16 +105,21 @@ def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Conv2d | None:
     """The 1×1 convolution from a student's stage to the teacher's; None where widths agree."""
-    widths = [m.net.get_submodule(m.family.stages(m.net)[tap][1]).weight.shape[0] for m in (student, teacher)]
-    if widths[0] == widths[1]:
+    narrow_width, wide_width = (_stage_width(model, tap) for model in (student, teacher))
+    if narrow_width == wide_width:
         return None
-    projection = nn.Conv2d(widths[0], widths[1], kernel_size=1).to(student.device)
+    projection = nn.Conv2d(narrow_width, wide_width, kernel_size=1).to(student.device)
     nn.init.zeros_(projection.weight)
     nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
     with torch.no_grad():
         for narrow, wide in enumerate(student.kept.get(tap, ())):
             projection.weight[wide, narrow] = 1
     return projection
+
+
+def _stage_width(model: Denoiser, tap: str) -> int:
+    writer = model.net.get_submodule(model.family.stages(model.net)[tap][1])
+    return int(writer.get_parameter("weight").shape[0])
 
 
 def _objective(model: Denoiser, config: Config, context: Context) -> Imitation:

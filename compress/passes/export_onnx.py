@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from compress import __version__
-from compress.contract import Context, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import generator
 from compress.errors import ExportError
 from compress.evaluation.quality import sqnr
@@ -63,6 +63,11 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     return PassResult(bundle, changed=True, notes=notes)
 
 
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """The file has the model's bytes; the graph adds some hundred kilobytes."""
+    return Forecast(model)
+
+
 def _describe(
     model: Denoiser,
     scheme: str,
@@ -87,7 +92,10 @@ def _describe(
         "scheme": scheme,
         "batch": config.batch,
         "inputs": {
-            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [config.batch or "batch", *tensor.shape[1:]]}
+            name: {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": [config.batch or "batch", *tensor.shape[1:]],
+            }
             for name, tensor in zip(names, inputs, strict=True)
         },
         "outputs": {"out_sample": {"dtype": "float32", "shape": [config.batch or "batch", *model.sample_shape]}},
@@ -102,6 +110,7 @@ def _describe(
             "guidance": guidance,
         },
         "data": None if context.data is None else context.data.source,
+        "teacher_sampling": context.sampling.model_dump(exclude_none=True),
         "made_by": f"compress {__version__}",
         "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
     }
@@ -129,7 +138,7 @@ def _check(
     agreement = sqnr(wanted.cpu().numpy(), got)
     if not agreement >= least:
         raise ExportError(
-            f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.0f} expected; "
-            "please report the model's config"
+            f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.0f} "
+            "expected; please report the model's config"
         )
     return agreement

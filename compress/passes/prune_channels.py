@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
@@ -50,7 +50,8 @@ class Config(PassConfig):
         "taylor", description="taylor: |weight × gradient| of the denoising loss; l1, l2: magnitude"
     )
     ranking: Literal["global", "per_layer"] = Field(
-        "global", description="global: the least important channels of the whole net go; per_layer: the same share of each"
+        "global",
+        description="global: the least important channels of the whole net go; per_layer: the same share of each",
     )
     widths: Literal["free", "stock"] = Field(
         "free", description="stock: one width a level, so that the result is a plain diffusers model; implies per_layer"
@@ -125,8 +126,8 @@ def _search(
     if best is None or measure[kind](best[0]) > limit:
         least = measure[kind](best[0]) / measure[kind](model) if best else 1.0
         raise PassError(
-            f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's channels "
-            f"with legal widths leaves {least:.3f}; raise the target or max_ratio"
+            f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
+            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio"
         )
     while high - low > 1:
         middle = (low + high) // 2
@@ -156,7 +157,7 @@ def prune(model: Denoiser, config: Config, ratio: float) -> tuple[Denoiser, dict
         in_channel_groups={},  # torch-pruning's defaults are shared between calls
         out_channel_groups={},
     )
-    stages = {tap: net.get_submodule(writer) for tap, (_, writer) in model.family.stages(net).items()}
+    stages: dict[str, Any] = {tap: net.get_submodule(name) for tap, (_, name) in model.family.stages(net).items()}
     alive = {tap: list(range(writer.weight.shape[0])) for tap, writer in stages.items()}
     for group in pruner.step(interactive=True):
         for dependency, removed in group:

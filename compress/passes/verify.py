@@ -7,7 +7,8 @@ unpruned teacher in onnxruntime fp32, stands beside the PyTorch teacher. Verdict
 
 import functools
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import onnx
 import torch
 from pydantic import Field, model_validator
 
-from compress.contract import Context, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Dataset, generator
 from compress.errors import VerifyError
 from compress.evaluation import decision, latency, quality
@@ -107,6 +108,17 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     return PassResult(model, changed=False, notes={"verdict": report["verdict"], "values": values})
 
 
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """Drawing the teacher's samples takes most of the time; it is measured on one evaluation."""
+    teacher = context.teacher()
+    sample, when, *conditions = example_inputs(teacher, batch=50)
+    began = time.perf_counter()
+    with torch.no_grad():
+        guided(teacher, sample, when, dict(zip(teacher.conditions, conditions, strict=True)))
+    seconds = (time.perf_counter() - began) * len(teacher.sampling.timesteps) * config.samples / len(sample)
+    return Forecast(model, seconds)
+
+
 def _write_npz(part: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with part.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -179,12 +191,12 @@ def _cost(
         onnx.save(to_onnx(teacher.module, example_inputs(teacher, 2), names, None, opset=20), Path(folder, "t.onnx"))
         session = open_session(Path(folder, "t.onnx"), threads)
         feeds = dict(zip(names, (random.numpy(), np.array([when]), *(v.cpu().numpy() for v in one[2:])), strict=True))
-        time = torch.full_like(one[1], when)
-        calls = {
-            "teacher": functools.partial(predict, teacher, sample, time, conditions),
+        times = torch.full_like(one[1], when)
+        calls: dict[str, Callable[[], object]] = {
+            "teacher": functools.partial(predict, teacher, sample, times, conditions),
             "student": functools.partial(bundle.denoise, noise, when, arrays),
             "teacher_onnxruntime": functools.partial(session.run, None, feeds),
-            "teacher_guided": functools.partial(guided, teacher, sample, time, conditions),
+            "teacher_guided": functools.partial(guided, teacher, sample, times, conditions),
             "student_guided": functools.partial(bundle.guided, noise, when, arrays),
         }
         taken = latency.interleaved(calls, config.rounds, context.progress, f"{context.name}: timing")
@@ -192,7 +204,9 @@ def _cost(
     taken["student"], taken["student_guided"] = taken["student"] / per, taken["student_guided"] / per
     params, macs = counts.parameters(teacher), counts.macs(teacher)
     sides = {
-        "teacher": _side(params, macs, 4 * params, taken["teacher"], taken["teacher_guided"], len(teacher.sampling.timesteps)),
+        "teacher": _side(
+            params, macs, 4 * params, taken["teacher"], taken["teacher_guided"], len(teacher.sampling.timesteps)
+        ),
         "student": _side(
             bundle.manifest["params"],
             bundle.manifest["macs"],

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from compress.files import write_atomically
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
 
 COLUMNS = 10
 
@@ -24,7 +23,8 @@ def draw_pairs(source: Path, target: Path) -> None:
     count = len(pairs["student"])
     columns = min(COLUMNS, count)
     rows = 2 * -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(0.9 * columns + 0.8, 0.95 * rows), squeeze=False)
+    figure = Figure(figsize=(0.9 * columns + 0.8, 0.95 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for i in range(count):
@@ -44,7 +44,8 @@ def grid(images: np.ndarray, target: Path, titles: list[str] | None = None) -> N
     """Images [n,c,h,w] in [-1, 1] in rows of ten."""
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(0.9 * columns, 0.95 * rows), squeeze=False)
+    figure = Figure(figsize=(0.9 * columns, 0.95 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(images):
@@ -55,13 +56,13 @@ def grid(images: np.ndarray, target: Path, titles: list[str] | None = None) -> N
     save(figure, target)
 
 
-def show(axis: plt.Axes, image: np.ndarray) -> None:
+def show(axis: Axes, image: np.ndarray) -> None:
     """One image [c,h,w]; of latents, the first channel."""
     pixels = np.clip((image + 1) / 2, 0, 1)
     axis.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray", vmin=0, vmax=1)
 
 
-def save(figure: plt.Figure, target: Path) -> None:
-    """Write a PNG atomically and release the figure."""
+def save(figure: Figure, target: Path) -> None:
+    """Write a PNG atomically."""
+    FigureCanvasAgg(figure)  # needs no screen
     write_atomically(target, lambda part: figure.savefig(part, dpi=120, format="png"))
-    plt.close(figure)

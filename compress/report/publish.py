@@ -33,6 +33,6 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        write_atomically(target, lambda part: shutil.copytree(source, part) and None)
+        write_atomically(target, lambda part: shutil.copytree(source, part))
     else:
-        write_atomically(target, lambda part: shutil.copyfile(source, part) and None)
+        write_atomically(target, lambda part: shutil.copyfile(source, part))

@@ -89,9 +89,8 @@ class Bundle:
     def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
         wanted = set(self.inputs) - {"sample", "timestep"}
         if set(conditions) != wanted:
-            raise BundleError(
-                f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {sorted(conditions) or 'none'}"
-            )
+            given = sorted(conditions) or "none"
+            raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
         if noise.ndim != 4 or noise.shape[1:] != self.sample_shape:
             raise BundleError(f"{self.path}: noise must be [batch, {self.sample_shape}]; got {list(noise.shape)}")
         for name, value in conditions.items():

@@ -1,0 +1,26 @@
+"""The bars that the project holds itself to: names and limits, in one place."""
+
+import sys
+from typing import Literal
+
+Kind = Literal["min", "max"]
+
+BARS: dict[str, tuple[Kind, float]] = {
+    "teacher_class_accuracy": ("min", 0.98),
+    "classifier_accuracy": ("min", 0.97),
+    "edge_macs_ratio": ("max", 0.5),
+    "edge_bytes_ratio": ("max", 0.2),
+    "edge_call_speedup": ("min", 8.0),
+    "edge_class_agreement": ("min", 0.97),
+}
+
+
+def finish(values: dict[str, float]) -> None:
+    """Print one line a bar and exit with 1 if any is short."""
+    short = False
+    for name, value in values.items():
+        kind, limit = BARS[name]
+        held = value >= limit if kind == "min" else value <= limit
+        short |= not held
+        print(f"{name}: {value:.4f} (bar: {'≥' if kind == 'min' else '≤'} {limit:g}) {'ok' if held else 'short'}")
+    sys.exit(int(short))

@@ -1,0 +1,51 @@
+"""`python -m benchmarks.teacher`: are the digits teacher's guided samples named by their label?
+
+The judge never saw a generated image: it is trained on the training part of the real digits and tested
+on the held-out part, which the teacher never saw either.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.bars import finish
+from compress import data, terminal
+from compress.diffusion.sampling import SamplingOptions
+from compress.evaluation.classifier import train_judge
+from compress.evaluation.quality import wilson
+from compress.files import write_json
+from compress.models import checkpoint
+from compress.models.denoiser import Denoiser
+from compress.models.reference import cycled_labels, draw_many, noise_like
+
+HERE = Path(__file__).parent
+COUNT = 1000
+SEED = 20260101  # used for nothing else
+SAMPLINGS = {"ddim": 50, "dpmpp_2m": 20}
+
+
+def main() -> None:
+    """Draw, judge, write results/teacher.json and print the bars."""
+    judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
+    labels = cycled_labels(10, COUNT)
+    rows = {}
+    for solver, steps in SAMPLINGS.items():
+        options = SamplingOptions.model_validate({"solver": solver, "steps": steps})
+        teacher = checkpoint.load(HERE / "teachers" / "digits", options=options)
+        assert isinstance(teacher, Denoiser)
+        noise = noise_like(teacher, COUNT, SEED)
+        images = draw_many(teacher, noise, {"class_labels": labels}, terminal.progress, f"{solver}, {steps} steps")
+        hits = judge.classify(images.numpy()) == labels.numpy()
+        rows[f"{solver}-{steps}"] = {
+            "class_accuracy": float(np.mean(hits)),
+            "interval": wilson(int(hits.sum()), COUNT),
+            "by_class": [float(hits[labels.numpy() == label].mean()) for label in range(10)],
+        }
+    result = {"count": COUNT, "seed": SEED, "scale": 2.0, "classifier_accuracy": judge.accuracy, "samplers": rows}
+    write_json(HERE / "results" / "teacher.json", result)
+    print(rows)
+    finish({"teacher_class_accuracy": rows["ddim-50"]["class_accuracy"], "classifier_accuracy": judge.accuracy})  # type: ignore[dict-item]
+
+
+if __name__ == "__main__":
+    main()

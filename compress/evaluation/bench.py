@@ -1,0 +1,58 @@
+"""Latency of anything that can be run: a bundle, an ONNX file, a checkpoint."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compress.errors import BundleError
+from compress.models import checkpoint
+from compress.models.denoiser import QuantizedDenoiser, example_inputs
+from compress.runtime import Bundle
+from compress.runtime.bundle import open_session
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
+    """One evaluation, without guidance, of what `path` holds. Raises BundleError or CheckpointError.
+
+    batch: batch size; a bundle or file of fixed batch size is run with its own.
+    """
+    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
+    if (folder / "bundle.json").is_file():
+        bundle = Bundle(folder, threads)
+        return _onnx(folder / bundle.manifest["model"], threads, batch)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise BundleError(f"{path}: no such file")
+        return _onnx(path, threads, batch)
+    model = checkpoint.load(path)
+    source = model.source if isinstance(model, QuantizedDenoiser) else model
+    return functools.partial(_evaluate, model.module, example_inputs(source, batch))
+
+
+def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        return module(*inputs)
+
+
+def _onnx(file: Path, threads: int, batch: int) -> Callable[[], object]:
+    session = open_session(file, threads)
+    random = np.random.default_rng(0)
+    feeds = {}
+    for entry in session.get_inputs():
+        if entry.type not in _TYPES:
+            raise BundleError(f"{file}: input {entry.name} is {entry.type}; only {', '.join(_TYPES)} can be timed")
+        shape = [size if isinstance(size, int) else batch for size in entry.shape]
+        dtype = _TYPES[entry.type]
+        integer = np.issubdtype(dtype, np.integer)
+        feeds[entry.name] = np.zeros(shape, dtype) if integer else random.standard_normal(shape).astype(dtype)
+    return functools.partial(session.run, None, feeds)

@@ -1,0 +1,160 @@
+"""The one contract that every pass in the folder is held to."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+
+from compress import passes
+from compress.contract import PassResult
+from compress.models import checkpoint
+from compress.models.denoiser import Denoiser, predict
+from compress.runtime import Bundle
+from tests.conftest import CLASS_CONFIG, inputs_for, make_context, make_denoiser, read_json
+
+SHORT = {"steps": 3, "batch_size": 8}
+
+
+@dataclass(frozen=True)
+class Case:
+    """changing: settings that change the model; idle: settings that do not (None: there are none)."""
+
+    changing: dict[str, Any]
+    idle: dict[str, Any] | None
+    invalid: dict[str, Any]
+
+
+CASES = {
+    "train": Case(SHORT, None, {"steps": 0}),
+    "prune_channels": Case(
+        {"target": {"macs": 0.6}}, {"target": {"macs": 1.0}}, {"target": {"macs": 0.5, "params": 0.5}}
+    ),
+    "distill": Case(SHORT, {**SHORT, "losses": {"output": 0, "feature": 0}}, {"losses": {"output": -1}}),
+    "quantize": Case({"samples": 4, "evaluations": 20}, None, {"scheme": "int3"}),
+    "export_onnx": Case({}, None, {"batch": 0}),
+    "verify": Case({"samples": 20, "rounds": 10}, {"samples": 20, "rounds": 10}, {"gates": {"psnr": {}}}),
+}
+TRANSFORMING = [name for name in passes.names() if name != "verify"]
+
+
+def student() -> Denoiser:
+    return make_denoiser(CLASS_CONFIG, seed=7)
+
+
+def run(name: str, settings: dict[str, Any], folder: Path) -> PassResult:
+    context = make_context(make_denoiser(CLASS_CONFIG), folder, name=name)
+    model: Any = student()
+    if name == "verify":
+        exported = passes.module("export_onnx").run(model, passes.module("export_onnx").Config(), context)
+        model = exported.model
+    module = passes.module(name)
+    return module.run(model, module.Config.model_validate(settings), context)
+
+
+def output_of(model: Any) -> np.ndarray:
+    sample, timestep, conditions = inputs_for(student())
+    if isinstance(model, Bundle):
+        return model.denoise(sample.numpy(), 500, {n: v.numpy() for n, v in conditions.items()})
+    with torch.no_grad():
+        return predict(model, sample, timestep, conditions).numpy()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PassResult]:
+    """One changing run of every pass, shared by the tests that only look at it."""
+    return {name: run(name, CASES[name].changing, tmp_path_factory.mktemp(name)) for name in passes.names()}
+
+
+def test_every_pass_has_a_case() -> None:
+    assert set(CASES) == set(passes.names())
+
+
+@pytest.mark.parametrize("name", passes.names())
+def test_is_documented_and_typed(name: str) -> None:
+    module = passes.module(name)
+    assert passes.summary(name)
+    assert passes.accepts(name) and passes.returns(name)
+    configs: list[type[BaseModel]] = [module.Config]
+    while configs:
+        config = configs.pop()
+        assert config.model_config["extra"] == "forbid" and config.model_config["frozen"]
+        for field, info in config.model_fields.items():
+            assert info.description, f"{name}: {config.__name__}.{field} has no description"
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                configs.append(info.annotation)
+
+
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_changes_the_model_and_leaves_its_input_alone(name: str, results: dict[str, PassResult]) -> None:
+    result = results[name]
+    assert result.changed
+    assert isinstance(result.model, passes.returns(name))
+    if name != "export_onnx":  # an export changes the form, not the function
+        sample, timestep, conditions = inputs_for(student())
+        assert not np.allclose(output_of(result.model), output_of(student()), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].idle is not None])
+def test_idle_settings_change_nothing(name: str, tmp_path: Path) -> None:
+    idle = CASES[name].idle
+    assert idle is not None
+    result = run(name, idle, tmp_path)
+    assert not result.changed
+    if name != "verify":
+        np.testing.assert_array_equal(output_of(result.model), output_of(student()))
+
+
+@pytest.mark.parametrize("name", passes.names())
+def test_refuses_invalid_and_unknown_settings(name: str) -> None:
+    config = passes.module(name).Config
+    with pytest.raises(ValidationError):
+        config.model_validate(CASES[name].invalid)
+    with pytest.raises(ValidationError):
+        config.model_validate({**CASES[name].changing, "no_such_setting": 1})
+
+
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_saved_and_loaded_it_is_identical(name: str, results: dict[str, PassResult], tmp_path: Path) -> None:
+    model = results[name].model
+    if isinstance(model, Bundle):
+        loaded: Any = Bundle(model.path)
+    else:
+        checkpoint.save(model, tmp_path / "saved")
+        loaded = checkpoint.load(tmp_path / "saved")
+    np.testing.assert_array_equal(output_of(loaded), output_of(model))
+
+
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_same_seed_gives_the_same_result(name: str, results: dict[str, PassResult], tmp_path: Path) -> None:
+    again = run(name, CASES[name].changing, tmp_path)
+    np.testing.assert_array_equal(output_of(again.model), output_of(results[name].model))
+
+
+def test_verify_writes_a_complete_report(tmp_path: Path) -> None:
+    run("verify", {"samples": 20, "rounds": 10, "gates": {"psnr": {"min": 1000}}, "judge_accuracy": 0}, tmp_path)
+    report = read_json(tmp_path / "files" / "report.json")
+    assert report["verdict"] == "fail"
+    assert [gate["name"] for gate in report["gates"]] == ["psnr"]
+    for side in ("teacher", "student"):
+        assert {"params", "macs", "bytes", "ms_per_call"} <= set(report[side])
+    assert {"params", "macs", "bytes", "call_speedup", "image_speedup"} <= set(report["ratios"])
+    assert {"psnr", "ssim", "class_agreement", "class_accuracy"} <= set(report["quality"])
+
+
+def test_verify_of_the_teacher_itself_finds_no_difference(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+    context = make_context(teacher, tmp_path)
+    exporter, judge = passes.module("export_onnx"), passes.module("verify")
+    bundle = exporter.run(dataclasses.replace(teacher), exporter.Config(), context).model
+    judge.run(
+        bundle, judge.Config(samples=20, rounds=10, judge_accuracy=0, gates={"class_agreement": {"min": 1}}), context
+    )
+    report = read_json(tmp_path / "files" / "report.json")
+    assert report["verdict"] == "pass"
+    assert report["quality"]["psnr"]["value"] > 80
+    assert report["ratios"]["params"] == report["ratios"]["macs"] == 1

@@ -1,0 +1,109 @@
+"""Rules of the house: the order of the rooms, recipes that validate, a README that is true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from compress import cli, passes
+from compress.recipe import read
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "compress"
+# A room imports from rooms further down alone.
+ROOMS = [
+    "__main__", "cli", "plan", "engine", "recipe", "report", "terminal", "passes", "training", "contract",
+    "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
+]  # fmt: skip
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(file: Path) -> set[str]:
+    """Modules of this package that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "compress":
+            found.add(node.module)
+            found |= {
+                f"{node.module}.{alias.name}" for alias in node.names if node.module in ("compress", "compress.passes")
+            }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "compress"}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_down(file: Path) -> None:
+    own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for module in imports(file):
+        other = room(module)
+        if other in ("", "__version__") or other == own:
+            continue
+        assert ROOMS.index(own) < ROOMS.index(other), f"{own} imports {module}, which is above it"
+
+
+def test_no_pass_imports_another() -> None:
+    for file in (PACKAGE / "passes").glob("[!_]*.py"):
+        assert not [module for module in imports(file) if room(module) == "passes"], file
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    found = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))
+    }
+    assert found - {"__init__"} == set(ROOMS)
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_validate(recipe: Path) -> None:
+    read(recipe)
+    assert recipe.read_text(encoding="utf-8").startswith("#"), "a recipe says what it is for"
+
+
+def test_readme_lists_every_pass() -> None:
+    table = README.split("## Passes", 1)[1].split("\n## ", 1)[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.M) == passes.names()
+
+
+def test_readme_tree_lists_every_room() -> None:
+    for name in ROOMS:
+        assert f"{name}.py" in README or f"{name}/" in README, f"{name} is missing from the README's tree"
+
+
+def test_readme_commands_exist() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    lines = re.findall(r"^(?:\S+/)?compress (\w+)(.*)$", README, flags=re.M)
+    assert lines
+    for name, rest in lines:
+        assert name in commands, f"compress {name}"
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        used = {word.split("=")[0] for word in rest.split("#")[0].split() if word.startswith("--")}
+        assert used <= known, f"compress {name}: {used - known}"
+
+
+def test_paths_named_in_the_readme_exist() -> None:
+    for path in set(re.findall(r"(?:recipes|benchmarks|exported)/[\w./-]+", README)):
+        assert (ROOT / path.rstrip(".")).exists(), path
+
+
+def test_command_starts_without_torch() -> None:
+    code = "import sys; import compress.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
