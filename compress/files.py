@@ -18,7 +18,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     remove(temporary)
     try:
         write(temporary)
-        if path.is_dir():
+        if path.is_dir() or temporary.is_dir():
             remove(path)
         temporary.replace(path)
     except BaseException:

@@ -310,7 +310,7 @@ class _Reader:
         self._fault(where, message)
 
     def _fault(self, where: tuple[Any, ...], message: str) -> None:
-        place = where
+        place = tuple(part if isinstance(part, int) and i else str(part) for i, part in enumerate(where))
         while place not in self.places and place:
             place = place[:-1]
         self.faults.append(f"{self.places.get(place, str(self.file))}: {message}")

@@ -38,6 +38,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "solver_order": (2,),
     "solver_type": ("midpoint", "bh2"),
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "lower_order_final": (True,),
+    "euler_at_final": (False,),
     "lambda_min_clipped": (float("-inf"), "-inf", "-Infinity"),
 }
 
@@ -120,6 +122,8 @@ class SamplingOptions(Frozen):
 def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | None = None) -> Sampling:
     """The sampling that a diffusers `scheduler_config.json` describes, without guidance.
 
+    Every step arrives at the next timestep. diffusers' DDIM arrives at t − num_train_timesteps // steps
+    instead, which is the same for `leading`, and for `trailing` where the division is exact.
     Raises ValueError for a scheduler or a setting that cannot be reproduced.
     """
     options = options or SamplingOptions()
@@ -142,11 +146,12 @@ def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | 
     zero_snr = bool(config.get("rescale_betas_zero_snr", False))
     if zero_snr and prediction == "epsilon":
         raise ValueError("epsilon prediction at zero terminal SNR is undefined at the last timestep")
-    final_first = (
-        config.get("set_alpha_to_one", name != "PNDMScheduler") is False
-        or config.get("final_sigmas_type") == "sigma_min"
-    )
-    clips = bool(config.get("clip_sample", name in ("DDIMScheduler", "DDPMScheduler")))
+    # A scheduler's config may hold left-overs of the one it was made from; only its own settings count.
+    if name in ("DDIMScheduler", "PNDMScheduler"):
+        final_first = not config.get("set_alpha_to_one", name == "DDIMScheduler")
+    else:
+        final_first = own == "dpmpp_2m" and config.get("final_sigmas_type") == "sigma_min"
+    clips = name in ("DDIMScheduler", "DDPMScheduler") and bool(config.get("clip_sample", True))
     trained = config.get("trained_betas")
     return Sampling(
         num_train_timesteps=count,

@@ -49,7 +49,7 @@ def timesteps(kind: Spacing, steps: int, count: int, offset: int = 0, multistep:
     """
     extra = int(multistep)
     if kind == "trailing":
-        values = np.round(np.arange(count, 0, -count / steps)) - 1
+        values = np.round(np.arange(count, 0, -count / steps))[:steps] - 1  # rounding may give one too many
     elif kind == "leading":
         values = (np.arange(0, steps + extra) * (count // (steps + extra)))[::-1][:steps] + offset
     else:

@@ -33,11 +33,16 @@ def interleaved(
     progress: Callable[[str, int], AbstractContextManager[Any]],
     title: str = "timing",
 ) -> dict[str, np.ndarray]:
-    """Milliseconds [rounds] of every call. Each round makes every call once, so that all meet the same noise."""
+    """Milliseconds [rounds] of every call. Each round makes every call, so that all meet the same noise.
+
+    A call is made twice in a row and the second is timed: the first gives the caches, and the cores on
+    which another library's idle threads may still spin, back to this call.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with progress(title, rounds) as task:
         for i in range(WARM_UP + rounds):
             for name, call in calls.items():
+                call()
                 began = time.perf_counter()
                 call()
                 if i >= WARM_UP:

@@ -14,7 +14,7 @@ def sqnr(reference: np.ndarray, value: np.ndarray) -> float:
     signal = float(np.square(reference.astype(np.float64)).sum())
     if noise == 0:
         return 200.0  # equal to the last bit; finite, so that it can be written as JSON
-    return 10 * float(np.log10(signal / noise)) if signal > 0 and np.isfinite(noise) else -200.0
+    return min(200.0, 10 * float(np.log10(signal / noise))) if signal > 0 and np.isfinite(noise) else -200.0
 
 
 def psnr(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
@@ -24,7 +24,10 @@ def psnr(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 
 
 def ssim(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair, [n]. Wang et al. 2004, by torchmetrics, 7×7 Gaussian window or smaller."""
+    """Structural similarity of each pair, [n]. Wang et al. 2004, by torchmetrics.
+
+    Gaussian window of σ = 1 (0.5 for images under 9 pixels); values are clipped to [-1, 1].
+    """
     sigma = 1.0 if min(teacher.shape[2:]) >= 9 else 0.5
     values = structural_similarity_index_measure(
         torch.from_numpy(student), torch.from_numpy(teacher), sigma=sigma, data_range=(-1.0, 1.0), reduction="none"

@@ -77,6 +77,8 @@ def load(
     structure = _json(source.root / "structure.json") if (source.root / "structure.json").is_file() else {}
     quantization, kept = structure.pop("quantization", None), structure.pop("kept", {})
     where = str(source.root / "structure.json")
+    if isinstance(quantization, dict) and quantization.get("scheme") not in ("int8", "fp16"):
+        raise CheckpointError(f"{where}: quantization {quantization.get('scheme')!r} is unknown; known: int8, fp16")
     lists = list(kept.values()) if isinstance(kept, dict) else [None]
     if not all(isinstance(channels, list) and all(isinstance(i, int) for i in channels) for channels in lists):
         raise CheckpointError(f"{where}: is damaged; save the model again")

@@ -1,5 +1,7 @@
 """Removes from an exported graph what no runtime reads."""
 
+import itertools
+
 import onnx
 
 
@@ -17,7 +19,8 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
-    _shorten_names(model.graph)
+    if not any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        _shorten_names(model.graph)  # subgraphs would still use the old names
     return model
 
 
@@ -26,8 +29,12 @@ def _shorten_names(graph: onnx.GraphProto) -> None:
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
     short: dict[str, str] = {}
 
+    free = (name for name in map("v{}".format, itertools.count()) if name not in kept)
+
     def rename(name: str) -> str:
-        return name if name in kept else short.setdefault(name, f"v{len(short)}")
+        if name not in kept and name not in short:
+            short[name] = next(free)
+        return short.get(name, name)
 
     for tensor in graph.initializer:
         tensor.name = rename(tensor.name)

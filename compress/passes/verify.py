@@ -58,7 +58,7 @@ class Config(PassConfig):
     )
     samples: int = Field(300, ge=10, description="pairs of images drawn from the same noise")
     rounds: int = Field(100, ge=10, description="times every call is timed")
-    threads: int | None = Field(None, ge=1, description="default: all cores")
+    threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
     judge_accuracy: float = Field(
         0.9, ge=0, le=1, description="least accuracy on held-out images for the classifier to be believed"
     )
@@ -66,7 +66,7 @@ class Config(PassConfig):
 
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
-    threads = config.threads or latency.default_threads()
+    threads = config.threads
     bundle = Bundle(model.path, threads=threads)
     teacher = context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.inputs) - {"sample", "timestep"} != set(

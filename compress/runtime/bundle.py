@@ -25,17 +25,21 @@ class Bundle:
     def __init__(self, path: str | Path, threads: int | None = None, check_hashes: bool = True) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        if check_hashes:
-            verify_files(self.path, self.manifest)
-        self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
-        self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
-        self.batch: int | None = self.manifest["batch"]
-        sampling = self.manifest["sampling"]
-        self.steps = [Step(**step) for step in sampling["steps"]]
-        self.clip_range: float | None = sampling["clip_range"]
-        self.guidance: dict[str, Any] = sampling["guidance"]
-        self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
-        self.session = open_session(self.path / self.manifest["model"], threads)
+        try:
+            if check_hashes:
+                verify_files(self.path, self.manifest)
+            self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
+            self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
+            self.batch: int | None = self.manifest["batch"]
+            sampling = self.manifest["sampling"]
+            self.steps = [Step(**step) for step in sampling["steps"]]
+            self.clip_range: float | None = sampling["clip_range"]
+            self.guidance: dict[str, Any] = sampling["guidance"]
+            self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
+            model = self.path / self.manifest["model"]
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+            raise BundleError(f"{self.path / 'bundle.json'}: is damaged ({error!r}); export the model again") from None
+        self.session = open_session(model, threads)
 
     @property
     def size_bytes(self) -> int:
@@ -51,8 +55,6 @@ class Bundle:
         feeds = {"sample": sample, "timestep": np.full(len(sample), timestep), **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
         size = self.batch or len(sample)
-        if len(sample) % size:
-            raise BundleError(f"{self.path}: was exported for batches of {size}; got {len(sample)} samples")
         parts = [
             self.session.run(None, {name: value[start : start + size] for name, value in feeds.items()})[0]
             for start in range(0, len(sample), size)
@@ -91,8 +93,10 @@ class Bundle:
         if set(conditions) != wanted:
             given = sorted(conditions) or "none"
             raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
-        if noise.ndim != 4 or noise.shape[1:] != self.sample_shape:
-            raise BundleError(f"{self.path}: noise must be [batch, {self.sample_shape}]; got {list(noise.shape)}")
+        if noise.ndim != 4 or noise.shape[1:] != self.sample_shape or not len(noise):
+            raise BundleError(f"{self.path}: noise must be {['batch', *self.sample_shape]}; got {list(noise.shape)}")
+        if self.batch and len(noise) % self.batch:
+            raise BundleError(f"{self.path}: was exported for batches of {self.batch}; got {len(noise)} samples")
         for name, value in conditions.items():
             expected = [len(noise), *self.inputs[name]["shape"][1:]]
             if len(value.shape) != len(expected) or any(
@@ -112,7 +116,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         version = manifest["format"]
     except FileNotFoundError:
         raise BundleError(f"{path}: no bundle.json here; give the folder that export_onnx wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise BundleError(f"{file}: is damaged ({error!r}); export the model again") from None
     if version != FORMAT:
         raise BundleError(f"{file}: format {version!r}; this version reads format {FORMAT}")
