@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.bars import finish
-from compress import engine, terminal
+from compress import terminal
+from compress.inputs import Options
+from compress.judge import verify_bundle
 from compress.recipe import read
 
 ROOT = Path(__file__).parents[1]
@@ -15,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     """Verify exported/digits-edge against its teacher with its recipe's settings."""
     recipe = read(ROOT / "recipes" / "digits-edge.yaml")
-    options = engine.Options(torch.device("cpu"), terminal.progress, terminal.log)
+    options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     teacher = str(ROOT / "benchmarks" / "teachers" / "digits")
     with tempfile.TemporaryDirectory() as folder:
-        report = engine.verify_bundle(ROOT / "exported" / "digits-edge", teacher, recipe, Path(folder), options)
+        report = verify_bundle(ROOT / "exported" / "digits-edge", teacher, recipe, Path(folder), options)
     terminal.report(report)
     finish(
         {

@@ -15,7 +15,7 @@ import typer
 from compress.errors import CompressError
 
 if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
-    from compress.engine import Options
+    from compress.inputs import Options
 
 app = typer.Typer(
     name="compress",
@@ -107,13 +107,13 @@ def verify(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
-    from compress import engine, terminal
+    from compress import judge, terminal
     from compress.recipe import read
 
     checked = read(recipe, [], teacher) if recipe else None
     with tempfile.TemporaryDirectory() as folder:
         where = output or Path(folder)
-        report = engine.verify_bundle(bundle, teacher, checked, where, _options(device, False, allow_pickle))
+        report = judge.verify_bundle(bundle, teacher, checked, where, _options(device, False, allow_pickle))
     terminal.report(report)
     raise typer.Exit(1 if report["verdict"] == "fail" else 0)
 
@@ -122,7 +122,7 @@ def verify(
 def bench(
     paths: Annotated[list[Path], typer.Argument(help="bundles, ONNX files, checkpoints")],
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
-    rounds: Annotated[int, typer.Option(min=10, help="times each is run")] = 100,
+    rounds: Annotated[int, typer.Option(min=10, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
@@ -214,7 +214,7 @@ def _options(device: str, fresh: bool, allow_pickle: bool) -> "Options":
     import torch
 
     from compress import terminal
-    from compress.engine import Options
+    from compress.inputs import Options
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress import passes
 from compress.contract import Forecast
-from compress.engine import Inputs, Options
+from compress.inputs import Inputs, Options
 from compress.models import counts
 from compress.models.denoiser import Denoiser
 from compress.recipe import Recipe

@@ -4,15 +4,14 @@ The whole chain is checked here, before any weight is loaded: every pass exists,
 every value is in range, and every pass can take what the one before it gives.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from compress import passes
 from compress.contract import PassConfig
@@ -21,6 +20,7 @@ from compress.diffusion.sampling import Frozen, SamplingOptions
 from compress.errors import RecipeError
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.runtime import Bundle
+from compress.yaml_reader import YAML_FAULTS, YamlReader, suggest
 
 _WORDS = {
     Denoiser: "a float model",
@@ -28,10 +28,6 @@ _WORDS = {
     Bundle: "an exported bundle",
     type(None): "no model yet",
 }
-
-
-# PyYAML lets errors of its constructors through, as for the date 2024-13-45.
-_YAML_FAULTS = (yaml.YAMLError, ValueError, AttributeError)
 
 
 class GuidanceOptions(Frozen):
@@ -89,7 +85,7 @@ def read(path: str | Path, overrides: Sequence[str] = (), checkpoint: str | None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise RecipeError([f"{file}: cannot be read: {reason}"]) from None
-    reader = _Reader(file)
+    reader = _RecipeReader(file)
     raw = reader.parse(text)
     reader.override(raw, overrides)
     if checkpoint is not None:
@@ -100,50 +96,8 @@ def read(path: str | Path, overrides: Sequence[str] = (), checkpoint: str | None
     return reader.check(raw)
 
 
-class _Reader:
-    """Collects faults and knows on which line each key stands."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.faults: list[str] = []
-        self.mapped: set[int] = set()
-        self.places: dict[tuple[Any, ...], str] = {}
-
-    def parse(self, text: str) -> dict[str, Any]:
-        try:
-            loader = yaml.SafeLoader(text)
-            node = loader.get_single_node()
-            if node is not None:
-                self._map(node, ())  # before construction, which merges `<<` into its mapping
-            content = None if node is None else loader.construct_document(node)
-        except _YAML_FAULTS as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error)
-            raise RecipeError([f"{self.file}{line}: is not YAML: {problem}"]) from None
-        if not isinstance(content, dict):
-            raise RecipeError([f"{self.file}: should be a mapping with the keys name, checkpoint, data, passes, …"])
-        assert node is not None
-        return content
-
-    def _map(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
-        self.places[path] = f"{self.file}:{node.start_mark.line + 1}"
-        if id(node) in self.mapped:  # an alias, perhaps of what it stands in
-            return
-        self.mapped.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    continue
-                if key.value in seen:
-                    self.faults.append(f"{self.file}:{key.start_mark.line + 1}: {key.value} is given twice")
-                seen.add(key.value)
-                self._map(value, (*path, key.value))
-                self.places[(*path, key.value)] = f"{self.file}:{key.start_mark.line + 1}"
-        elif isinstance(node, yaml.SequenceNode):
-            for i, value in enumerate(node.value):
-                self._map(value, (*path, i))
+class _RecipeReader(YamlReader):
+    """Reads the parts of a recipe."""
 
     def override(self, raw: dict[str, Any], overrides: Sequence[str]) -> None:
         for text in overrides:
@@ -158,7 +112,7 @@ class _Reader:
                 found = [(i, kind) for i, name, kind in _pass_names(raw) if name == keys[1]]
                 if not found:
                     known = [name for _, name, _ in _pass_names(raw)]
-                    self.faults.append(f"--set {text}: no pass is called {keys[1]}{_suggest(keys[1], known)}")
+                    self.faults.append(f"--set {text}: no pass is called {keys[1]}{suggest(keys[1], known)}")
                     continue
                 index, kind = found[0]
                 if not isinstance(raw["passes"][index], dict):
@@ -179,66 +133,66 @@ class _Reader:
                 continue
             try:
                 target[keys[-1]] = yaml.safe_load(value)
-            except _YAML_FAULTS:
+            except YAML_FAULTS:
                 self.faults.append(f"--set {text}: the value is not YAML")
             self.places[(*path, keys[-1])] = f"--set {key}"
 
     def check(self, raw: dict[str, Any]) -> Recipe:
         rest = {key: value for key, value in raw.items() if key != "passes"}
-        head = self._validate(Head, rest, (), extra=("passes",))
+        head = self.validate(Head, rest, (), extra=("passes",))
         steps = self._steps(raw)
-        if not self.faults:
-            self._chain(steps, has_checkpoint=raw.get("checkpoint") is not None)
         if isinstance(head, Head):
             head = self._resolve(head)
         if self.faults:
             raise RecipeError(self.faults)
         assert isinstance(head, Head)
-        return Recipe(head, [step for step, _ in steps], self.file)
+        return Recipe(head, steps, self.file)
 
-    def _steps(self, raw: dict[str, Any]) -> list[tuple[Step, tuple[Any, ...]]]:
+    def _steps(self, raw: dict[str, Any]) -> list[Step]:
         items = raw.get("passes")
         if not isinstance(items, list) or not items:
-            self._fault(("passes",), "should be a list of passes, e.g. `- prune_channels: {target: {macs: 0.5}}`")
+            self.fault(("passes",), "should be a list of passes, e.g. `- prune_channels: {target: {macs: 0.5}}`")
             return []
-        steps: list[tuple[Step, tuple[Any, ...]]] = []
-        taken: set[str] = set()
+        steps: list[Step] = []
+        chain: list[tuple[str, str, tuple[Any, ...]]] = []  # name, kind, place of every known pass
         for i, item in enumerate(items):
             item = {item: {}} if isinstance(item, str) else item
             kinds = [key for key in item if key != "as"] if isinstance(item, dict) else []
             if len(kinds) != 1 or not isinstance(kinds[0], str):
-                self._fault(("passes", i), "should be one pass: `- name: {settings}`")
+                self.fault(("passes", i), "should be one pass: `- name: {settings}`")
                 continue
             kind = kinds[0]
             place = ("passes", i, kind)
             if kind not in passes.names():
-                self._fault(place, f"unknown pass {kind!r}{_suggest(kind, passes.names())}")
+                self.fault(place, f"unknown pass {kind!r}{suggest(kind, passes.names())}")
                 continue
             settings = {} if item[kind] is None else item[kind]
             if not isinstance(settings, dict):
-                self._fault(place, f"{kind}: the settings should be a mapping; got {settings!r}")
+                self.fault(place, f"{kind}: the settings should be a mapping; got {settings!r}")
                 continue
             settings = dict(settings)
             name = settings.pop("as", item.get("as", kind))
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-                self._fault(place, f"as: {name!r} should be a plain name")
-            elif name in taken:
-                self._fault(place, f"a second pass called {name}; tell them apart with `as: another-name`")
-            taken.add(str(name))
-            config = self._validate(passes.module(kind).Config, settings, place, extra=("as",))
+                self.fault(place, f"as: {name!r} should be a plain name")
+            elif any(name == other for other, _, _ in chain):
+                self.fault(place, f"a second pass called {name}; tell them apart with `as: another-name`")
+            chain.append((str(name), kind, place))
+            config = self.validate(passes.module(kind).Config, settings, place, extra=("as",))
             if isinstance(config, PassConfig):
-                steps.append((Step(str(name), kind, config), place))
+                steps.append(Step(str(name), kind, config))
+        if len(chain) == len(items):  # with an unknown pass nobody knows what the next one is given
+            self._chain(chain, has_checkpoint=raw.get("checkpoint") is not None)
         return steps
 
-    def _chain(self, steps: Sequence[tuple[Step, tuple[Any, ...]]], has_checkpoint: bool) -> None:
+    def _chain(self, chain: Sequence[tuple[str, str, tuple[Any, ...]]], has_checkpoint: bool) -> None:
         current: type = Denoiser if has_checkpoint else type(None)
         before = "the checkpoint" if has_checkpoint else "a recipe without checkpoint"
-        for step, place in steps:
-            accepted = passes.accepts(step.kind)
+        for name, kind, place in chain:
+            accepted = passes.accepts(kind)
             if current not in accepted:
-                wanted = " or ".join(sorted(_WORDS[kind] for kind in accepted if kind is not type(None)))
-                self._fault(place, f"{step.name} needs {wanted}, and after {before} there is {_WORDS[current]}")
-            current, before = passes.returns(step.kind), step.name
+                wanted = " or ".join(sorted(_WORDS[type_] for type_ in accepted if type_ is not type(None)))
+                self.fault(place, f"{name} needs {wanted}, and after {before} there is {_WORDS[current]}")
+            current, before = passes.returns(kind), name
 
     def _resolve(self, head: Head) -> Head:
         """Make paths absolute, from the recipe's own folder, and check that they lead somewhere."""
@@ -248,7 +202,7 @@ class _Reader:
             if local is not None and local.exists():
                 changes["checkpoint"] = str(local)
             elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", head.checkpoint):
-                self._fault(("checkpoint",), f"checkpoint: {local or head.checkpoint} does not exist")
+                self.fault(("checkpoint",), f"checkpoint: {local or head.checkpoint} does not exist")
         for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding",))):
             part = getattr(head, section)
             for key in keys:
@@ -256,7 +210,7 @@ class _Reader:
                 if path is not None:
                     full = self._absolute(path)
                     if full is None or not full.exists():
-                        self._fault((section, key), f"{section}.{key}: {full or path} does not exist")
+                        self.fault((section, key), f"{section}.{key}: {full or path} does not exist")
                     part = part.model_copy(update={key: full})
             changes[section] = part
         return head.model_copy(update=changes)
@@ -270,51 +224,6 @@ class _Reader:
         except (OSError, ValueError, RuntimeError):
             return None
 
-    def _validate(
-        self, model: type[BaseModel], content: Mapping[str, Any], place: tuple[Any, ...], extra: Sequence[str] = ()
-    ) -> BaseModel | None:
-        try:
-            return model.model_validate(content)
-        except ValidationError as error:
-            for fault in error.errors():
-                self._explain(model, content, place, fault, extra)
-            return None
-
-    def _explain(
-        self, model: type[BaseModel], content: Any, place: tuple[Any, ...], fault: Any, extra: Sequence[str]
-    ) -> None:
-        """One pydantic fault as one line."""
-        real = []  # the location without the tags that pydantic adds for unions
-        for i, part in enumerate(fault["loc"]):
-            last = i == len(fault["loc"]) - 1
-            inside = isinstance(content, dict) and part in content
-            inside |= isinstance(content, list) and isinstance(part, int) and part < len(content)
-            if inside:
-                content = content[part]
-            elif not last or fault["type"] not in ("missing", "invalid_key"):
-                continue
-            real.append(part)
-        where = (*place, *real)
-        name = ".".join(str(part) for part in (*place[2:], *real))
-        if fault["type"] == "extra_forbidden":
-            known = list(_fields(model, fault["loc"][:-1])) + (list(extra) if len(fault["loc"]) == 1 else [])
-            message = f"unknown key {name!r}{_suggest(str(real[-1]), known)}"
-        elif fault["type"] == "missing":
-            message = f"{name} is missing"
-        elif fault["type"] == "union_tag_not_found":
-            message = f"{name}.source is missing; give digits, folder, npz or teacher"
-        else:
-            text = re.sub(r"^Value error, ", "", fault["msg"])
-            text = text.replace("Input should", "should")
-            message = f"{name or 'the recipe'}: {text}; got {fault['input']!r}"
-        self._fault(where, message)
-
-    def _fault(self, where: tuple[Any, ...], message: str) -> None:
-        place = tuple(part if isinstance(part, int) and i else str(part) for i, part in enumerate(where))
-        while place not in self.places and place:
-            place = place[:-1]
-        self.faults.append(f"{self.places.get(place, str(self.file))}: {message}")
-
 
 def _pass_names(raw: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
     """(index, name, kind) of the passes of an unchecked recipe."""
@@ -327,34 +236,6 @@ def _pass_names(raw: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
                 if isinstance(kind, str) and kind != "as":
                     inner = settings.get("as") if isinstance(settings, dict) else None
                     yield i, str(inner or item.get("as") or kind), kind
-
-
-def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the model found at a pydantic location."""
-    for part in location:
-        options = [model, *_models(model.model_fields[part].annotation)] if part in model.model_fields else [model]
-        tagged = [option for option in options if part in _tags(option)]
-        model = tagged[0] if tagged else options[-1]
-        if len(options) > 2 and not tagged:
-            return sorted({name for option in options[1:] for name in option.model_fields})
-    return list(model.model_fields)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
-
-
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    source = model.model_fields.get("source")
-    return get_args(source.annotation) if source else ()
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def schema() -> dict[str, Any]:

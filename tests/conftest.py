@@ -14,7 +14,7 @@ from compress.contract import Context
 from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.models.denoiser import Denoiser
-from compress.models.family import families
+from compress.models.families import FAMILIES
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
@@ -61,7 +61,7 @@ TOKENS = 5
 def make_denoiser(config: dict, steps: int = 4, scale: float | None = 2.0, seed: int = 0) -> Denoiser:
     """A model with random weights; scale None: unguided."""
     torch.manual_seed(seed)
-    family = families()[config["_class_name"]]
+    family = FAMILIES[config["_class_name"]]
     net = family.build(config)
     with torch.no_grad():
         net.conv_out.weight.mul_(3)  # an output of about unit size

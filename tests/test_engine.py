@@ -17,6 +17,7 @@ import yaml
 from compress import engine
 from compress.errors import CompressError, OutputError, PassError
 from compress.files import write_json
+from compress.inputs import Options
 from compress.models import checkpoint
 from compress.recipe import read
 from tests.conftest import CLASS_CONFIG, SCHEDULER, make_denoiser, read_json, silent, write_recipe
@@ -24,8 +25,8 @@ from tests.conftest import CLASS_CONFIG, SCHEDULER, make_denoiser, read_json, si
 ROOT = Path(__file__).parents[1]
 
 
-def options(log: list[str] | None = None, fresh: bool = False) -> engine.Options:
-    return engine.Options(torch.device("cpu"), silent, (log if log is not None else []).append, fresh)
+def options(log: list[str] | None = None, fresh: bool = False) -> Options:
+    return Options(torch.device("cpu"), silent, (log if log is not None else []).append, fresh)
 
 
 @pytest.fixture

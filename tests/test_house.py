@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
-    "__main__", "cli", "plan", "engine", "recipe", "report", "terminal", "passes", "training", "contract",
-    "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
+    "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "report", "terminal", "passes",
+    "training", "contract", "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -68,7 +68,7 @@ def test_every_room_has_its_place_in_the_order() -> None:
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 350}
     assert not long
 
 

@@ -15,7 +15,8 @@ import torch
 
 from compress.evaluation.quality import Interval
 
-WARM_UP = 5
+WARM_UP = 2
+TRAIN = 10
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Milliseconds [rounds] of every call. Each round makes every call, so that all meet the same noise.
 
-    A call is made twice in a row and the second is timed: the first gives the caches, and the cores on
-    which another library's idle threads may still spin, back to this call.
+    Calls come in trains, as in a sampler's loop: the time of TRAIN calls in a row, divided by TRAIN, after
+    one untimed call that gives the cores on which another library's idle threads may still spin back.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with progress(title, rounds) as task:
@@ -44,9 +45,10 @@ def interleaved(
             for name, call in calls.items():
                 call()
                 began = time.perf_counter()
-                call()
+                for _ in range(TRAIN):
+                    call()
                 if i >= WARM_UP:
-                    taken[name].append(1000 * (time.perf_counter() - began))
+                    taken[name].append(1000 * (time.perf_counter() - began) / TRAIN)
             task.advance(int(i >= WARM_UP))
     return {name: np.array(values) for name, values in taken.items()}
 

@@ -17,7 +17,8 @@ from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, fro
 from compress.errors import CheckpointError
 from compress.models import structure as structures
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser
-from compress.models.family import Family, families
+from compress.models.families import FAMILIES
+from compress.models.family import Family
 
 _WEIGHTS = "diffusion_pytorch_model"
 # Attention weights of checkpoints written before diffusers 0.15.
@@ -48,7 +49,7 @@ def locate(reference: str | Path) -> Source:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
         raise CheckpointError(
             f"{root}: is no diffusers checkpoint: neither unet/config.json nor config.json (found: {inside}); "
-            f"supported models: {', '.join(families())}"
+            f"supported models: {', '.join(FAMILIES)}"
         )
     places = (root / "scheduler" / "scheduler_config.json", root / "scheduler_config.json")
     return Source(root, model, next((place for place in places if place.is_file()), None))
@@ -176,9 +177,9 @@ def _download(name: str) -> Path:
 
 def _family(config: Mapping[str, Any], where: Path) -> Family:
     name = config.get("_class_name")
-    family = families().get(str(name))
+    family = FAMILIES.get(str(name))
     if family is None:
-        raise CheckpointError(f"{where}: architecture {name} is not supported; supported: {', '.join(families())}")
+        raise CheckpointError(f"{where}: architecture {name} is not supported; supported: {', '.join(FAMILIES)}")
     reason = family.refuse(config)
     if reason:
         raise CheckpointError(f"{where / 'config.json'}: {reason}")

@@ -1,4 +1,4 @@
-"""What differs between architectures, and the families that are supported."""
+"""What differs between architectures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,10 +43,3 @@ class Family:
     protected: Callable[[nn.Module], list[nn.Module]]
     repair: Callable[[nn.Module], None]
     slimmed: Callable[[nn.Module], dict[str, Any]]
-
-
-def families() -> dict[str, Family]:
-    """Supported families by diffusers class name."""
-    from compress.models import unet2d, unet2d_condition
-
-    return {family.name: family for family in (unet2d.FAMILY, unet2d_condition.FAMILY)}

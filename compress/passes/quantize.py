@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import generator
@@ -30,6 +31,11 @@ class Config(PassConfig):
         "histogram", description="histogram: ranges of least squared error; minmax: no value is clipped"
     )
     float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
+    least_attention_width: int = Field(
+        128,
+        ge=0,
+        description="attention with fewer input channels stays float: there int8 costs more time than it saves",
+    )
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[QuantizedDenoiser]:
@@ -37,15 +43,29 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
     points = _trajectory_points(model, config, context)
-    observed = quantized.observed(model, config.float_layers, config.observer == "histogram")
+    float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
+    observed = quantized.observed(model, float_layers, config.observer == "histogram")
     with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
         for start in range(0, len(points[0]), BATCH):
             sample, timestep, *conditions = (value[start : start + BATCH] for value in points)
             predict(observed, sample, timestep, dict(zip(model.conditions, conditions, strict=True)))
             task.advance(len(sample))
     ranges = quantized.ranges(observed)
-    result = quantized.rebuild(model, "int8", ranges, config.float_layers)
-    return PassResult(result, changed=True, notes={"scheme": "int8", "observers": len(ranges)})
+    result = quantized.rebuild(model, "int8", ranges, float_layers)
+    notes = {"scheme": "int8", "observers": len(ranges), "float_layers": list(float_layers)}
+    return PassResult(result, changed=True, notes=notes)
+
+
+def _narrow_attention(model: Denoiser, least_width: int) -> list[str]:
+    """Patterns of the attention modules whose projections take fewer than `least_width` channels."""
+    heads = model.family.heads(model.net)
+    return sorted(
+        {
+            f"{path.rpartition('.')[0]}.*"
+            for path, layer in model.net.named_modules()
+            if isinstance(layer, nn.Linear) and layer in heads and layer.in_features < least_width
+        }
+    )
 
 
 def _trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:

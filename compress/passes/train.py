@@ -21,7 +21,7 @@ from compress.diffusion.prediction import target
 from compress.diffusion.sampling import from_scheduler_config
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser, predict
-from compress.models.family import families
+from compress.models.families import FAMILIES
 from compress.models.noising import noised, with_null
 
 
@@ -59,9 +59,9 @@ class Denoising(nn.Module):
 def build(config: Config, context: Context) -> Denoiser:
     """A model with random weights, determined by the recipe's seed. Raises PassError for a bad config."""
     assert config.model is not None
-    family = families().get(str(config.model.get("_class_name")))
+    family = FAMILIES.get(str(config.model.get("_class_name")))
     if family is None:
-        raise PassError(f"{context.name}: model._class_name should be one of {', '.join(families())}")
+        raise PassError(f"{context.name}: model._class_name should be one of {', '.join(FAMILIES)}")
     reason = family.refuse(config.model)
     scheduler = context.sampling.scheduler
     if scheduler is None:

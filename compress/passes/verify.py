@@ -57,7 +57,7 @@ class Config(PassConfig):
         {}, description="limits; params, macs and bytes are student ÷ teacher, speedups are teacher ÷ student"
     )
     samples: int = Field(300, ge=10, description="pairs of images drawn from the same noise")
-    rounds: int = Field(100, ge=10, description="times every call is timed")
+    rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
     judge_accuracy: float = Field(
         0.9, ge=0, le=1, description="least accuracy on held-out images for the classifier to be believed"

@@ -36,9 +36,13 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def test_every_call_is_timed_in_milliseconds_after_the_warm_up(clock):
-    slow = [1000.0] * latency.WARM_UP + [20, 21, 22, 23]
-    fast = [500.0] * latency.WARM_UP + [2, 3, 4, 5]
+def after_an_untimed_call(milliseconds):
+    return [value for timed in milliseconds for value in (700.0, timed)]
+
+
+def test_every_second_call_is_timed_in_milliseconds_after_the_warm_up(clock):
+    slow = after_an_untimed_call([1000.0] * latency.WARM_UP + [20, 21, 22, 23])
+    fast = after_an_untimed_call([500.0] * latency.WARM_UP + [2, 3, 4, 5])
     taken = latency.interleaved({"slow": clock.call(slow), "fast": clock.call(fast)}, 4, silent)
     np.testing.assert_allclose(taken["slow"], [20, 21, 22, 23], rtol=1e-6)
     np.testing.assert_allclose(taken["fast"], [2, 3, 4, 5], rtol=1e-6)
@@ -48,7 +52,7 @@ def test_calls_take_turns():
     made = []
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
     taken = latency.interleaved(calls, 7, silent)
-    assert made == list("abc") * (latency.WARM_UP + 7)
+    assert made == list("aabbcc") * (latency.WARM_UP + 7)
     assert list(taken) == ["a", "b", "c"] and all(values.shape == (7,) for values in taken.values())
 
 

@@ -1,0 +1,54 @@
+"""Verifies a bundle on its own, without the run that made it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from compress import passes
+from compress.errors import RecipeError
+from compress.inputs import Inputs, Options
+from compress.recipe import Head, Recipe, Step
+from compress.runtime import Bundle
+
+
+def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
+    """Judge a bundle on its own and return its report, which `output` then holds. Raises a CompressError.
+
+    recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
+    report.json beside it.
+    """
+    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
+    bundle = Bundle(folder)
+    if recipe is None:
+        recipe = _recipe_of(bundle, teacher)
+    step = next((step for step in recipe.steps if step.kind == "verify"), None)
+    if step is None:
+        raise RecipeError([f"{recipe.path}: has no verify pass"])
+    with tempfile.TemporaryDirectory() as work:
+        inputs = Inputs(recipe, options, Path(work))
+        passes.module("verify").run(bundle, step.config, inputs.context(step, Path(work), output))
+    return json.loads((output / "report.json").read_text(encoding="utf-8"))
+
+
+def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
+    """The recipe that a bundle carries, as far as verifying needs it."""
+    manifest = bundle.manifest
+    if manifest["data"] not in ("digits", "teacher", None):
+        raise RecipeError(
+            [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
+        )
+    head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
+    if manifest["data"]:
+        head["data"] = {"source": manifest["data"]}
+    if bundle.guidance["kind"] == "cfg":
+        (null,) = bundle.guidance["null"].values()
+        key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
+        head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
+    gates: dict[str, dict[str, float]] = {}
+    beside = bundle.path.parent / "report.json"
+    if beside.is_file():
+        for gate in json.loads(beside.read_text(encoding="utf-8"))["gates"]:
+            gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
+    config = passes.module("verify").Config(gates=gates)
+    return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], bundle.path / "bundle.json")
