@@ -1,16 +1,21 @@
 """Rules of the house: the order of the rooms, recipes that validate, a README that is true."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
-from compress import cli, passes
+from benchmarks import edge
+from compress import cli, data, passes
+from compress.evaluation.classifier import train_judge
 from compress.recipe import read
+from compress.runtime import Bundle
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
@@ -107,3 +112,27 @@ def test_paths_named_in_the_readme_exist() -> None:
 def test_command_starts_without_torch() -> None:
     code = "import sys; import compress.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_readme_figures_are_those_of_the_report() -> None:
+    report = json.loads((ROOT / "exported" / "digits-edge" / "report.json").read_text(encoding="utf-8"))
+    table = README.split("<!-- edge -->", 1)[1].split("<!-- /edge -->", 1)[0]
+    assert table.strip() == edge.table(report).strip()
+
+
+def test_committed_bundle_is_small_and_passed() -> None:
+    folder = ROOT / "exported" / "digits-edge"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3_000_000
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    limits = {gate["name"]: (gate["kind"], gate["limit"]) for gate in report["gates"]}
+    assert limits["macs"] == ("max", 0.5) and limits["bytes"] == ("max", 0.2)
+    assert limits["call_speedup"] == ("min", 8.0) and limits["class_agreement"] == ("min", 0.97)
+    assert all(gate["passed"] for gate in report["gates"]) and report["verdict"] == "pass"
+
+
+def test_committed_bundle_draws_digits() -> None:
+    bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx")
+    labels = np.arange(10)
+    noise = np.random.default_rng(5).standard_normal((10, *bundle.sample_shape), dtype=np.float32)
+    judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
+    assert (judge.classify(bundle.sample(noise, class_labels=labels)) == labels).sum() >= 9

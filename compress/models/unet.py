@@ -4,6 +4,7 @@ from typing import Any
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
@@ -46,8 +47,16 @@ def heads(net: nn.Module) -> dict[nn.Module, int]:
 
 
 def protected(net: nn.Module) -> list[nn.Module]:
-    """The layer that writes the model's output."""
-    return [net.conv_out]  # type: ignore[list-item]
+    """The layer that writes the model's output, and layers whose widths the dependency graph gets wrong.
+
+    Where a time embedding scales and shifts, its projection is split in two halves whose channels must go
+    in pairs; the inner width of such a block is left as it is.
+    """
+    kept: list[nn.Module] = [net.conv_out]  # type: ignore[list-item]
+    for module in net.modules():
+        if isinstance(module, ResnetBlock2D) and module.time_embedding_norm == "scale_shift":
+            kept += [module.conv1, module.time_emb_proj]  # type: ignore[list-item]
+    return kept
 
 
 def repair(net: Any) -> None:
@@ -64,6 +73,9 @@ def repair(net: Any) -> None:
         elif hasattr(module, "conv1") and hasattr(module, "conv2") and hasattr(module, "conv_shortcut"):
             module.in_channels = module.conv1.in_channels
             module.out_channels = module.conv2.out_channels
+            for resample in (module.downsample, module.upsample):  # inside such a block they have no weights
+                if isinstance(resample, Downsample2D | Upsample2D):
+                    resample.channels = resample.out_channels = module.in_channels
 
 
 def slimmed(net: Any) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
     inputs = example_inputs(source, batch=config.batch or 2)
     names = ["sample", "timestep", *source.conditions]
-    graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
+    with context.progress(f"{context.name}: exporting", 1) as task:
+        graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
+        task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
     onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
     _describe(source, scheme, folder, names, inputs, config, context)

@@ -49,9 +49,10 @@ class Config(PassConfig):
     importance: Literal["taylor", "l1", "l2"] = Field(
         "taylor", description="taylor: |weight × gradient| of the denoising loss; l1, l2: magnitude"
     )
-    ranking: Literal["global", "per_layer"] = Field(
-        "global",
-        description="global: the least important channels of the whole net go; per_layer: the same share of each",
+    ranking: Literal["per_layer", "global"] = Field(
+        "per_layer",
+        description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
+        "which comes nearer to the target, but leaves a layer whole if all of its channels are among them",
     )
     widths: Literal["free", "stock"] = Field(
         "free", description="stock: one width a level, so that the result is a plain diffusers model; implies per_layer"
@@ -127,15 +128,17 @@ def _search(
         least = measure[kind](best[0]) / measure[kind](model) if best else 1.0
         raise PassError(
             f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
-            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio"
+            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio, or try the other ranking"
         )
-    while high - low > 1:
-        middle = (low + high) // 2
-        candidate = prune(model, config, pick(middle))
-        if measure[kind](candidate[0]) <= limit:
-            best, high = candidate, middle
-        else:
-            low = middle
+    with context.progress(f"{context.name}: search", math.ceil(math.log2(max(high - low, 1)))) as task:
+        while high - low > 1:
+            middle = (low + high) // 2
+            candidate = prune(model, config, pick(middle))
+            if measure[kind](candidate[0]) <= limit:
+                best, high = candidate, middle
+            else:
+                low = middle
+            task.advance()
     return best
 
 

@@ -44,14 +44,19 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
     points = _trajectory_points(model, config, context)
     float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
-    observed = quantized.observed(model, float_layers, config.observer == "histogram")
+    with context.progress(f"{context.name}: preparing", 1) as task:
+        observed = quantized.observed(model, float_layers, config.observer == "histogram")
+        task.advance()
     with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
         for start in range(0, len(points[0]), BATCH):
             sample, timestep, *conditions = (value[start : start + BATCH] for value in points)
             predict(observed, sample, timestep, dict(zip(model.conditions, conditions, strict=True)))
             task.advance(len(sample))
-    ranges = quantized.ranges(observed)
-    result = quantized.rebuild(model, "int8", ranges, float_layers)
+    with context.progress(f"{context.name}: converting", 2) as task:
+        ranges = quantized.ranges(observed)
+        task.advance()
+        result = quantized.rebuild(model, "int8", ranges, float_layers)
+        task.advance()
     notes = {"scheme": "int8", "observers": len(ranges), "float_layers": list(float_layers)}
     return PassResult(result, changed=True, notes=notes)
 

@@ -96,7 +96,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         "intervals": intervals,
         "quality": measured,
         "gates": decision.as_json(decisions),
-        "samples": config.samples,
+        "samples": len(ours),
         "seed": context.seed,
         "environment": {"cpu": latency.processor(), "threads": threads, "torch": torch.__version__},
     }
@@ -188,7 +188,10 @@ def _cost(
         arrays = {name: np.repeat(value, bundle.batch, axis=0) for name, value in arrays.items()}
     with tempfile.TemporaryDirectory() as folder, latency.threads(threads), torch.no_grad():
         names = ["sample", "timestep", *teacher.conditions]
-        onnx.save(to_onnx(teacher.module, example_inputs(teacher, 2), names, None, opset=20), Path(folder, "t.onnx"))
+        with context.progress(f"{context.name}: exporting the baseline", 1) as task:
+            graph = to_onnx(teacher.module, example_inputs(teacher, 2), names, None, opset=20)
+            onnx.save(graph, Path(folder, "t.onnx"))
+            task.advance()
         session = open_session(Path(folder, "t.onnx"), threads)
         feeds = dict(zip(names, (random.numpy(), np.array([when]), *(v.cpu().numpy() for v in one[2:])), strict=True))
         times = torch.full_like(one[1], when)

@@ -36,13 +36,15 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def after_an_untimed_call(milliseconds):
-    return [value for timed in milliseconds for value in (700.0, timed)]
+def trains(milliseconds):
+    """An untimed call, then a train whose calls take the given time on average."""
+    half = latency.TRAIN // 2
+    return [value for mean in milliseconds for value in (700.0, *[mean - 1] * half, *[mean + 1] * half)]
 
 
-def test_every_second_call_is_timed_in_milliseconds_after_the_warm_up(clock):
-    slow = after_an_untimed_call([1000.0] * latency.WARM_UP + [20, 21, 22, 23])
-    fast = after_an_untimed_call([500.0] * latency.WARM_UP + [2, 3, 4, 5])
+def test_mean_of_a_train_is_timed_in_milliseconds_after_the_warm_up(clock):
+    slow = trains([1000.0] * latency.WARM_UP + [20, 21, 22, 23])
+    fast = trains([500.0] * latency.WARM_UP + [2, 3, 4, 5])
     taken = latency.interleaved({"slow": clock.call(slow), "fast": clock.call(fast)}, 4, silent)
     np.testing.assert_allclose(taken["slow"], [20, 21, 22, 23], rtol=1e-6)
     np.testing.assert_allclose(taken["fast"], [2, 3, 4, 5], rtol=1e-6)
@@ -52,7 +54,8 @@ def test_calls_take_turns():
     made = []
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
     taken = latency.interleaved(calls, 7, silent)
-    assert made == list("aabbcc") * (latency.WARM_UP + 7)
+    train = latency.TRAIN + 1
+    assert made == [name for name in "abc" for _ in range(train)] * (latency.WARM_UP + 7)
     assert list(taken) == ["a", "b", "c"] and all(values.shape == (7,) for values in taken.values())
 
 

@@ -1,0 +1,58 @@
+"""Quantized models beside their float selves."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compress.models import checkpoint
+from compress.models.denoiser import Denoiser, predict
+from compress.passes import export_onnx, quantize
+from tests.conftest import CLASS_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
+
+
+def quantized(model: Denoiser, folder: Path, **settings: object):  # type: ignore[no-untyped-def]
+    config = quantize.Config.model_validate({"samples": 8, "evaluations": 48, **settings})
+    return quantize.run(model, config, make_context(model, folder)).model
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("fp16", 50), ("int8", 20)])
+def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    result = quantized(model, tmp_path, scheme=scheme, least_attention_width=0)
+    sample, timestep, conditions = inputs_for(model)
+    timestep = torch.full_like(timestep, 749)
+    with torch.no_grad():
+        wanted = predict(model, sample, timestep, conditions).numpy()
+        assert_close_db(wanted, predict(result, sample, timestep, conditions).numpy(), least)
+    bundle = export_onnx.run(result, export_onnx.Config(), make_context(model, tmp_path)).model
+    got = bundle.denoise(sample.numpy(), 749, {name: value.numpy() for name, value in conditions.items()})
+    assert_close_db(wanted, got, least)
+    assert bundle.manifest["scheme"] == scheme
+    checkpoint.save(result, tmp_path / "saved")
+    loaded = checkpoint.load(tmp_path / "saved")
+    with torch.no_grad():
+        outputs = [predict(m, sample, timestep, conditions).numpy() for m in (result, loaded)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    counts = {}
+    for name, layers in (("few", ["conv_in", "conv_out"]), ("many", ["conv_in", "conv_out", "*.resnets.*"])):
+        result = quantized(model, tmp_path / name, float_layers=layers)
+        bundle = export_onnx.run(result, export_onnx.Config(), make_context(model, tmp_path / name)).model
+        graph = onnx.load(bundle.path / "denoiser.onnx").graph
+        counts[name] = sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer)
+    assert 0 < counts["many"] < counts["few"]
+
+
+def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    config = quantize.Config(samples=8, evaluations=48)
+    _, timestep, labels = quantize._trajectory_points(model, config, make_context(model, tmp_path))
+    assert set(timestep.tolist()) == set(model.sampling.timesteps)
+    assert (labels == 10).sum() == 24
+    assert set(labels[labels != 10].tolist()) <= set(range(8))
