@@ -55,7 +55,7 @@ def protected(net: nn.Module) -> list[nn.Module]:
     kept: list[nn.Module] = [net.conv_out]  # type: ignore[list-item]
     for module in net.modules():
         if isinstance(module, ResnetBlock2D) and module.time_embedding_norm == "scale_shift":
-            kept += [module.conv1, module.time_emb_proj]  # type: ignore[list-item]
+            kept += [module.conv1, module.time_emb_proj]
     return kept
 
 
