@@ -170,7 +170,9 @@ def test_full_disk_leaves_earlier_results_alone(teacher: Path, tmp_path: Path) -
 
 
 def test_loss_that_is_not_finite_names_step_and_checkpoint(teacher: Path, tmp_path: Path) -> None:
-    distill = {"distill": {"steps": 50, "batch_size": 8, "learning_rate": 1e30, "max_grad_norm": 1e30}}
+    distill = {
+        "distill": {"steps": 50, "batch_size": 8, "learning_rate": 1e30, "max_grad_norm": 1e30, "losses": {"task": 1}}
+    }
     recipe = read(write_recipe(tmp_path, recipe_text(teacher, [distill])))
     with pytest.raises(PassError, match=r"step \d+.*last good state.*training.safetensors") as caught:
         engine.apply(recipe, tmp_path / "out", options())

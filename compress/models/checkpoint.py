@@ -115,13 +115,10 @@ def load(
 
 
 def save(model: AnyDenoiser, folder: Path) -> None:
-    """Write a model folder that `load` gives back exactly, and diffusers too where it can.
-
-    Where a plain config can say what the net is, the net's config is changed to say so.
-    """
+    """Write a model folder that `load` gives back exactly; diffusers too, where the widths are those of the config."""
     source = model.source if isinstance(model, QuantizedDenoiser) else model
     folder.mkdir(parents=True, exist_ok=True)
-    structure: dict[str, Any] = dict(normalize(source.net, source.family))
+    structure: dict[str, Any] = dict(_structure(source.net, source.family))
     source.net.save_pretrained(folder / "unet")  # type: ignore[operator]
     if source.kept:
         structure["kept"] = {tap: list(channels) for tap, channels in source.kept.items()}
@@ -142,23 +139,9 @@ def save(model: AnyDenoiser, folder: Path) -> None:
         save_file({"null_embedding": source.null_embedding.contiguous()}, folder / "null_embedding.safetensors")
 
 
-def normalize(net: nn.Module, family: Family) -> structures.Structure:
-    """The net's structure: empty if its config, or the config for its present widths, says it all."""
+def _structure(net: nn.Module, family: Family) -> structures.Structure:
+    """What the net's config does not say about it."""
     config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
-    structure = _difference(net, family, config)
-    if structure:
-        candidate = {**config, **family.slimmed(net)}
-        try:
-            fits = not _difference(net, family, candidate)
-        except (ValueError, RuntimeError, TypeError, KeyError, ZeroDivisionError):
-            fits = False  # diffusers cannot build that config
-        if fits:
-            net.register_to_config(**family.slimmed(net))  # type: ignore[operator]
-            return {}
-    return structure
-
-
-def _difference(net: nn.Module, family: Family, config: Mapping[str, Any]) -> structures.Structure:
     with torch.device("meta"):
         return structures.describe(net, family.build(config))
 

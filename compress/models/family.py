@@ -29,7 +29,6 @@ class Family:
     heads: attention projections (to_q, to_k, to_v) → number of heads.
     protected: modules whose output channels are part of the interface.
     repair: after layers changed width, put right what modules store about widths.
-    slimmed: a config for the widths the net now has, were they uniform by level.
     """
 
     name: str
@@ -42,4 +41,3 @@ class Family:
     heads: Callable[[nn.Module], dict[nn.Module, int]]
     protected: Callable[[nn.Module], list[nn.Module]]
     repair: Callable[[nn.Module], None]
-    slimmed: Callable[[nn.Module], dict[str, Any]]

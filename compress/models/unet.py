@@ -76,9 +76,3 @@ def repair(net: Any) -> None:
             for resample in (module.downsample, module.upsample):  # inside such a block they have no weights
                 if isinstance(resample, Downsample2D | Upsample2D):
                     resample.channels = resample.out_channels = module.in_channels
-
-
-def slimmed(net: Any) -> dict[str, Any]:
-    """`block_out_channels` as the net now has them, one width a level."""
-    widths = [block.resnets[0].conv2.out_channels for block in net.down_blocks]
-    return {"block_out_channels": type(net.config.block_out_channels)(widths)}

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from compress.models import unet
@@ -53,14 +52,6 @@ def _refuse(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _slimmed(net: Any) -> dict[str, Any]:
-    config = unet.slimmed(net)
-    sizes = {m.inner_dim // m.heads for m in net.modules() if isinstance(m, Attention)}
-    if len(sizes) == 1 and net.config.attention_head_dim is not None:
-        config["attention_head_dim"] = sizes.pop()
-    return config
-
-
 FAMILY = Family(
     name="UNet2DModel",
     build=lambda config: UNet2DModel.from_config(dict(config)),
@@ -72,5 +63,4 @@ FAMILY = Family(
     heads=unet.heads,
     protected=unet.protected,
     repair=unet.repair,
-    slimmed=_slimmed,
 )

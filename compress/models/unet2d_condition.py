@@ -53,5 +53,4 @@ FAMILY = Family(
     heads=unet.heads,
     protected=unet.protected,
     repair=unet.repair,
-    slimmed=unet.slimmed,
 )

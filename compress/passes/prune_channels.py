@@ -8,7 +8,6 @@ are noted, so that `distill` can compare the student's features with the teacher
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -53,9 +52,6 @@ class Config(PassConfig):
         "per_layer",
         description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
         "which comes nearer to the target, but leaves a layer whole if all of its channels are among them",
-    )
-    widths: Literal["free", "stock"] = Field(
-        "free", description="stock: one width a level, so that the result is a plain diffusers model; implies per_layer"
     )
     max_ratio: float = Field(0.75, gt=0, lt=1, description="no layer loses a larger share of its channels")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
@@ -115,22 +111,19 @@ def _search(
     if kind == "channels":
         return prune(model, config, 1 - fraction)
     limit = fraction * measure[kind](model)
-    if config.widths == "stock":
-        unit = _norm_groups(model.net) / min(model.config["block_out_channels"])
-        ratios = [unit * i for i in range(1, math.ceil(1 / unit)) if unit * i <= config.max_ratio]
-        low, high = -1, len(ratios) - 1
-        pick: Callable[[int], float] = lambda i: ratios[i]  # noqa: E731
-    else:
-        low, high = 0, 2**SEARCH_STEPS
-        pick = lambda i: config.max_ratio * i / 2**SEARCH_STEPS  # noqa: E731
-    best = prune(model, config, pick(high)) if high >= 0 else None
-    if best is None or measure[kind](best[0]) > limit:
-        least = measure[kind](best[0]) / measure[kind](model) if best else 1.0
+    low, high = 0, 2**SEARCH_STEPS
+
+    def pick(i: int) -> float:
+        return config.max_ratio * i / 2**SEARCH_STEPS
+
+    best = prune(model, config, pick(high))
+    if measure[kind](best[0]) > limit:
+        least = measure[kind](best[0]) / measure[kind](model)
         raise PassError(
             f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
             f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio, or try the other ranking"
         )
-    with context.progress(f"{context.name}: search", math.ceil(math.log2(max(high - low, 1)))) as task:
+    with context.progress(f"{context.name}: search", SEARCH_STEPS) as task:
         while high - low > 1:
             middle = (low + high) // 2
             candidate = prune(model, config, pick(middle))
@@ -152,7 +145,7 @@ def prune(model: Denoiser, config: Config, ratio: float) -> tuple[Denoiser, dict
         pruned.module,
         example_inputs(pruned, batch=2),
         importance=_importance(config),
-        global_pruning=config.ranking == "global" and config.widths == "free",
+        global_pruning=config.ranking == "global",
         pruning_ratio=ratio,
         max_pruning_ratio=config.max_ratio,
         ignored_layers=model.family.protected(net),
@@ -182,8 +175,3 @@ def _importance(config: Config) -> Callable:
     if config.importance == "taylor":
         return tp.importance.GroupTaylorImportance()
     return tp.importance.GroupMagnitudeImportance(p=1 if config.importance == "l1" else 2)
-
-
-def _norm_groups(net: nn.Module) -> int:
-    """The number that every width must be a multiple of."""
-    return math.lcm(*(module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)), 1)

@@ -38,7 +38,9 @@ class Bundle:
             self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
             model = self.path / self.manifest["model"]
         except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            raise BundleError(f"{self.path / 'bundle.json'}: is damaged ({error!r}); export the model again") from None
+            raise BundleError(
+                f"{self.path / 'bundle.json'}: is damaged ({type(error).__name__}: {error}); export it again"
+            ) from None
         self.session = open_session(model, threads)
 
     @property
@@ -55,6 +57,8 @@ class Bundle:
         feeds = {"sample": sample, "timestep": np.full(len(sample), timestep), **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
         size = self.batch or len(sample)
+        if len(sample) % size:
+            raise BundleError(f"{self.path}: was exported for batches of {size}; got {len(sample)} samples")
         parts = [
             self.session.run(None, {name: value[start : start + size] for name, value in feeds.items()})[0]
             for start in range(0, len(sample), size)

@@ -12,7 +12,8 @@ from torch import nn
 
 from compress.models import counts
 from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.family import Family, families
+from compress.models.families import FAMILIES
+from compress.models.family import Family
 from compress.passes import prune_channels
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
 
@@ -45,7 +46,7 @@ class Plain(nn.Module):
 
 
 def plain_family(**changes: Any) -> Family:
-    family = families()["UNet2DModel"]
+    family = FAMILIES["UNet2DModel"]
     return dataclasses.replace(family, conditions=lambda net, tokens: {}, positional=Plain, **changes)
 
 
