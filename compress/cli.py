@@ -57,10 +57,11 @@ def apply(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Run a recipe; the result goes to outputs/NAME. The same command again continues where it was stopped."""
-    from compress import engine, terminal
     from compress.recipe import read
 
-    checked = read(recipe, set_ or [], checkpoint)
+    checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
+    from compress import engine, terminal
+
     where = output or Path("outputs") / checked.head.name
     outcome = engine.apply(checked, where, _options(device, fresh, allow_pickle))
     if outcome.verdict is not None:

@@ -217,13 +217,18 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(30) % 10)
     path = write_recipe(tmp_path, yaml.safe_dump(content))
-    engine.apply(read(path), tmp_path / "whole", options())
+    # the number of threads decides the order of sums, so both runs are processes of the same kind
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "compress", "apply", str(path), "--output", str(tmp_path / "whole")]
+    subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, check=True)
     state = tmp_path / "killed" / "passes" / "01-train.work" / "training.safetensors"
     command = [sys.executable, "-c", RESUMABLE, "apply", str(path), "--output", str(tmp_path / "killed")]
     dice = random.Random(time.time_ns())
     kills = 0
     for _ in range(2):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         began = state.stat().st_mtime_ns if state.exists() else 0
         while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == began):
             time.sleep(0.01)
@@ -233,7 +238,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
             kills += 1
         process.wait()
     assert kills, "training was too short to be killed"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "killed" / "record.json").read_text())
     assert record["passes"][0]["notes"]["resumed_at"] > 0

@@ -11,17 +11,20 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
+from compress.models.attention import channels_first
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out", "time_embedding.*")
+# All of them read one small vector and are merged into one layer at export: there only the bytes count.
+WEIGHT_ONLY = ("*.time_emb_proj",)
 
 
 class Int8Quantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
-    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric. Layers whose path
-    in the net matches a pattern of `float_layers` stay float.
+    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric; of time-embedding
+    projections the weights alone. Layers whose path in the net matches a pattern of `float_layers` stay float.
     """
 
     def __init__(self, float_layers: tuple[str, ...], histogram: bool) -> None:
@@ -38,7 +41,13 @@ class Int8Quantizer(Quantizer):
         for node in model.graph.nodes:
             if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
                 path = module_path(node)
-                if not any(fnmatch(path, pattern) for pattern in self.float_layers):
+                if matches(path, self.float_layers):
+                    continue
+                if matches(path, WEIGHT_ONLY):
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        input_qspec_map={node.args[1]: self.weight}, _annotated=True
+                    )
+                else:
                     node.meta["quantization_annotation"] = QuantizationAnnotation(
                         input_qspec_map={node.args[0]: self.activation, node.args[1]: self.weight},
                         output_qspec=self.activation,
@@ -50,6 +59,11 @@ class Int8Quantizer(Quantizer):
         """Every annotation is one that prepare_pt2e accepts."""
 
 
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a layer's path matches one of the globs."""
+    return any(fnmatch(path, pattern) for pattern in patterns)
+
+
 def module_path(node: torch.fx.Node) -> str:
     """Path in the net of the layer that a graph node came from."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -57,17 +71,18 @@ def module_path(node: torch.fx.Node) -> str:
     return str(paths[-1]).removeprefix("L['self'].").removeprefix("net.") if paths else ""
 
 
-def exported(model: Denoiser) -> torch.fx.GraphModule:
-    """The model as a graph with a dynamic batch dimension."""
+def exported(model: Denoiser, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
+    """The model as a graph with a dynamic batch dimension, the attention that stays float in its lean form."""
     inputs = example_inputs(model, batch=2)
     batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
-    program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+    with channels_first(model.net, lambda path: matches(f"{path}.to_q", float_layers)):
+        program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     return program.module()
 
 
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
     """The model with observers that note ranges while it runs. histogram: choose ranges by least squared error."""
-    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, histogram))
+    prepared = prepare_pt2e(exported(model, float_layers), Int8Quantizer(float_layers, histogram))
     return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
 
 
@@ -93,7 +108,7 @@ def rebuild(
         return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
     if scheme != "int8":
         raise ValueError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
-    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, histogram=False))
+    prepared = prepare_pt2e(exported(source, float_layers), Int8Quantizer(float_layers, histogram=False))
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):

@@ -11,6 +11,7 @@ from torch.export import Dim
 
 from compress.errors import ExportError
 from compress.onnx_graph.clean import clean
+from compress.onnx_graph.merge import merge_linears
 
 
 def to_onnx(
@@ -38,4 +39,5 @@ def to_onnx(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"the ONNX exporter failed: {reason}; run with -v for details") from error
     assert program is not None
+    merge_linears(program.model)
     return clean(program.model_proto)

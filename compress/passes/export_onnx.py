@@ -20,6 +20,7 @@ from compress.errors import ExportError
 from compress.evaluation.quality import sqnr
 from compress.files import write_json
 from compress.models import counts
+from compress.models.attention import channels_first
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
 from compress.onnx_graph.export import to_onnx
 from compress.runtime import Bundle
@@ -48,7 +49,7 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
     inputs = example_inputs(source, batch=config.batch or 2)
     names = ["sample", "timestep", *source.conditions]
-    with context.progress(f"{context.name}: exporting", 1) as task:
+    with context.progress(f"{context.name}: exporting", 1) as task, channels_first(source.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
         task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
