@@ -21,7 +21,7 @@ from compress.errors import VerifyError
 
 BATCH = 256
 ITEMS_PER_DIMENSION = 20  # fewer, and a covariance is mostly noise
-STEPS = 400  # of training the classifier, batches of 64
+STEPS = 300  # of training the classifier, batches of 64
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
@@ -77,7 +77,7 @@ def pixel_space(reference: np.ndarray, dimension: int = 32) -> FeatureSpace:
 def random_space(reference: np.ndarray, seed: int = 0, networks: int = 3) -> FeatureSpace:
     """20 features from each of several convolutional networks that were never trained; d = 60.
 
-    Random embeddings as in Naeem et al. 2020, section 3.3: they prefer no kind of image. The weights are
+    Random embeddings as in Naeem et al. 2020: they prefer no kind of image. The weights are
     orthogonal (Saxe et al. 2014), the last layer is a random projection. Scaled by the reference images [n,c,h,w].
     """
     nets = [_seeded(lambda: _orthogonal(_convolutions(reference.shape[1], 20)), seed + i) for i in range(networks)]
@@ -169,7 +169,7 @@ def _batched(embed: Embed, images: np.ndarray) -> np.ndarray:
     """Float64 features of images [n,c,h,w], a few at a time. Raises ValueError for another rank, or none."""
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images should be [n,c,h,w]; got {list(images.shape)}")
-    images = images.astype(np.float32, copy=False)
+    images = np.ascontiguousarray(images, dtype=np.float32)  # torch takes no flipped views
     batches = [embed(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return np.concatenate(batches).astype(np.float64)
 

@@ -63,8 +63,11 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, rounds: int = 2000) -> Int
     return interval(values[index].mean(axis=1))
 
 
-def wilson(successes: int, count: int) -> Interval:
-    """95% interval of a share; right also at 0 and 1, where the bootstrap is not. Wilson 1927."""
+def wilson(successes: float, count: float) -> Interval:
+    """95% interval of a share; right also at 0 and 1, where the bootstrap is not. Wilson 1927.
+
+    An effective count, of items that are not independent, need not be whole.
+    """
     z = 1.959964
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
