@@ -12,7 +12,7 @@ from benchmarks.bars import finish
 from compress import data, terminal
 from compress.diffusion.sampling import SamplingOptions
 from compress.evaluation.classifier import train_judge
-from compress.evaluation.quality import wilson
+from compress.evaluation.statistics import wilson
 from compress.files import write_json
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser

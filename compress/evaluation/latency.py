@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.evaluation.quality import Interval
+from compress.evaluation.statistics import Interval, interval
 
 WARM_UP = 2
 TRAIN = 10
@@ -55,15 +55,14 @@ def interleaved(
 
 def summary(milliseconds: np.ndarray) -> Timing:
     """Median, p90 and interval of one call's times."""
-    low, high = np.percentile(_medians(milliseconds), [2.5, 97.5])
-    return Timing(float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), (float(low), float(high)))
+    median, p90 = float(np.median(milliseconds)), float(np.percentile(milliseconds, 90))
+    return Timing(median, p90, interval(_medians(milliseconds)))
 
 
 def speedup(slow: np.ndarray, fast: np.ndarray) -> tuple[float, Interval]:
     """Ratio of medians with its 95% bootstrap interval; rounds are resampled together, for both."""
     ratios = _medians(slow) / _medians(fast)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(np.median(slow) / np.median(fast)), (float(low), float(high))
+    return float(np.median(slow) / np.median(fast)), interval(ratios)
 
 
 def _medians(values: np.ndarray, resamples: int = 1000) -> np.ndarray:

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-Interval = tuple[float, float]
 PIXEL_RANGE = 2.0
 
 
@@ -33,20 +32,3 @@ def ssim(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
         torch.from_numpy(student), torch.from_numpy(teacher), sigma=sigma, data_range=(-1.0, 1.0), reduction="none"
     )
     return np.atleast_1d(np.asarray(values, dtype=np.float64))
-
-
-def bootstrap_mean(values: np.ndarray, seed: int = 0, rounds: int = 2000) -> Interval:
-    """95% percentile bootstrap interval of the mean of `values` [n]. Efron 1979."""
-    random = np.random.default_rng(seed)
-    index = random.integers(len(values), size=(rounds, len(values)))
-    low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def wilson(successes: int, count: int) -> Interval:
-    """95% interval of a share; right also at 0 and 1, where the bootstrap is not. Wilson 1927."""
-    z = 1.959964
-    share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -22,6 +22,7 @@ from compress.data import Dataset, generator
 from compress.errors import VerifyError
 from compress.evaluation import decision, latency, quality
 from compress.evaluation.classifier import train_judge
+from compress.evaluation.statistics import Interval, bootstrap_mean, wilson
 from compress.files import write_atomically, write_json
 from compress.models import counts
 from compress.models.denoiser import Denoiser, example_inputs, guided, predict
@@ -146,7 +147,7 @@ def _quality(
     theirs = theirs[: len(ours)]
     pairs = {"psnr": quality.psnr(theirs, ours), "ssim": quality.ssim(theirs, ours)}
     measured: dict[str, dict[str, Any]] = {
-        name: {"value": float(values.mean()), "interval": quality.bootstrap_mean(values), "count": len(values)}
+        name: {"value": float(values.mean()), "interval": bootstrap_mean(values), "count": len(values)}
         for name, values in pairs.items()
     }
     if teacher.classes is not None:
@@ -168,14 +169,14 @@ def _by_class(
         "teacher_class_accuracy": named_theirs == labels,
     }
     return {
-        name: {"value": float(hit.mean()), "interval": quality.wilson(int(hit.sum()), len(hit)), "count": len(hit)}
+        name: {"value": float(hit.mean()), "interval": wilson(int(hit.sum()), len(hit)), "count": len(hit)}
         for name, hit in hits.items()
     } | {"classifier_accuracy": {"value": judge.accuracy, "interval": None}}
 
 
 def _cost(
     teacher: Denoiser, bundle: Bundle, threads: int, config: Config, context: Context
-) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, quality.Interval]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, Interval]]:
     """(figures of each side, ratios, 95% intervals of the speedups)."""
     one = example_inputs(teacher, batch=1)
     random = torch.randn(one[0].shape, generator=generator(context.seed, 5))
