@@ -105,7 +105,7 @@ def train(
             optimizer.step()
             ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
-                history.append([step, *(round(float(value), 6) for value in losses.values())])
+                history.append([step, *(round(float(loss.detach()), 6) for loss in losses.values())])
             task.advance(1, loss=value)
     if config.ema:
         ema.copy_to(net.parameters())

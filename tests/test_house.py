@@ -104,6 +104,11 @@ def test_readme_commands_exist() -> None:
         assert used <= known, f"compress {name}: {used - known}"
 
 
+def test_readme_recipe_is_the_quick_one() -> None:
+    shown = README.split("## A recipe", 1)[1].split("```yaml\n", 1)[1].split("```", 1)[0]
+    assert (ROOT / "recipes" / "digits-quick.yaml").read_text(encoding="utf-8").split("\n", 1)[1] == shown
+
+
 def test_paths_named_in_the_readme_exist() -> None:
     for path in set(re.findall(r"(?:recipes|benchmarks|exported)/[\w./-]+", README)):
         assert (ROOT / path.rstrip(".")).exists(), path
