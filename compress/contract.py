@@ -9,7 +9,7 @@ A pass is one file in `compress/passes/`; the file's name is its name in a recip
 What a pass accepts and returns is read from the annotations of `run`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,12 +61,22 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A finished pass of the recipe. load: the model it gave."""
+
+    name: str
+    kind: str
+    load: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Context:
     """What a pass may use besides its model and its config.
 
     name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
     given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
-    folder. teacher, dataset: loaded when first asked for. progress: `with progress("sampling", total) as
+    folder. teacher, dataset: loaded when first asked for. stages: the passes before this one that changed the
+    model. progress: `with progress("sampling", total) as
     task` shows a bar. guidance, sampling: as the recipe asks.
     """
 
@@ -83,6 +93,7 @@ class Context:
     dataset: Callable[[], Dataset]
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
+    stages: Sequence[Stage] = ()
 
     def training_data(self) -> Dataset:
         """The part of the data that may be trained on."""

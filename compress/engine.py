@@ -6,9 +6,10 @@
     OUTPUT/…                    the result, as `report/publish.py` lays it out
 
 A finished pass is used again if its identity is unchanged: a hash of its name and settings, of the
-identity of the pass before it, of everything the recipe reads, and of this package's code.
+identity of the pass before it, of everything the recipe reads, and of the code that it can reach.
 """
 
+import ast
 import dataclasses
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from compress import __version__, passes
-from compress.contract import PassResult
+from compress.contract import PassResult, Stage
 from compress.errors import OutputError
 from compress.files import remove, write_atomically, write_json
 from compress.inputs import Inputs, Options, digest
@@ -45,11 +46,41 @@ class Outcome:
 
 
 @cache
-def code_identity() -> str:
-    """Hash of this package's code and of the libraries that compute."""
+def code_identity(kind: str) -> str:
+    """Hash of the code that a pass can reach, and of the libraries that compute."""
     root = Path(__file__).parent
-    files = {str(p.relative_to(root)): sha256(p) for p in sorted(root.rglob("*")) if p.suffix in (".py", ".jinja")}
-    return digest([files, versions()])
+    return digest([{str(file.relative_to(root)): sha256(file) for file in sorted(code_of(kind))}, versions()])
+
+
+def code_of(kind: str) -> set[Path]:
+    """Files of this package that a pass can reach by imports; `inputs` reaches what loads and saves models."""
+    files: set[Path] = set()
+    waiting = [f"compress.passes.{kind}", "compress.inputs"]
+    while waiting:
+        file = _file_of(waiting.pop())
+        if file is not None and file not in files:
+            files.add(file)
+            waiting += _imports(file)
+    return files
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module of this package; None: something else."""
+    package, *parts = module.split(".")
+    path = Path(__file__).parent.joinpath(*parts)
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((file for file in candidates if package == "compress" and file.is_file()), None)
+
+
+def _imports(file: Path) -> list[str]:
+    """Modules that a file may import, and names in them, wherever they stand in it."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -97,12 +128,14 @@ class _Run:
         self.inputs = Inputs(recipe, options, output / "passes" / "cache")
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
+        self.stages: list[Stage] = []
 
     def all(self) -> Outcome:
-        identity = digest([self.inputs.identity(), code_identity()])
+        identity = self.inputs.identity()
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
-            identity = digest([identity, step.kind, step.name, step.config.model_dump(mode="json")])
+            settings = step.config.model_dump(mode="json")
+            identity = digest([identity, step.kind, step.name, settings, code_identity(step.kind)])
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)
             record = _finished(folder, identity)
@@ -112,7 +145,9 @@ class _Run:
                 self.options.log(f"{step.name}: unchanged, used again")
             self.records.append(record)
             if record["stored"] is not None:
-                self.load = self._loader(folder / record["stored"])
+                load = self._loader(folder / record["stored"])
+                self.load = cache(load)
+                self.stages.append(Stage(step.name, step.kind, load))
         for old in (self.output / "passes").iterdir():
             if old.name not in wanted and old.name != "cache":
                 remove(old)  # of an earlier version of this recipe
@@ -128,7 +163,7 @@ class _Run:
                 model.net.to(self.options.device)
             return model
 
-        return cache(load)
+        return load
 
     def _step(self, step: Step, folder: Path, identity: str) -> dict[str, Any]:
         work = folder.with_name(f"{folder.name}.work")
@@ -138,7 +173,7 @@ class _Run:
 
         def write(part: Path) -> None:
             part.mkdir()
-            context = self.inputs.context(step, work, part / "files")
+            context = self.inputs.context(step, work, part / "files", tuple(self.stages))
             context.output.mkdir()
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)

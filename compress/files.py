@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,6 +36,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically. Raises ValueError for NaN and infinity, which JSON has not."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays, compressed, atomically."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(path, write)
+
+
+def cache_folder() -> Path:
+    """Where results that belong to no recipe are kept: $COMPRESS_CACHE, or ~/.cache/compress."""
+    return Path(os.environ.get("COMPRESS_CACHE") or Path.home() / ".cache" / "compress")
 
 
 def remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from compress import data, passes
-from compress.contract import Context, Task
+from compress.contract import Context, Stage, Task
 from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
 from compress.models import checkpoint
@@ -116,7 +116,7 @@ class Inputs:
         context = self.context(first, Path(), Path())
         return passes.module(first.kind).build(first.config, context)
 
-    def context(self, step: Step, workdir: Path, output: Path) -> Context:
+    def context(self, step: Step, workdir: Path, output: Path, stages: Sequence[Stage] = ()) -> Context:
         """What a pass is given."""
         head, options = self.recipe.head, self.options
         return Context(
@@ -133,6 +133,7 @@ class Inputs:
             dataset=self.dataset,
             progress=options.progress,
             log=options.log,
+            stages=stages,
         )
 
     def identity(self) -> str:

@@ -93,10 +93,21 @@ def test_changed_checkpoint_repeats_everything(teacher: Path, tmp_path: Path) ->
 def test_changed_code_repeats_everything(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = read(write_recipe(tmp_path, recipe_text(teacher, [PRUNE])))
     engine.apply(recipe, tmp_path / "out", options())
-    monkeypatch.setattr(engine, "code_identity", lambda: "other")
+    monkeypatch.setattr(engine, "code_identity", lambda kind: "other")
     log: list[str] = []
     engine.apply(recipe, tmp_path / "out", options(log))
     assert not log
+
+
+def test_code_of_a_pass_is_what_it_can_reach() -> None:
+    def names(kind: str) -> set[str]:
+        return {str(file.relative_to(ROOT / "compress")) for file in engine.code_of(kind)}
+
+    pruning, judging = names("prune_channels"), names("verify")
+    assert {"passes/prune_channels.py", "models/checkpoint.py", "inputs.py", "data.py", "__init__.py"} <= pruning
+    assert not {name for name in pruning if name.startswith(("evaluation", "report", "onnx_graph"))}
+    assert "training.py" not in judging and "evaluation/quality.py" in judging
+    assert engine.code_identity("prune_channels") != engine.code_identity("verify")
 
 
 def test_fresh_starts_over(teacher: Path, tmp_path: Path) -> None:

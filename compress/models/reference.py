@@ -1,7 +1,10 @@
 """Images drawn from a model, in place of a data set or to compare with."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,24 @@ import torch
 
 from compress.data import Dataset, FromTeacher, generator, read_npz
 from compress.errors import DataError
-from compress.files import write_atomically
+from compress.files import write_npz
 from compress.models.denoiser import AnyDenoiser, Denoiser, draw
 
 BATCH = 100
+Progress = Callable[[str, int], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples float32 [n,c,h,w] with the noise [n,c,h,w] and the conditions [n,...] that they come from."""
+
+    noise: torch.Tensor
+    conditions: dict[str, torch.Tensor]
+    samples: torch.Tensor
+
+    def __getitem__(self, part: slice) -> "Drawn":
+        conditions = {name: value[part] for name, value in self.conditions.items()}
+        return Drawn(self.noise[part], conditions, self.samples[part])
 
 
 def noise_like(model: AnyDenoiser, count: int, *key: int) -> torch.Tensor:
@@ -41,7 +58,7 @@ def draw_many(
     model: AnyDenoiser,
     noise: torch.Tensor,
     conditions: Mapping[str, torch.Tensor],
-    progress: Callable[[str, int], AbstractContextManager[Any]],
+    progress: Progress,
     title: str,
 ) -> torch.Tensor:
     """Samples [n,c,h,w] on the CPU, drawn in batches, with progress."""
@@ -55,12 +72,75 @@ def draw_many(
     return torch.cat(parts)
 
 
+def draw_kept(
+    model: Denoiser,
+    count: int,
+    seed: int,
+    dataset: Callable[[], Dataset],
+    folder: Path,
+    progress: Progress,
+    title: str,
+) -> Drawn:
+    """`count` samples that are drawn once and then kept in `folder`, in files of a hundred.
+
+    Sample i is determined by the model, its sampling, `seed` and i: a smaller count is the beginning of a larger
+    one. Stopped and called again, it goes on with the first file that is missing.
+    """
+    kept = folder / identity(model)[:24]
+    random = [noise_like(model, BATCH, seed, 4, start) for start in range(0, count, BATCH)]
+    noise = torch.cat(random)[:count]
+    conditions = _kept_conditions(model, count, dataset, seed)
+    parts = []
+    with progress(title, count) as task:
+        for start in range(0, count, BATCH):
+            given = {name: value[start : start + BATCH] for name, value in conditions.items()}
+            mine = noise[start : start + BATCH]
+            key = hashlib.sha256(b"".join(value.numpy().tobytes() for value in given.values())).hexdigest()[:8]
+            file = kept / f"{seed}-{start:06d}-{len(mine)}-{key}.npz"
+            samples = _read_kept(file, mine.shape)
+            if samples is None:
+                on_device = {name: value.to(model.device) for name, value in given.items()}
+                samples = draw(model, mine.to(model.device), on_device).cpu()
+                write_npz(file, {"samples": samples.numpy()})
+            parts.append(samples)
+            task.advance(len(mine))
+    return Drawn(noise, conditions, torch.cat(parts))
+
+
+def _kept_conditions(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:
+    if not model.conditions or model.classes is not None:
+        return conditions_for(model, count, dataset, seed)
+    batches = [dataset().batch(BATCH, seed, start).conditions for start in range(0, count, BATCH)]
+    return {name: torch.cat([batch[name] for batch in batches])[:count] for name in model.conditions}
+
+
+def _read_kept(file: Path, shape: torch.Size) -> torch.Tensor | None:
+    """Samples of an earlier run; None if there are none that can be used."""
+    try:
+        samples = torch.from_numpy(read_npz(file)["samples"])
+    except (DataError, KeyError):
+        return None
+    return samples if samples.shape == shape and samples.isfinite().all() else None
+
+
+def identity(model: Denoiser) -> str:
+    """SHA-256 of everything that a sample of the model depends on, besides noise and conditions."""
+    found = hashlib.sha256(json.dumps(dict(model.config), sort_keys=True, default=str).encode())
+    found.update(model.sampling.model_dump_json().encode())
+    found.update(model.device.type.encode())
+    tensors = model.net.state_dict() | ({} if model.null_embedding is None else {"null": model.null_embedding})
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def draw_dataset(
     teacher: Denoiser,
     config: FromTeacher,
     seed: int,
     file: Path,
-    progress: Callable[[str, int], AbstractContextManager[Any]],
+    progress: Progress,
 ) -> Dataset:
     """A data set drawn once from the teacher and kept in `file`. Raises DataError."""
     conditions: dict[str, torch.Tensor] = {}
@@ -82,10 +162,5 @@ def draw_dataset(
     else:
         noise = noise_like(teacher, config.count, seed, 0)
         images = draw_many(teacher, noise, conditions, progress, "drawing images from the teacher")
-        write_atomically(file, lambda part: _write_npz(part, images))
+        write_npz(file, {"images": images.numpy()})
     return Dataset(images, conditions)
-
-
-def _write_npz(part: Path, images: torch.Tensor) -> None:
-    with part.open("wb") as stream:
-        np.savez(stream, images=images.numpy())
