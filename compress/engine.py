@@ -135,7 +135,8 @@ class _Run:
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
             settings = step.config.model_dump(mode="json")
-            identity = digest([identity, step.kind, step.name, settings, code_identity(step.kind)])
+            files = [sha256(path) for paths in step.config.paths().values() for path in paths]
+            identity = digest([identity, step.kind, step.name, settings, files, code_identity(step.kind)])
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)
             record = _finished(folder, identity)

@@ -179,7 +179,7 @@ class _RecipeReader(YamlReader):
             chain.append((str(name), kind, place))
             config = self.validate(passes.module(kind).Config, settings, place, extra=("as",))
             if isinstance(config, PassConfig):
-                steps.append(Step(str(name), kind, config))
+                steps.append(Step(str(name), kind, self._located(config, place)))
         if len(chain) == len(items):  # with an unknown pass nobody knows what the next one is given
             self._chain(chain, has_checkpoint=raw.get("checkpoint") is not None)
         return steps
@@ -214,6 +214,17 @@ class _RecipeReader(YamlReader):
                     part = part.model_copy(update={key: full})
             changes[section] = part
         return head.model_copy(update=changes)
+
+    def _located(self, config: PassConfig, place: tuple[Any, ...]) -> PassConfig:
+        """The settings with the paths in them made absolute."""
+        changes: dict[str, Any] = {}
+        for name, paths in config.paths().items():
+            full = tuple(self._absolute(path) for path in paths)
+            for given, found in zip(paths, full, strict=True):
+                if found is None or not found.exists():
+                    self.fault((*place, name), f"{name}: {found or given} does not exist")
+            changes[name] = full if isinstance(getattr(config, name), tuple) else full[0]
+        return config.model_copy(update=changes)
 
     def _absolute(self, path: Path) -> Path | None:
         """None: no path that could exist."""

@@ -101,7 +101,10 @@ class YamlReader:
         else:
             text = re.sub(r"^Value error, ", "", fault["msg"])
             text = text.replace("Input should", "should")
-            message = f"{name or 'the recipe'}: {text}; got {fault['input']!r}"
+            options = re.findall(r"'([^']*)'", fault["ctx"]["expected"]) if fault["type"] == "literal_error" else []
+            near = difflib.get_close_matches(str(fault["input"]), options, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            message = f"{name or 'the recipe'}: {text}; got {fault['input']!r}{meant}"
         self.fault(where, message)
 
     def fault(self, where: tuple[Any, ...], message: str) -> None:

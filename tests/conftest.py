@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,11 @@ def make_denoiser(config: dict, steps: int = 4, scale: float | None = 2.0, seed:
         sampling = sampling.model_copy(update={"guidance": guidance})
         null_embedding = torch.randn(TOKENS, 12) if text else None
     return Denoiser(net.eval().requires_grad_(False), family, sampling, SCHEDULER, null_embedding)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["COMPRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -374,6 +374,13 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("distill: {as: null}", "as: None should be a plain name"),
     ],
 )
+def test_misspelt_choice_gets_a_suggestion(home: Path) -> None:
+    text = "  - export_onnx\n  - verify: {gates: {prsn: {min: 5}}}\n"
+    assert fault(home, of_pass(text)).endswith("got 'prsn'; did you mean 'psnr'?")
+    text = "  - prune_channels: {target: {macs: 0.5}, importance: tailor}\n"
+    assert fault(home, of_pass(text)).endswith("got 'tailor'; did you mean 'taylor'?")
+
+
 def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
     assert fault(home, of_pass(f"  - {settings}\n")).startswith(f"4: {expected}")
 
@@ -385,7 +392,7 @@ def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
         ("{psnr: {mim: 5, min: 5}}", "unknown key 'verify.gates.psnr.mim'; did you mean 'min'?"),
         ("{psnr: {min: high}}", "verify.gates.psnr.min: should be a valid number"),
         ("{psnr: 5}", "verify.gates.psnr: "),
-        ("{prsn: {min: 5}}", "verify.gates.prsn: should be 'class_agreement'"),
+        ("{prsn: {min: 5}}", "verify.gates.prsn: should be 'psnr'"),
         ("{psnr: {min: .nan}}", "verify.gates.psnr.min: "),
     ],
 )

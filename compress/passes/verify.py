@@ -1,41 +1,56 @@
 """Judge the exported file, run by the runtime that ships, against the PyTorch teacher.
 
-Both draw the same labels from the same noise with the same sampling. Noise and seeds are used for
-nothing else. Latency is measured interleaved in one run; the strongest baseline that is at hand, the
-unpruned teacher in onnxruntime fp32, stands beside the PyTorch teacher. Verdict: every gate is held.
+Both draw the same labels from the same noise with their own sampling; seeds are used for nothing else. Every figure
+has its 95% interval and stands beside the teacher's own, so that a difference that could be noise is called "not
+resolved". A gate is held against the far end of the interval. Latency is measured interleaved in one run, beside the
+strongest baselines at hand. The reference samples are drawn once and kept.
 """
 
-import functools
+import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-import onnx
+import onnxruntime
 import torch
 from pydantic import Field, model_validator
 
+from compress import __version__
 from compress.contract import Context, Forecast, PassConfig, PassResult
-from compress.data import Dataset, generator
 from compress.errors import VerifyError
-from compress.evaluation import decision, latency, quality
-from compress.evaluation.classifier import train_judge
-from compress.evaluation.statistics import Interval, bootstrap_mean, wilson
-from compress.files import write_atomically, write_json
-from compress.models import counts
-from compress.models.denoiser import Denoiser, example_inputs, guided, predict
-from compress.models.reference import conditions_for, draw_many, noise_like
-from compress.onnx_graph.export import to_onnx
+from compress.evaluation import cost, decision, judging, latency, probe, stages
+from compress.evaluation.baseline import OnnxTeacher
+from compress.evaluation.figure import Figure
+from compress.evaluation.response import sample
+from compress.files import cache_folder, write_json, write_npz
+from compress.models.denoiser import Denoiser, example_inputs, guided
+from compress.models.reference import Drawn, draw_kept, identity
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session
 
-Metric = Literal[
-    "class_agreement", "class_accuracy", "psnr", "ssim", "params", "macs", "bytes", "call_speedup", "image_speedup"
+Paired = Literal["psnr", "ssim", "class_agreement"]
+Distributional = Literal[
+    "frechet", "kid", "two_sample", "density", "coverage", "vendi", "class_variance", "frechet_ratio", "memorised"
 ]
-CLASS_METRICS = ("class_agreement", "class_accuracy")
+Metric = Literal[
+    Paired,
+    "class_accuracy",
+    "output_error",
+    "worst_timestep_error",
+    "guidance_ratio",
+    Distributional,
+    "params",
+    "macs",
+    "bytes",
+    "call_speedup",
+    "image_speedup",
+    "call_speedup_over_onnxruntime",
+    "image_speedup_over_onnxruntime",
+]
 SHOWN = 40  # pairs of samples that are kept for pictures
+AGAIN = 30  # images that the teacher draws once more, in onnxruntime
 
 
 class Gate(PassConfig):
@@ -55,57 +70,125 @@ class Config(PassConfig):
     """Settings of `verify`."""
 
     gates: dict[Metric, Gate] = Field(
-        {}, description="limits; params, macs and bytes are student ÷ teacher, speedups are teacher ÷ student"
+        {},
+        description="limits, held against the far end of the 95% interval; params, macs and bytes are student ÷ "
+        "teacher, speedups teacher ÷ student; distances between distributions are the worst of all feature spaces",
     )
-    samples: int = Field(300, ge=10, description="pairs of images drawn from the same noise")
+    samples: int = Field(300, ge=10, description="images of the student, each beside the teacher's from the same noise")
+    reference: int | None = Field(
+        None, ge=10, description="images of the teacher from other noise, to hold both against; default: as `samples`"
+    )
+    features: tuple[Path, ...] = Field(
+        (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
+    )
+    guidance_scales: tuple[float, ...] = Field((), description="scales at which the guidance response is measured")
+    few_steps: tuple[int, ...] = Field(
+        (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
+    )
     rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
+    batches: tuple[int, ...] = Field((8,), description="batch sizes to time beside 1")
+    torch_compile: bool = Field(False, description="time the teacher under torch.compile as well; takes minutes")
     judge_accuracy: float = Field(
-        0.9, ge=0, le=1, description="least accuracy on held-out images for the classifier to be believed"
+        0.9, ge=0, le=1, description="least accuracy on held-out images for a classifier to be believed"
     )
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Config":
+        asked = [name for name in self.gates if name in get_args(Distributional)]
+        if asked and min(self.samples, self.reference or self.samples) < judging.LEAST:
+            raise ValueError(f"a gate on {asked[0]} needs at least {judging.LEAST} samples and references")
+        return self
 
 
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
-    threads = config.threads
-    bundle = Bundle(model.path, threads=threads)
+    bundle = Bundle(model.path, threads=config.threads)
     teacher = context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.inputs) - {"sample", "timestep"} != set(
         teacher.conditions
     ):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
-    noise = noise_like(teacher, config.samples, context.seed, 4)
-    conditions = conditions_for(teacher, config.samples, context.dataset, context.seed)
-    theirs = draw_many(teacher, noise, conditions, context.progress, f"{context.name}: teacher").numpy()
-    ours = _draw(bundle, noise.numpy(), {n: v.numpy() for n, v in conditions.items()}, context)
+    reference = config.reference or config.samples
+    drawn = draw_kept(
+        teacher,
+        config.samples + reference,
+        context.seed,
+        context.dataset,
+        cache_folder() / "samples",
+        context.progress,
+        f"{context.name}: teacher's samples",
+    )
+    ours = sample(bundle, drawn[: config.samples], context.progress, f"{context.name}: student's samples")
     if not np.isfinite(ours).all():
         raise VerifyError(f"{bundle.path}: draws NaN or infinity from seed {context.seed}; the file is unusable")
-    measured = _quality(theirs, ours, conditions, teacher, config, context)
-    sides, ratios, intervals = _cost(teacher, bundle, threads, config, context)
-    values = {name: entry["value"] for name, entry in measured.items() if "value" in entry} | ratios
+    pairs, others = drawn[: len(ours)], drawn[config.samples :]
+    judged = judging.Judging(context.dataset, context.data, config.features, config.judge_accuracy, context.progress)
+    with tempfile.TemporaryDirectory() as folder:
+        with context.progress(f"{context.name}: exporting the baseline", 1) as task:
+            baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), config.threads)
+            task.advance()
+        quality, probed = _quality(teacher, bundle, baseline, pairs, others, ours, judged, context)
+        spaces = judged.spaces(pairs, others, ours)
+        costs = cost.measure(
+            teacher,
+            bundle,
+            baseline,
+            config.threads,
+            config.rounds,
+            config.batches,
+            config.torch_compile,
+            context.progress,
+        )
+    figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios).items()}
+    for figures_of_space in spaces.figures.values():
+        for name, figure in figures_of_space.items():
+            figures.setdefault(name, []).append(figure)
+    left_out = {name: judging.UNPAIRED for name in get_args(Paired) if not bundle.manifest.get("paired", True)}
     limits = {name: gate.model_dump() for name, gate in config.gates.items()}
-    unknown = [name for name in limits if name not in values]
+    unknown = [name for name in limits if name not in figures and name not in left_out]
     if unknown:
-        reason = measured.get("class_agreement", {}).get("reason", "the model has no classes")
-        raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {reason}")
-    decisions = decision.decide(values, limits)
+        raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
+    decisions = decision.decide(figures, limits, left_out)
+    guidance = None
+    if config.guidance_scales and teacher.sampling.guidance.kind == "cfg" and teacher.classes is not None:
+        guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context)
     report = {
+        "format": 2,
+        "recipe": context.recipe,
         "verdict": decision.verdict(decisions),
-        "summary": _summary(ratios, measured),
-        **sides,
-        "ratios": ratios,
-        "intervals": intervals,
-        "quality": measured,
+        "summary": _summary(costs.ratios, quality, spaces),
         "gates": decision.as_json(decisions),
+        **costs.sides,
+        "ratios": {name: figure.value for name, figure in costs.ratios.items()},
+        "intervals": {name: figure.interval for name, figure in costs.ratios.items() if figure.interval},
+        "latency": costs.rows,
+        "process": costs.process,
+        "quality": {name: figure.as_json() for name, figure in quality.items()} | judged.reasons(),
+        "spaces": spaces.as_json(),
+        "agreement": spaces.agreement(),
+        "probe": probed,
+        "guidance": guidance,
+        "by_class": judged.by_class(pairs, ours),
+        "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context),
+        **_passes(teacher, bundle, pairs, config, context),
+        "reference": {
+            "count": len(others.samples),
+            "paired": len(ours),
+            "identity": identity(teacher)[:24],
+            "solver": teacher.sampling.solver,
+            "steps": len(teacher.sampling.timesteps),
+        },
         "samples": len(ours),
         "seed": context.seed,
-        "environment": {"cpu": latency.processor(), "threads": threads, "torch": torch.__version__},
+        "environment": _environment(config.threads),
     }
     write_json(context.output / "report.json", report)
-    shown = {"teacher": theirs[:SHOWN], "student": ours[:SHOWN]}
-    if "class_labels" in conditions:
-        shown["labels"] = conditions["class_labels"][:SHOWN].numpy()
-    write_atomically(context.output / "samples.npz", lambda part: _write_npz(part, shown))
+    shown = {"teacher": pairs.samples[:SHOWN].numpy(), "student": ours[:SHOWN]}
+    if "class_labels" in pairs.conditions:
+        shown["labels"] = pairs.conditions["class_labels"][:SHOWN].numpy()
+    write_npz(context.output / "samples.npz", shown)
+    values = {name: found[0].value for name, found in figures.items()}
     return PassResult(model, changed=False, notes={"verdict": report["verdict"], "values": values})
 
 
@@ -116,137 +199,81 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     began = time.perf_counter()
     with torch.no_grad():
         guided(teacher, sample, when, dict(zip(teacher.conditions, conditions, strict=True)))
-    seconds = (time.perf_counter() - began) * len(teacher.sampling.timesteps) * config.samples / len(sample)
-    return Forecast(model, seconds)
-
-
-def _write_npz(part: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with part.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-
-def _draw(bundle: Bundle, noise: np.ndarray, conditions: Mapping[str, np.ndarray], context: Context) -> np.ndarray:
-    size = bundle.batch or 50
-    parts = []
-    with context.progress(f"{context.name}: student", len(noise)) as task:
-        for start in range(0, len(noise) - len(noise) % (bundle.batch or 1), size):
-            chosen = {name: value[start : start + size] for name, value in conditions.items()}
-            parts.append(bundle.sample(noise[start : start + size], **chosen))
-            task.advance(len(parts[-1]))
-    return np.concatenate(parts)
+    each = (time.perf_counter() - began) / len(sample)
+    count = config.samples + (config.reference or config.samples)
+    return Forecast(model, each * len(teacher.sampling.timesteps) * count)
 
 
 def _quality(
-    theirs: np.ndarray,
-    ours: np.ndarray,
-    conditions: Mapping[str, torch.Tensor],
     teacher: Denoiser,
-    config: Config,
+    bundle: Bundle,
+    baseline: OnnxTeacher,
+    pairs: Drawn,
+    others: Drawn,
+    ours: np.ndarray,
+    judged: judging.Judging,
     context: Context,
-) -> dict[str, dict[str, Any]]:
-    theirs = theirs[: len(ours)]
-    pairs = {"psnr": quality.psnr(theirs, ours), "ssim": quality.ssim(theirs, ours)}
-    measured: dict[str, dict[str, Any]] = {
-        name: {"value": float(values.mean()), "interval": bootstrap_mean(values), "count": len(values)}
-        for name, values in pairs.items()
+) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """(figures from the probe and from pairs of samples, the curve of the probe)."""
+    asked = tuple(step.timestep for step in bundle.steps)
+    own = teacher.sampling.timesteps
+    frozen = probe.make(teacher, others, own if len(own) == len(asked) else asked, context.seed)
+    with context.progress(f"{context.name}: probe", 3) as task:
+        student = probe.answer(frozen, probe.of_bundle(bundle))
+        task.advance()
+        rounding = probe.answer(frozen, baseline.evaluate)
+        task.advance()
+        few = pairs[:AGAIN]
+        again = baseline.sample(few.noise.numpy(), {name: value.numpy() for name, value in few.conditions.items()})
+        task.advance()
+    error, low, high = student.curve()
+    curve = {
+        "timesteps": list(frozen.timesteps),
+        "error": error.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "floor": rounding.curve()[0].tolist(),
     }
-    if teacher.classes is not None:
-        measured |= _by_class(theirs, ours, conditions["class_labels"].numpy()[: len(ours)], context.dataset(), config)
-    return measured
+    figures = probe.figures(student, rounding) | judged.pairs(pairs, ours, again)
+    if not bundle.manifest.get("paired", True):
+        figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
+    return figures, curve
 
 
-def _by_class(
-    theirs: np.ndarray, ours: np.ndarray, labels: np.ndarray, dataset: Dataset, config: Config
-) -> dict[str, dict[str, Any]]:
-    judge = train_judge(dataset)
-    if judge.accuracy < config.judge_accuracy:
-        reason = f"the classifier names only {judge.accuracy:.1%} of the held-out images correctly"
-        return {name: {"reason": reason} for name in CLASS_METRICS}
-    named_theirs, named_ours = judge.classify(theirs), judge.classify(ours)
-    hits = {
-        "class_agreement": named_theirs == named_ours,
-        "class_accuracy": named_ours == labels,
-        "teacher_class_accuracy": named_theirs == labels,
-    }
+def _passes(teacher: Denoiser, bundle: Bundle, pairs: Drawn, config: Config, context: Context) -> dict[str, Any]:
+    """What each pass of the recipe cost and gained; nothing where a bundle is verified on its own."""
+    if not context.stages:
+        return {"stages": [], "quantization": None}
+    models = [stages.Measured("teacher", "teacher", teacher)]
+    for stage in context.stages:
+        found = Bundle(bundle.path, config.threads) if stage.kind == "export_onnx" else stage.load()
+        models.append(stages.Measured(stage.name, stage.kind, found))
+    frozen = probe.make(teacher, pairs, teacher.sampling.timesteps, context.seed)
+    with latency.threads(config.threads):
+        rows = stages.table(models, frozen, config.rounds, context.progress)
+    return {"stages": rows, "quantization": stages.parity(models, frozen)}
+
+
+def _environment(threads: int) -> dict[str, Any]:
     return {
-        name: {"value": float(hit.mean()), "interval": wilson(int(hit.sum()), len(hit)), "count": len(hit)}
-        for name, hit in hits.items()
-    } | {"classifier_accuracy": {"value": judge.accuracy, "interval": None}}
-
-
-def _cost(
-    teacher: Denoiser, bundle: Bundle, threads: int, config: Config, context: Context
-) -> tuple[dict[str, dict[str, float]], dict[str, float], dict[str, Interval]]:
-    """(figures of each side, ratios, 95% intervals of the speedups)."""
-    one = example_inputs(teacher, batch=1)
-    random = torch.randn(one[0].shape, generator=generator(context.seed, 5))
-    sample, noise = random.to(one[0].device), random.numpy()
-    conditions = dict(zip(teacher.conditions, one[2:], strict=True))
-    arrays = {name: value.cpu().numpy() for name, value in conditions.items()}
-    when = teacher.sampling.timesteps[len(teacher.sampling.timesteps) // 2]
-    if bundle.batch and bundle.batch > 1:
-        noise = np.repeat(noise, bundle.batch, axis=0)
-        arrays = {name: np.repeat(value, bundle.batch, axis=0) for name, value in arrays.items()}
-    with tempfile.TemporaryDirectory() as folder, latency.threads(threads), torch.no_grad():
-        names = ["sample", "timestep", *teacher.conditions]
-        with context.progress(f"{context.name}: exporting the baseline", 1) as task:
-            graph = to_onnx(teacher.module, example_inputs(teacher, 2), names, None, opset=20)
-            onnx.save(graph, Path(folder, "t.onnx"))
-            task.advance()
-        session = open_session(Path(folder, "t.onnx"), threads)
-        feeds = dict(zip(names, (random.numpy(), np.array([when]), *(v.cpu().numpy() for v in one[2:])), strict=True))
-        times = torch.full_like(one[1], when)
-        calls: dict[str, Callable[[], object]] = {
-            "teacher": functools.partial(predict, teacher, sample, times, conditions),
-            "student": functools.partial(bundle.denoise, noise, when, arrays),
-            "teacher_onnxruntime": functools.partial(session.run, None, feeds),
-            "teacher_guided": functools.partial(guided, teacher, sample, times, conditions),
-            "student_guided": functools.partial(bundle.guided, noise, when, arrays),
-        }
-        taken = latency.interleaved(calls, config.rounds, context.progress, f"{context.name}: timing")
-    per = len(noise)  # a bundle of fixed batch size is timed per item
-    taken["student"], taken["student_guided"] = taken["student"] / per, taken["student_guided"] / per
-    params, macs = counts.parameters(teacher), counts.macs(teacher)
-    sides = {
-        "teacher": _side(
-            params, macs, 4 * params, taken["teacher"], taken["teacher_guided"], len(teacher.sampling.timesteps)
-        ),
-        "student": _side(
-            bundle.manifest["params"],
-            bundle.manifest["macs"],
-            bundle.size_bytes,
-            taken["student"],
-            taken["student_guided"],
-            len(bundle.steps),
-        ),
-        "teacher_onnxruntime": {"ms_per_call": latency.summary(taken["teacher_onnxruntime"]).median},
-    }
-    call, call_interval = latency.speedup(taken["teacher"], taken["student"])
-    baseline, baseline_interval = latency.speedup(taken["teacher_onnxruntime"], taken["student"])
-    ratios = {key: sides["student"][key] / sides["teacher"][key] for key in ("params", "macs", "bytes")}
-    ratios["call_speedup"] = call
-    ratios["image_speedup"] = sides["teacher"]["ms_per_image"] / sides["student"]["ms_per_image"]
-    ratios["call_speedup_over_onnxruntime"] = baseline
-    return sides, ratios, {"call_speedup": call_interval, "call_speedup_over_onnxruntime": baseline_interval}
-
-
-def _side(params: int, macs: int, size: int, call: np.ndarray, image: np.ndarray, steps: int) -> dict[str, float]:
-    timing = latency.summary(call)
-    return {
-        "params": params,
-        "macs": macs,
-        "bytes": size,
-        "ms_per_call": timing.median,
-        "ms_per_call_p90": timing.p90,
-        "ms_per_image": float(np.median(image)) * steps,
+        "cpu": latency.processor(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "compress": __version__,
     }
 
 
-def _summary(ratios: Mapping[str, float], measured: Mapping[str, Mapping[str, Any]]) -> str:
+def _summary(ratios: Mapping[str, Figure], quality: Mapping[str, Figure], spaces: judging.Spaces) -> str:
     text = (
-        f"{ratios['call_speedup']:.1f}× faster a call than the teacher in PyTorch and "
-        f"{ratios['call_speedup_over_onnxruntime']:.1f}× than the teacher in onnxruntime fp32, "
-        f"{ratios['bytes']:.2f}× its bytes, {ratios['macs']:.2f}× its multiply-accumulates"
+        f"{ratios['call_speedup'].value:.1f}× faster a call than the teacher in PyTorch and "
+        f"{ratios['call_speedup_over_onnxruntime'].value:.1f}× than the teacher in onnxruntime fp32, "
+        f"{ratios['bytes'].value:.2f}× its bytes, {ratios['macs'].value:.2f}× its multiply-accumulates"
     )
-    agreement = measured.get("class_agreement", {}).get("value")
-    return f"{text}; {agreement:.1%} of images are named as the teacher's." if agreement is not None else f"{text}."
+    if "class_agreement" in quality:
+        text += f"; {quality['class_agreement'].value:.1%} of images are named as the teacher's"
+    told: Sequence[str] = spaces.resolved()
+    if spaces.figures:
+        text += f"; told apart from the teacher by {', '.join(told)}" if told else "; not told apart from the teacher"
+    return f"{text}."

@@ -1,5 +1,6 @@
 """A bundle on the device: `bundle.json` and ONNX files, run with numpy and onnxruntime alone."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -47,6 +48,14 @@ class Bundle:
     def size_bytes(self) -> int:
         """Bytes of the model's files, external weights included."""
         return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def at_scale(self, scale: float) -> "Bundle":
+        """The same bundle with another guidance scale (diffusers' convention). Raises BundleError if it has none."""
+        if self.guidance["kind"] == "none":
+            raise BundleError(f"{self.path}: is not guided, so it has no guidance scale")
+        other = copy.copy(self)
+        other.guidance = {**self.guidance, "scale": scale}
+        return other
 
     def _null(self, value: int | str) -> np.ndarray:
         """A null condition: a class number, or the name of an .npy file beside the manifest."""

@@ -1,0 +1,195 @@
+"""What a student computes, held against its teacher on the same noisy samples: no sampler, no classifier between.
+
+A frozen set: clean samples of the teacher, noised by fixed noise to the level of every timestep. The sharpest of all
+figures, since nothing random stands between cause and effect.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from compress.diffusion.prediction import add_noise
+from compress.evaluation.figure import Figure
+from compress.evaluation.quality import sqnr
+from compress.evaluation.statistics import bootstrap, interval
+from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict
+from compress.models.reference import Drawn, noise_like
+from compress.runtime import Bundle
+from compress.runtime.sampling import classifier_free_guidance
+
+COUNT = 30  # with and without the condition at once: below the 63 that a quantized graph takes
+ROUNDS = 500
+ROUNDING = 10.0  # a runtime may round ten times as much as another before the figure counts it
+
+# (sample [b,c,h,w], place in the sampler's table, timestep, conditions) -> guided output [b,c,h,w]
+Evaluate = Callable[[np.ndarray, int, int, Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """samples, conditional, unconditional: float32 [timesteps,b,c,h,w], the teacher's outputs on the samples.
+
+    scale: of the teacher's guidance; 1 where there is none.
+    """
+
+    timesteps: tuple[int, ...]
+    samples: np.ndarray
+    conditions: Mapping[str, np.ndarray]
+    conditional: np.ndarray
+    unconditional: np.ndarray
+    scale: float
+
+    @property
+    def guided(self) -> np.ndarray:
+        """The teacher's guided outputs [timesteps,b,c,h,w]."""
+        return classifier_free_guidance(self.conditional, self.unconditional, self.scale)
+
+
+def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int) -> Probe:
+    """The probe set of a teacher from samples of its own, at these timesteps."""
+    clean = drawn[:COUNT].samples
+    device = teacher.device
+    conditions = {name: value[:COUNT].to(device) for name, value in drawn.conditions.items()}
+    guidance = teacher.sampling.guidance
+    null = null_conditions(teacher, conditions) if guidance.kind == "cfg" else conditions
+    noise = noise_like(teacher, len(clean), seed, 6)
+    samples: list[np.ndarray] = []
+    conditional: list[np.ndarray] = []
+    unconditional: list[np.ndarray] = []
+    with torch.no_grad():
+        for timestep in timesteps:
+            times = torch.full((len(clean),), timestep)
+            sample = add_noise(clean, noise, *teacher.sampling.alpha_sigma(times))
+            samples.append(sample.numpy())
+            for outputs, given in ((conditional, conditions), (unconditional, null)):
+                outputs.append(predict(teacher, sample.to(device), times.to(device), given).cpu().numpy())
+    return Probe(
+        timesteps=timesteps,
+        samples=np.stack(samples),
+        conditions={name: value.cpu().numpy() for name, value in conditions.items()},
+        conditional=np.stack(conditional),
+        unconditional=np.stack(unconditional),
+        scale=guidance.scale if guidance.kind == "cfg" else 1.0,
+    )
+
+
+def of_bundle(bundle: Bundle) -> Evaluate:
+    """How a bundle is evaluated: at the timestep that its *own* table has in this place, by its own guidance."""
+
+    def evaluate(sample: np.ndarray, place: int, timestep: int, given: Mapping[str, np.ndarray]) -> np.ndarray:
+        missing = -len(sample) % (bundle.batch or 1)  # a fixed batch is filled by repeating items
+        index = np.arange(len(sample) + missing) % len(sample)
+        conditions = {name: value[index] for name, value in given.items()}
+        return bundle.guided(sample[index], bundle.steps[place].timestep, conditions)[: len(sample)]
+
+    return evaluate
+
+
+def of_model(model: AnyDenoiser) -> Evaluate:
+    """How a PyTorch model is evaluated: by its own guidance."""
+
+    def evaluate(sample: np.ndarray, place: int, timestep: int, given: Mapping[str, np.ndarray]) -> np.ndarray:
+        conditions = {name: torch.from_numpy(value).to(model.device) for name, value in given.items()}
+        times = torch.full((len(sample),), timestep, device=model.device)
+        with torch.no_grad():
+            return guided(model, torch.from_numpy(sample).to(model.device), times, conditions).float().cpu().numpy()
+
+    return evaluate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's guided outputs on a probe, float32 [timesteps,b,c,h,w]."""
+
+    probe: Probe
+    guided: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Squared error of the guided output and squared teacher's output of every item, [timesteps,b,2]."""
+        wanted = self.probe.guided
+        axes = tuple(range(2, wanted.ndim))
+        return np.stack([np.square(self.guided - wanted).sum(axes), np.square(wanted).sum(axes)], axis=-1)
+
+    def curve(self, rounds: int = ROUNDS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(relative squared error of the guided output at each timestep [timesteps], low, high)."""
+        errors = self.errors
+        replicates = bootstrap(lambda i: _relative(errors[:, i]), errors.shape[1], rounds=rounds)
+        low, high = np.percentile(replicates, [2.5, 97.5], axis=0)
+        return _relative(errors), low, high
+
+    def sqnr(self) -> float:
+        """Of the guided outputs against the teacher's, in dB over all timesteps."""
+        return sqnr(self.probe.guided, self.guided)
+
+    @property
+    def guidance(self) -> np.ndarray:
+        """[b,2]: ⟨d, e⟩ and ⟨d, d⟩ of each item, d = the teacher's c − u, e = the student's guided output − u."""
+        direction = self.probe.conditional - self.probe.unconditional
+        step = self.guided - self.probe.unconditional
+        axes = (0, *range(2, direction.ndim))
+        return np.stack([(direction * step).sum(axes), np.square(direction).sum(axes)], axis=-1)
+
+
+def answer(probe: Probe, evaluate: Evaluate) -> Answer:
+    """The outputs of a model on the probe."""
+    outputs = [
+        evaluate(probe.samples[place], place, timestep, probe.conditions)
+        for place, timestep in enumerate(probe.timesteps)
+    ]
+    return Answer(probe, np.stack(outputs))
+
+
+def figures(student: Answer, rounding: Answer, rounds: int = ROUNDS) -> dict[str, Figure]:
+    """output_error, worst_timestep_error and, of a guided model, guidance_ratio.
+
+    output_error: mean over timesteps of the relative squared error of the guided output; worst_timestep_error: the
+    largest of them. guidance_ratio: the scale s at which the teacher's u + s·(c − u) comes nearest to the student's
+    guided output, ÷ the scale that was asked for. rounding: the answer of the teacher itself in another runtime.
+    """
+    found = {}
+    for name, over in (("output_error", np.mean), ("worst_timestep_error", np.max)):
+        own, floor = (float(over(_relative(given.errors))) for given in (student, rounding))
+        errors = student.errors
+        low, high = interval(
+            bootstrap(lambda i, e=errors, f=over: f(_relative(e[:, i])), errors.shape[1], rounds=rounds)
+        )
+        found[name] = Figure(
+            value=own,
+            better="less",
+            interval=(low, high),
+            count=errors.shape[1],
+            teacher=floor,
+            floor=ROUNDING * floor,
+            excess=own - floor,
+            excess_interval=(low - floor, high - floor),
+        )
+    scale = student.probe.scale
+    if scale != 1:
+        own, floor = (_scale(given.guidance) / scale for given in (student, rounding))
+        parts = student.guidance
+        low, high = interval(bootstrap(lambda i: _scale(parts[i]) / scale, len(parts), rounds=rounds))
+        found["guidance_ratio"] = Figure(
+            value=own,
+            better="more" if own < 1 else "less",
+            interval=(low, high),
+            count=len(parts),
+            teacher=floor,
+            floor=ROUNDING * abs(floor - 1) + 1e-6,
+            excess=own - floor,
+            excess_interval=(low - floor, high - floor),
+        )
+    return found
+
+
+def _relative(errors: np.ndarray) -> np.ndarray:
+    """[timesteps,b,2] -> [timesteps]."""
+    sums = errors.sum(axis=1)
+    return sums[:, 0] / np.maximum(sums[:, 1], 1e-30)
+
+
+def _scale(parts: np.ndarray) -> float:
+    product, energy = parts.sum(axis=0)
+    return float(product / energy)

@@ -1,0 +1,65 @@
+"""How quality answers to the guidance scale, student beside teacher from the same noise."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from compress.evaluation.classifier import Judge
+from compress.evaluation.distribution import class_variance
+from compress.evaluation.statistics import Interval, bootstrap, interval, wilson
+from compress.models.denoiser import Denoiser
+from compress.models.reference import Drawn, Progress
+from compress.runtime import Bundle
+
+ROUNDS = 500
+
+
+def at_scale(teacher: Denoiser, scale: float) -> Denoiser:
+    """The model with another guidance scale (diffusers' convention)."""
+    guidance = teacher.sampling.guidance.model_copy(update={"scale": scale})
+    return dataclasses.replace(teacher, sampling=teacher.sampling.model_copy(update={"guidance": guidance}))
+
+
+def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.ndarray:
+    """The bundle's samples [n,c,h,w] from the same noise and conditions; n is cut to its fixed batch size."""
+    size = bundle.batch or 50
+    noise = drawn.noise.numpy()
+    conditions = {name: value.numpy() for name, value in drawn.conditions.items()}
+    parts = []
+    with progress(title, len(noise)) as task:
+        for start in range(0, len(noise) - len(noise) % (bundle.batch or 1), size):
+            chosen = {name: value[start : start + size] for name, value in conditions.items()}
+            parts.append(bundle.sample(noise[start : start + size], **chosen))
+            task.advance(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def curves(scales: Sequence[float], pairs: Sequence[Mapping[str, np.ndarray]], judge: Judge) -> dict[str, Any]:
+    """Accuracy, and variance within a class, of the pixels at every scale, with intervals.
+
+    pairs: for each scale `teacher` and `student` [n,c,h,w] and `labels` int64 [n].
+    """
+    found: dict[str, dict[str, list]] = {
+        name: {"teacher": [], "student": []} for name in ("class_accuracy", "variance")
+    }
+    for pair in pairs:
+        for side in ("teacher", "student"):
+            images, labels = pair[side], pair["labels"]
+            hits = judge.classify(images) == labels
+            flat = images.reshape(len(images), -1)
+            ends = interval(bootstrap(lambda i, x=flat, y=labels: _spread(x[i], y[i]), len(flat), rounds=ROUNDS))
+            found["class_accuracy"][side].append(_point(float(hits.mean()), wilson(int(hits.sum()), len(hits))))
+            found["variance"][side].append(_point(_spread(flat, labels), ends))
+    return {"scales": list(scales), "curves": found}
+
+
+def _spread(flat: np.ndarray, labels: np.ndarray) -> float:
+    common = [label for label in np.unique(labels) if (labels == label).sum() > 1]
+    chosen = np.isin(labels, common)
+    return class_variance(flat[chosen], labels[chosen])
+
+
+def _point(value: float, ends: Interval) -> dict[str, Any]:
+    return {"value": value, "interval": ends}

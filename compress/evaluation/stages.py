@@ -1,0 +1,105 @@
+"""What every pass of a recipe cost in quality, and gained in time and bytes."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.evaluation import latency, probe
+from compress.evaluation.quality import sqnr
+from compress.models import counts
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs, predict
+from compress.models.reference import Progress
+from compress.runtime import Bundle
+
+BYTES = {"int8": 1, "fp16": 2}  # a parameter
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on its way through the recipe. name: of the pass that gave it; kind: what pass that is."""
+
+    name: str
+    kind: str
+    model: Denoiser | QuantizedDenoiser | Bundle
+
+
+def table(models: Sequence[Measured], frozen: probe.Probe, rounds: int, progress: Progress) -> list[dict[str, Any]]:
+    """A row for every model, the teacher first: size, arithmetic, time, and error on the probe against the teacher.
+
+    Models of other timesteps than the probe's, or of guidance of their own, are asked at the probe's timesteps. A
+    model in simulated arithmetic has no time: what it takes says nothing of the kernels.
+    """
+    answers = []
+    with progress("what each pass cost", len(models)) as task:
+        for entry in models:
+            answers.append(probe.answer(frozen, _evaluate(entry.model)))
+            task.advance()
+    calls = {str(i): call for i, entry in enumerate(models) if (call := _call(entry.model)) is not None}
+    with torch.no_grad():
+        taken = latency.interleaved(calls, rounds, progress, "timing what each pass gained")
+    return [
+        {
+            "name": entry.name,
+            "pass": entry.kind,
+            **_size(entry.model),
+            "ms_per_call": float(np.median(taken[str(i)])) / _items(entry.model) if str(i) in taken else None,
+            "output_error": float(answer.curve(rounds=2)[0].mean()),
+            "sqnr_db": answer.sqnr(),
+        }
+        for i, (entry, answer) in enumerate(zip(models, answers, strict=True))
+    ]
+
+
+def parity(models: Sequence[Measured], frozen: probe.Probe) -> dict[str, float] | None:
+    """Quantized arithmetic, simulated in PyTorch and by the kernels that ship, each against the float student in dB.
+
+    Outputs of the two are not compared with each other: roundings decorrelate in a deep net. None: nothing was
+    quantized.
+    """
+    simulated = next((entry.model for entry in models if isinstance(entry.model, QuantizedDenoiser)), None)
+    shipped = next((entry.model for entry in models if isinstance(entry.model, Bundle)), None)
+    if simulated is None or shipped is None:
+        return None
+    whole = probe.answer(frozen, _evaluate(simulated.source)).guided
+    found = [probe.answer(frozen, _evaluate(model)).guided for model in (simulated, shipped)]
+    return {"simulated_sqnr_db": sqnr(whole, found[0]), "kernels_sqnr_db": sqnr(whole, found[1])}
+
+
+def _evaluate(model: Denoiser | QuantizedDenoiser | Bundle) -> probe.Evaluate:
+    return probe.of_bundle(model) if isinstance(model, Bundle) else probe.of_model(model)
+
+
+def _items(model: object) -> int:
+    return (model.batch or 1) if isinstance(model, Bundle) else 1
+
+
+def _call(model: Denoiser | QuantizedDenoiser | Bundle) -> Callable[[], object] | None:
+    """One evaluation, without guidance."""
+    if isinstance(model, QuantizedDenoiser):
+        return None
+    if isinstance(model, Bundle):
+        shapes = {name: [_items(model), *spec["shape"][1:]] for name, spec in model.inputs.items()}
+        given = {name: np.zeros(shape, model.inputs[name]["dtype"]) for name, shape in shapes.items()}
+        noise, _ = given.pop("sample"), given.pop("timestep")
+        return functools.partial(model.denoise, noise, model.steps[0].timestep, given)
+    sample, times, *conditions = example_inputs(model, 1)
+    return functools.partial(predict, model, sample, times, dict(zip(model.conditions, conditions, strict=True)))
+
+
+def _size(model: Denoiser | QuantizedDenoiser | Bundle) -> dict[str, Any]:
+    if isinstance(model, Bundle):
+        size, engine = model.size_bytes, f"onnxruntime {model.manifest['scheme']}"
+        return {"params": model.manifest["params"], "macs": model.manifest["macs"], "bytes": size, "engine": engine}
+    source = model.source if isinstance(model, QuantizedDenoiser) else model
+    params = counts.parameters(source)
+    simulated = isinstance(model, QuantizedDenoiser)
+    return {
+        "params": params,
+        "macs": counts.macs(source),
+        "bytes": params * (BYTES.get(model.scheme, 4) if isinstance(model, QuantizedDenoiser) else 4),
+        "engine": f"PyTorch, simulated {model.scheme}" if simulated else "PyTorch",  # type: ignore[union-attr]
+    }

@@ -1,0 +1,212 @@
+"""`verify` from end to end on tiny models: the teacher itself passes and is not told apart; faults are."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress import data, passes
+from compress.contract import Stage
+from compress.data import Digits
+from compress.errors import VerifyError
+from compress.files import write_json
+from compress.models.denoiser import Denoiser
+from compress.runtime import Bundle
+from tests.conftest import CLASS_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
+
+EXPORT, VERIFY = passes.module("export_onnx"), passes.module("verify")
+COUNT = 720
+GATES = {
+    "psnr": {"min": 50},
+    "output_error": {"max": 1e-6},
+    "guidance_ratio": {"min": 0.99, "max": 1.01},
+    "kid": {"max": 0.2},
+    "coverage": {"min": 0.6},
+    "class_variance": {"min": 0.8},
+}
+
+
+def exported(model: Denoiser, folder: Path) -> Bundle:
+    context = make_context(model, folder)
+    return EXPORT.run(model, EXPORT.Config(), context).model
+
+
+def judged(bundle: Bundle, teacher: Denoiser, folder: Path, **settings: Any) -> dict[str, Any]:
+    context = make_context(teacher, folder)
+    config = VERIFY.Config.model_validate({"rounds": 10, "batches": [2], "judge_accuracy": 0, **settings})
+    VERIFY.run(bundle, config, context)
+    return read_json(folder / "files" / "report.json")
+
+
+@pytest.fixture(scope="module")
+def of_itself(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("itself")
+    teacher = make_denoiser(CLASS_CONFIG)
+    return judged(
+        exported(teacher, folder / "export"), teacher, folder, samples=COUNT, gates=GATES, guidance_scales=[1, 3]
+    )
+
+
+def test_teacher_itself_passes_and_nothing_is_resolved(of_itself: dict[str, Any]) -> None:
+    assert of_itself["verdict"] == "pass"
+    assert [gate["name"] for gate in of_itself["gates"]] == [name for name, limits in GATES.items() for _ in limits]
+    figures = {name: figure for name, figure in of_itself["quality"].items() if name != "classifier_accuracy"}
+    assert set(figures) >= {"psnr", "ssim", "class_agreement", "class_accuracy", "output_error", "guidance_ratio"}
+    for space, found in of_itself["spaces"].items():
+        figures |= {f"{space} {name}": figure for name, figure in found["metrics"].items()}
+    assert {"classifier frechet", "pixels kid", "pixels coverage", "pixels vendi"} <= set(figures)
+    assert {name: figure["resolved"] for name, figure in figures.items()} == dict.fromkeys(figures, False)
+    assert "not told apart" in of_itself["summary"]
+    assert all(of_itself["agreement"].values())
+
+
+def test_report_holds_what_it_promises(of_itself: dict[str, Any]) -> None:
+    assert of_itself["ratios"]["params"] == of_itself["ratios"]["macs"] == 1
+    names = {(row["name"], row["batch"]) for row in of_itself["latency"]}
+    for name in ("teacher, PyTorch", "teacher, onnxruntime fp32", "student, onnxruntime float"):
+        assert {(name, 1), (name, 2)} <= names
+    (compiled,) = [row for row in of_itself["latency"] if "compile" in row["name"] and row["batch"] == 1]
+    assert "not asked for" in compiled["reason"]
+    for row in of_itself["process"]:
+        assert row["cold_start_s"] > 0 and row["peak_memory_bytes"] > 1e7
+    assert len(of_itself["probe"]["timesteps"]) == len(of_itself["probe"]["error"]) == 4
+    assert of_itself["guidance"]["scales"] == [1, 3]
+    teacher, student = (of_itself["guidance"]["curves"]["variance"][side] for side in ("teacher", "student"))
+    assert [point["value"] for point in teacher] == pytest.approx([point["value"] for point in student], rel=1e-3)
+    assert of_itself["reference"]["count"] == of_itself["samples"] == COUNT
+
+
+def altered(bundle: Bundle, folder: Path, change: Any) -> Bundle:
+    """A copy of a bundle with its manifest changed."""
+    manifest = {**bundle.manifest}
+    change(manifest)
+    folder.mkdir()
+    (folder / manifest["model"]).write_bytes((bundle.path / manifest["model"]).read_bytes())
+    write_json(folder / "bundle.json", manifest)
+    return Bundle(folder)
+
+
+def test_other_guidance_is_found_and_blamed(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+
+    def stronger(manifest: dict[str, Any]) -> None:
+        guidance = {**manifest["sampling"]["guidance"], "scale": 2.5}
+        manifest["sampling"] = {**manifest["sampling"], "guidance": guidance}
+
+    bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", stronger)
+    report = judged(bundle, teacher, tmp_path, samples=20, gates={"guidance_ratio": {"max": 1.1}})
+    assert report["verdict"] == "fail"
+    figure = report["quality"]["guidance_ratio"]
+    assert figure["value"] == pytest.approx(1.25, abs=1e-3) and figure["resolved"]
+
+
+def test_swapped_timesteps_are_found(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+
+    def swap(manifest: dict[str, Any]) -> None:
+        steps = [dict(step) for step in manifest["sampling"]["steps"]]
+        steps[1]["timestep"], steps[2]["timestep"] = steps[2]["timestep"], steps[1]["timestep"]
+        manifest["sampling"] = {**manifest["sampling"], "steps": steps}
+
+    bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", swap)
+    report = judged(bundle, teacher, tmp_path, samples=20, gates={"worst_timestep_error": {"max": 1e-6}})
+    assert report["verdict"] == "fail"
+    error = report["probe"]["error"]
+    assert min(error[1], error[2]) > 1000 * max(error[0], error[3])
+
+
+def test_noised_weights_are_told_apart_everywhere(tmp_path: Path) -> None:
+    teacher, student = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight = student.net.conv_out.weight
+        weight.add_(weight.std() * torch.randn(weight.shape, generator=random))
+    report = judged(
+        exported(student, tmp_path / "export"), teacher, tmp_path, samples=COUNT, gates={"kid": {"max": 0.01}}
+    )
+    assert report["verdict"] == "fail"
+    assert report["quality"]["output_error"]["resolved"]
+    assert all(space["metrics"]["kid"]["resolved"] for space in report["spaces"].values() if space["enough"])
+
+
+def test_unpaired_student_is_judged_without_pairs(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+
+    def unpair(manifest: dict[str, Any]) -> None:
+        manifest["paired"] = False
+
+    bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", unpair)
+    report = judged(bundle, teacher, tmp_path, samples=20, gates={"psnr": {"min": 1000}, "bytes": {"max": 2}})
+    assert report["verdict"] == "pass"
+    left_out, held = report["gates"]
+    assert "does not map noise" in left_out["reason"] and "passed" not in left_out
+    assert held["passed"]
+    assert "psnr" not in report["quality"] and "class_accuracy" in report["quality"]
+
+
+def test_real_images_give_a_ratio_and_memorisation(tmp_path: Path) -> None:
+    teacher = make_denoiser({**CLASS_CONFIG, "sample_size": 16})
+    bundle = exported(teacher, tmp_path / "export")
+    context = dataclasses.replace(make_context(teacher, tmp_path), data=Digits(source="digits"))
+    context = dataclasses.replace(context, dataset=lambda: data.load(Digits(source="digits"), (1, 16, 16), 10))
+    VERIFY.run(bundle, VERIFY.Config(samples=COUNT, rounds=10, batches=()), context)
+    metrics = read_json(tmp_path / "files" / "report.json")["spaces"]["pixels"]["metrics"]
+    assert metrics["frechet_ratio"]["value"] == pytest.approx(1, abs=1e-3)
+    assert metrics["memorised"]["value"] == 0 and not metrics["memorised"]["resolved"]
+
+
+def test_unconditional_model_is_judged_without_classes(tmp_path: Path) -> None:
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scale=None)
+    report = judged(exported(teacher, tmp_path / "export"), teacher, tmp_path, samples=20, gates={"psnr": {"min": 50}})
+    assert report["verdict"] == "pass"
+    assert "class_agreement" not in report["quality"] and report["by_class"] is None and report["guidance"] is None
+    with pytest.raises(VerifyError, match="no labels"):
+        judged(
+            exported(teacher, tmp_path / "again"), teacher, tmp_path, samples=20, gates={"class_accuracy": {"min": 0}}
+        )
+
+
+def test_passes_are_blamed(tmp_path: Path) -> None:
+    teacher, worse = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=7)
+    quantize = passes.module("quantize")
+    context = make_context(worse, tmp_path / "q")
+    quantized = quantize.run(worse, quantize.Config(samples=4, evaluations=20), context).model
+    bundle = EXPORT.run(quantized, EXPORT.Config(), context).model
+    context = dataclasses.replace(
+        make_context(teacher, tmp_path),
+        stages=(
+            Stage("train", "train", lambda: worse),
+            Stage("quantize", "quantize", lambda: quantized),
+            Stage("export_onnx", "export_onnx", lambda: bundle),
+        ),
+    )
+    VERIFY.run(bundle, VERIFY.Config(samples=20, rounds=10, batches=()), context)
+    report = read_json(tmp_path / "files" / "report.json")
+    rows = {row["pass"]: row for row in report["stages"]}
+    assert list(rows) == ["teacher", "train", "quantize", "export_onnx"]
+    assert rows["teacher"]["output_error"] == 0 and rows["train"]["output_error"] > 0.1
+    assert rows["quantize"]["ms_per_call"] is None and rows["export_onnx"]["ms_per_call"] > 0
+    assert abs(report["quantization"]["simulated_sqnr_db"] - report["quantization"]["kernels_sqnr_db"]) < 3
+    assert report["quantization"]["kernels_sqnr_db"] > 15
+
+
+def test_too_few_samples_for_a_gate_are_refused_at_once() -> None:
+    with pytest.raises(ValidationError, match="at least 640"):
+        VERIFY.Config(samples=300, gates={"kid": {"max": 1}})
+    VERIFY.Config(samples=640, gates={"kid": {"max": 1}})
+
+
+def test_student_that_draws_nan_is_refused(tmp_path: Path) -> None:
+    teacher, broken = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG)
+    bundle = exported(broken, tmp_path / "export")
+
+    def poison(manifest: dict[str, Any]) -> None:
+        steps = [dict(step) for step in manifest["sampling"]["steps"]]
+        steps[0]["next_from_sample"] = 1e38
+        manifest["sampling"] = {**manifest["sampling"], "steps": steps}
+
+    with pytest.raises(VerifyError, match="NaN or infinity"):
+        judged(altered(bundle, tmp_path / "altered", poison), teacher, tmp_path, samples=20)
