@@ -35,12 +35,12 @@ class ChannelsFirst:
         bias, weight = bias + weight @ norm.bias, weight * norm.weight
         groups = hidden_states.reshape(batch, norm.num_groups, -1)
         x = functional.instance_norm(groups, eps=norm.eps).reshape(batch, channels, -1)
-        stacked = (weight @ x + bias[:, None]).unflatten(1, (3 * heads, -1))
+        stacked = functional.conv1d(x, weight[:, :, None], bias).unflatten(1, (3 * heads, -1))
         query, key, value = stacked.chunk(3, dim=1)  # [b, heads, dimension, positions]
         scores = (query.transpose(2, 3) @ key).softmax(dim=-1)
         x = (value @ scores.transpose(2, 3)).flatten(1, 2)
         out = attention.to_out[0]
-        x = (out.weight @ x + _bias(out)[:, None]).unflatten(2, (height, width))
+        x = functional.conv1d(x, out.weight[:, :, None], out.bias).unflatten(2, (height, width))
         if attention.residual_connection:
             x = x + hidden_states
         return x if attention.rescale_output_factor == 1 else x / attention.rescale_output_factor

@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from compress.errors import ExportError
+from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.merge import merge_linears
 
@@ -40,4 +41,5 @@ def to_onnx(
         raise ExportError(f"the ONNX exporter failed: {reason}; run with -v for details") from error
     assert program is not None
     merge_linears(program.model)
+    merge_affine(program.model)
     return clean(program.model_proto)
