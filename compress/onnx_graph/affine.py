@@ -13,55 +13,52 @@ def merge_affine(model: ir.Model) -> int:
     """
     vectors: dict[object, ir.Value] = {}  # what several nodes read is written once
 
-    def vector(source: object, name: str, array: np.ndarray) -> ir.Value:
+    def vector(source: object, array: np.ndarray) -> ir.Value:
         if source not in vectors:
-            tensor = ir.tensor(array.reshape(-1), name=f"affine{len(vectors)}.{name}")
+            tensor = ir.tensor(array.reshape(-1), name=f"affine{len(vectors)}.constant")
             vectors[source] = ir.Value(name=tensor.name, const_value=tensor)
             model.graph.register_initializer(vectors[source])
         return vectors[source]
 
-    pairs = [(mul, add) for add in model.graph if (mul := _product(add))]
-    for mul, add in pairs:
-        (x, weight), (_, bias) = _operands(mul), _operands(add)
+    merged = 0
+    for add in list(model.graph):
+        found = _affine(add)
+        if found is None:
+            continue
+        mul, x, weight, bias = found
         w, b = weight.const_value.numpy(), bias.const_value.numpy()
-        inputs = [
-            x,
-            vector(weight, "weight", w),
-            vector(bias, "bias", b),
-            vector(("mean", w.size, w.dtype), "mean", np.zeros_like(w)),
-            vector(("variance", w.size, w.dtype), "variance", np.ones_like(w)),
-        ]
-        new = ir.node("BatchNormalization", inputs, {"epsilon": 0.0})
+        mean = vector(("mean", w.size, w.dtype), np.zeros_like(w))
+        variance = vector(("variance", w.size, w.dtype), np.ones_like(w))
+        inputs = [x, vector(weight, w), vector(bias, b), mean, variance]
+        new = ir.node("BatchNormalization", inputs, {"epsilon": 0.0})  # the factor 1 / √(1 + 0) is exact
         before, after = add.outputs[0], new.outputs[0]
         after.name, after.type, after.shape = before.name, before.type, before.shape
         model.graph.insert_before(add, new)
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
         model.graph.remove([add, mul], safe=True)
+        merged += 1
     RemoveUnusedNodesPass()(model)
-    return len(pairs)
+    return merged
 
 
-def _product(add: ir.Node) -> ir.Node | None:
-    """The Mul of an Add that ends x w + b; None for anything else."""
-    if add.op_type != "Add" or not (found := _operands(add)):
+def _affine(add: ir.Node) -> tuple[ir.Node, ir.Value, ir.Value, ir.Value] | None:
+    """(product, x, w, b) of a sum x w + b; None for anything else."""
+    terms = _operands(add, "Add")
+    mul = terms[0].producer() if terms else None
+    if mul is None or len(terms[0].uses()) > 1 or terms[0].is_graph_output():
         return None
-    product, bias = found
-    mul = product.producer()
-    if mul is None or mul.op_type != "Mul" or len(product.uses()) > 1 or product.is_graph_output():
+    factors = _operands(mul, "Mul")
+    if not factors or factors[0].shape is None or len(factors[0].shape) < 2:
         return None
-    if not (found := _operands(mul)):
-        return None
-    x, weight = found
-    if x.dtype is None or not x.dtype.is_floating_point() or x.shape is None or len(x.shape) < 2:
-        return None
+    x, weight, bias = *factors, terms[1]
     channels = (x.shape[1], *[1] * (len(x.shape) - 2))
-    fits = all(tuple(constant.shape) in (channels, (1, *channels)) for constant in (weight, bias))
-    return mul if fits else None
+    fits = all(tuple(constant.const_value.shape) in (channels, (1, *channels)) for constant in (weight, bias))
+    return (mul, x, weight, bias) if fits and bias.const_value.dtype.is_floating_point() else None
 
 
-def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """(computed, constant) of a sum or product, in whichever order they are; None where there is no such pair."""
+def _operands(node: ir.Node, kind: str) -> list[ir.Value]:
+    """[computed, constant] of a sum or product, in whichever order they are; empty for anything else."""
     constant = [value.const_value is not None and not value.is_graph_input() for value in node.inputs]
-    if sorted(constant) != [False, True]:
-        return None
-    return node.inputs[constant.index(False)], node.inputs[constant.index(True)]
+    if node.op_type != kind or sorted(constant) != [False, True]:
+        return []
+    return [node.inputs[constant.index(False)], node.inputs[constant.index(True)]]
