@@ -58,7 +58,9 @@ def _affine(add: ir.Node) -> tuple[ir.Node, ir.Value, ir.Value, ir.Value] | None
 
 def _operands(node: ir.Node, kind: str) -> list[ir.Value]:
     """[computed, constant] of a sum or product, in whichever order they are; empty for anything else."""
+    if node.op_type != kind:
+        return []
     constant = [value.const_value is not None and not value.is_graph_input() for value in node.inputs]
-    if node.op_type != kind or sorted(constant) != [False, True]:
+    if sorted(constant) != [False, True]:
         return []
     return [node.inputs[constant.index(False)], node.inputs[constant.index(True)]]

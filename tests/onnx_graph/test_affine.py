@@ -123,3 +123,10 @@ def test_shared_constants_are_written_once_and_stay_for_other_readers() -> None:
         assert_close_db(old, new, 130)
     # w and b as vectors, mean and variance; b as it was, for Sub
     assert sorted(list(tensor.dims) for tensor in after.graph.initializer) == [[6], [6], [6], [6], [6, 1, 1]]
+
+
+def test_nodes_without_optional_inputs_are_passed_over() -> None:
+    nodes = [helper.make_node("Clip", ["x", "", "b"], ["y"])]
+    model = graph(nodes, [value("x", (2, 6))], [value("y", (2, 6))], {"b": np.float32(1)})
+    after, gone = merged(model)
+    assert gone == 0 and kinds(after) == ["Clip"]
