@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from compress.report import words
 
@@ -92,7 +93,7 @@ def probe(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
         axes.plot(first["timesteps"], first["floor"], color=MUTED, linestyle="--", label="floor")
         positive = [value for curve in curves.values() for value in (*curve["error"], *curve["floor"]) if value > 0]
         if positive:
-            _logarithmic(axes)
+            _logarithmic(axes, positive)
             axes.set_ylim(bottom=min(positive) / 3)
         axes.invert_xaxis()
         axes.set(xlabel="timestep (noise on the left)", ylabel="relative squared error")
@@ -114,15 +115,15 @@ def trade(
             axes.plot(costs, errors, color=MUTED, linewidth=0.9, zorder=1)
         for place, (label, cost, error) in enumerate(points):
             axes.plot(cost, error, "o", color=STUDENT if path else SERIES[place % len(SERIES)], markersize=6)
-            below = 2 * place // max(len(points), 1) % 2
-            offset = (7, -11) if below else (7, 5)
-            axes.annotate(label, (cost, error), xytext=offset, textcoords="offset points", fontsize=10)
+            left = cost > max(costs) / 2  # the label is drawn towards the middle
+            offset, side = ((-7, 5), "right") if left else ((7, 5), "left")
+            axes.annotate(label, (cost, error), xytext=offset, textcoords="offset points", ha=side)
         if line is not None:
             axes.axvline(line[1], color=TEACHER, linestyle="--", linewidth=1.2)
             top = axes.get_xaxis_transform()
             axes.text(line[1], 1.01, line[0], transform=top, ha="right", va="bottom", color=INK, fontsize=10)
         if min(errors) > 0:
-            _logarithmic(axes)
+            _logarithmic(axes, errors)
         axes.margins(0.14, 0.16)
         axes.set_xlim(left=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -177,9 +178,11 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _logarithmic(axes: Axes) -> None:
-    """Powers of ten as plain numbers; between them only where the axis spans less than a power."""
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Plain numbers at the powers of ten, and between them where the values span less than two powers."""
     axes.set_yscale("log", nonpositive="mask")
+    if max(values) < 100 * min(values):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
 

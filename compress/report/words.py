@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {
-    "psnr": "PSNR, dB",
+    "psnr": "PSNR in dB",
     "ssim": "SSIM",
     "class_agreement": "same class as the teacher's",
     "class_accuracy": "class accuracy",
@@ -12,7 +12,7 @@ NAMES = {
     "classifier_accuracy": "accuracy of the classifier itself",
     "output_error": "relative output error",
     "guidance_scale": "effective guidance scale",
-    "frechet": "Fréchet distance, to infinity",
+    "frechet": "Fréchet distance FD∞",
     "kid": "kernel distance (KID)",
     "two_sample": "two-sample test",
     "vendi": "Vendi score",
