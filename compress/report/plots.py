@@ -37,6 +37,7 @@ MARKERS = "osD^v"
 WIDTH = 5.0  # inches: 360 units, about the width of a phone, so that text is never scaled down
 STYLE: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "compress",  # the same ids from the same figure
     "text.parse_math": False,  # names are shown as they are
     "font.size": 10,
     "axes.edgecolor": MUTED,
@@ -116,7 +117,8 @@ def trade(
         for place, (label, cost, error) in enumerate(points):
             axes.plot(cost, error, "o", color=STUDENT if path else SERIES[place % len(SERIES)], markersize=6)
             left = cost > max(costs) / 2  # the label is drawn towards the middle
-            offset, side = ((-7, 5), "right") if left else ((7, 5), "left")
+            offset = (-7 if left else 7, -12 if place % 2 else 5)  # above and below in turn: passes may lie close
+            side = "right" if left else "left"
             axes.annotate(label, (cost, error), xytext=offset, textcoords="offset points", ha=side)
         if line is not None:
             axes.axvline(line[1], color=TEACHER, linestyle="--", linewidth=1.2)
