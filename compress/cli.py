@@ -110,13 +110,38 @@ def verify(
     """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
     from compress import judge, terminal
     from compress.recipe import read
+    from compress.report.publish import write_page
 
     checked = read(recipe, [], teacher) if recipe else None
     with tempfile.TemporaryDirectory() as folder:
         where = output or Path(folder)
         report = judge.verify_bundle(bundle, teacher, checked, where, _options(device, False, allow_pickle))
+        if output:
+            write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
     raise typer.Exit(1 if report["verdict"] == "fail" else 0)
+
+
+@app.command()
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(help="result folders: each holds report.json and onnx/")],
+    out: Annotated[Path, typer.Option(help="page to write (HTML)")] = Path("compare.html"),
+) -> None:
+    """Several students of one teacher, side by side, from their reports."""
+    from compress import terminal
+    from compress.files import write_text
+    from compress.report import comparison
+
+    students = comparison.read(bundles)
+    rows = [
+        (row.label, *(f"{cell.text} {'' if cell.said == cell.text else cell.said}".strip() for cell in row.cells))
+        for row in comparison.table(students)
+    ]
+    terminal.table(("", *(student.name for student in students)), rows, wrap=True)
+    for line in comparison.caveats(students):
+        terminal.log(f"take care: {line}")
+    write_text(out, comparison.comparison(students))
+    print(out)
 
 
 @app.command()

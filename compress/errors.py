@@ -8,6 +8,7 @@
     │   └── ExportError        the model could not be written as ONNX
     ├── BundleError            a bundle folder on the device
     ├── VerifyError            a verdict could not be reached
+    ├── ReportError            a report.json is missing, damaged, or not comparable
     └── OutputError            the output folder cannot be used
 
 The command line turns each of them into exit code 2; anything else is a fault of this package.
@@ -50,6 +51,10 @@ class BundleError(CompressError):
 
 class VerifyError(CompressError):
     """A verdict could not be reached."""
+
+
+class ReportError(CompressError):
+    """A report.json cannot be read or compared."""
 
 
 class OutputError(CompressError):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
-    "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "report", "terminal", "passes",
+    "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
     "training", "contract", "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")

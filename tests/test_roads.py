@@ -77,7 +77,7 @@ def test_half_precision_v_prediction_zero_snr_checkpoint_goes_the_whole_road(tmp
     assert "verdict: fail" in done.stdout
     out = tmp_path / "out"
     names = {path.name for path in out.iterdir()}
-    assert {"student", "onnx", "report.json", "record.json", "README.md", "samples.png"} <= names
+    assert {"student", "onnx", "report.json", "report.html", "record.json", "README.md", "samples.png"} <= names
     again = compress("verify", "out", "--teacher", "teacher", folder=tmp_path)
     assert again.returncode == 1, again.stderr  # the gates of the report beside it
     benched = compress("bench", "out", "teacher", "out/onnx/denoiser.onnx", "--rounds", 10, folder=tmp_path)

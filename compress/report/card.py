@@ -6,12 +6,16 @@ from typing import Any
 
 import jinja2
 
+from compress.report import words
+from compress.report.page import settings
+
 
 def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None, bundle: bool) -> str:
     """Markdown from the records of the passes and the report of `verify`, if there is one."""
     template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    rows = [{**record, "settings": _settings(record["config"])} for record in records]
+    environment.filters["cell"] = _cell
+    rows = [{**record, "settings": settings(record["config"])} for record in records]
     conditions = ""
     for record in records:
         if record["pass"] == "export_onnx":
@@ -21,11 +25,16 @@ def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str,
             elif "encoder_hidden_states" in inputs:
                 conditions = ", encoder_hidden_states=embeddings"
     return environment.from_string(template).render(
-        recipe=recipe, records=rows, report=report, bundle=bundle, conditions=conditions
+        recipe=recipe,
+        records=rows,
+        report=report,
+        shortfalls=words.shortfalls(report) if report else [],
+        bundle=bundle,
+        conditions=conditions,
+        words=words,
     )
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    """Settings in one line; what is long or not set is left out."""
-    shown = {key: value for key, value in config.items() if value is not None and len(str(value)) < 80}
-    return ", ".join(f"{key}: {value}" for key, value in shown.items()) or "default"
+def _cell(text: object) -> str:
+    """Text that stays within one cell of a Markdown table."""
+    return " ".join(str(text).replace("|", "\\|").split())

@@ -1,18 +1,20 @@
-"""Lays out the result of a recipe: student/, onnx/, report.json, record.json, README.md, pictures."""
+"""Lays out the result of a recipe: student/, onnx/, report.json, report.html, record.json, README.md, pictures."""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compress.files import write_atomically, write_json, write_text
 from compress.report.card import card
 from compress.report.figures import draw_pairs
+from compress.report.page import page
 
 
 def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
     """Copy what the passes left to its place in `output`; the verdict of the last `verify`, if any."""
+    samples = None
     for number, record in enumerate(records, start=1):
         folder = output / "passes" / f"{number:02d}-{record['name']}"
         if record["stored"] is not None:
@@ -21,6 +23,7 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
         for file in sorted((folder / "files").iterdir()):
             if file.name == "samples.npz":
                 draw_pairs(file, output / "samples.png")
+                samples = file
             else:
                 _copy(file, output / file.name)
     write_json(output / "record.json", {"recipe": recipe, "passes": list(records)})
@@ -28,7 +31,17 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     verified = any(record["pass"] == "verify" for record in records)
     report = json.loads(report_file.read_text(encoding="utf-8")) if verified else None
     write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir()))
-    return None if report is None else str(report["verdict"])
+    if report is None:
+        return None
+    write_page(output, report, records, samples)
+    return str(report["verdict"])
+
+
+def write_page(
+    folder: Path, report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], samples: Path | None
+) -> None:
+    """report.html beside the report.json of `folder`. samples: the .npz with pairs of samples, if there is one."""
+    write_text(folder / "report.html", page(report, records, samples if samples and samples.is_file() else None))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,0 +1,216 @@
+"""Plots as inline SVG, small enough for a phone, in colours that follow the page (light or dark).
+
+Matplotlib writes fixed colours; the ones below stand for variables of the page's stylesheet and are
+exchanged for them. Text stays text, in the page's font.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from compress.report import words
+
+COLOURS = {
+    "#0a0b01": "var(--ink)",
+    "#0a0b02": "var(--muted)",
+    "#0a0b03": "var(--line)",
+    "#0a0b04": "var(--teacher)",
+    "#0a0b05": "var(--student)",
+    "#0a0b06": "var(--page)",
+    "#0a0b11": "var(--series-1)",
+    "#0a0b12": "var(--series-2)",
+    "#0a0b13": "var(--series-3)",
+    "#0a0b14": "var(--series-4)",
+    "#0a0b15": "var(--series-5)",
+}
+INK, MUTED, LINE, TEACHER, STUDENT, PAGE, *SERIES = COLOURS
+MARKERS = "osD^v"
+WIDTH = 5.0  # inches: 360 units, about the width of a phone, so that text is never scaled down
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compress",  # the same ids from the same figure
+    "text.parse_math": False,  # names are shown as they are
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.6,
+}
+
+
+def latency(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """A bar for each engine of one batch size, in ms a call; the name stands above it, so that it may be long."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(0.5 * len(rows) + 0.5)
+        longest = max((row["interval"][1] for row in rows if "reason" not in row), default=1.0)
+        for place, row in enumerate(rows):
+            failed = "reason" in row
+            axes.text(0, place - 0.36, row["name"], va="center", ha="left", fontsize=10)
+            if failed:
+                axes.text(0, place + 0.1, "  failed", va="center", ha="left", color=MUTED, style="italic")
+                continue
+            low, high = row["interval"]
+            axes.barh(place + 0.1, row["ms"], height=0.42, color=STUDENT if words.is_student(row) else TEACHER)
+            axes.plot([low, high], [place + 0.1] * 2, color=INK, linewidth=1.2)
+            axes.text(high + 0.015 * longest, place + 0.1, words.ms(row["ms"]), va="center", ha="left")
+        axes.set(xlim=(0, 1.22 * longest), ylim=(len(rows) - 0.55, -0.65), xlabel="ms a call (line: 95% interval)")
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+        return _svg(figure, f"Latency of {len(rows)} engines, ms a call; the table has the figures")
+
+
+def probe(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """Relative squared error of the output at each timestep, with its interval and the floor; one curve a student."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(2.9)
+        for place, (label, curve) in enumerate(curves.items()):
+            colour = STUDENT if len(curves) == 1 else SERIES[place % len(SERIES)]
+            steps = curve["timesteps"]
+            axes.fill_between(steps, curve["low"], curve["high"], color=colour, alpha=0.22, linewidth=0)
+            axes.plot(steps, curve["error"], color=colour, label=label, marker=MARKERS[place % 5], markersize=4)
+        first = next(iter(curves.values()))
+        axes.plot(first["timesteps"], first["floor"], color=MUTED, linestyle="--", label="floor")
+        positive = [value for curve in curves.values() for value in (*curve["error"], *curve["floor"]) if value > 0]
+        if positive:
+            _logarithmic(axes, positive)
+            axes.set_ylim(bottom=min(positive) / 3)
+        axes.invert_xaxis()
+        axes.set(xlabel="timestep (noise on the left)", ylabel="relative squared error")
+        _legend(axes, min(len(curves) + 1, 2))
+        return _svg(figure, "Relative squared error of the guided output at each timestep, with the floor")
+
+
+def trade(
+    points: Sequence[tuple[str, float, float]], xlabel: str, ylabel: str, line: tuple[str, float] | None, path: bool
+) -> Markup:
+    """Cost against error, both to the left and down better. points: (label, cost, error).
+
+    line: a cost without error (the teacher's), drawn upright. path: join the points in their order.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(2.9)
+        costs, errors = [p[1] for p in points], [p[2] for p in points]
+        if path:
+            axes.plot(costs, errors, color=MUTED, linewidth=0.9, zorder=1)
+        for place, (label, cost, error) in enumerate(points):
+            axes.plot(cost, error, "o", color=STUDENT if path else SERIES[place % len(SERIES)], markersize=6)
+            left = cost > max(costs) / 2  # the label is drawn towards the middle
+            offset = (-7 if left else 7, -12 if place % 2 else 5)  # above and below in turn: passes may lie close
+            side = "right" if left else "left"
+            axes.annotate(label, (cost, error), xytext=offset, textcoords="offset points", ha=side)
+        if line is not None:
+            axes.axvline(line[1], color=TEACHER, linestyle="--", linewidth=1.2)
+            top = axes.get_xaxis_transform()
+            axes.text(line[1], 1.01, line[0], transform=top, ha="right", va="bottom", color=INK, fontsize=10)
+        if min(errors) > 0:
+            _logarithmic(axes, errors)
+        axes.margins(0.14, 0.16)
+        axes.set_xlim(left=0)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        return _svg(figure, f"{ylabel} against {xlabel}: " + ", ".join(label for label, *_ in points))
+
+
+def guidance(scales: Sequence[float], curve: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> Markup:
+    """One metric of both sides at every guidance scale, with intervals."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(2.5)
+        for side, colour, marker in (("teacher", TEACHER, "s"), ("student", STUDENT, "o")):
+            values = [figure_["value"] for figure_ in curve[side]]
+            axes.plot(scales, values, color=colour, label=side, marker=marker, markersize=4)
+            ends = [figure_.get("interval") or [figure_["value"]] * 2 for figure_ in curve[side]]
+            lows, highs = zip(*ends, strict=True)
+            axes.fill_between(scales, lows, highs, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="guidance scale", ylabel=words.name(metric))
+        axes.set_xticks(list(scales))
+        axes.xaxis.set_major_formatter("{x:g}")
+        if metric in words.PERCENT:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}".replace(".0%", "%"))
+        _legend(axes, 2)
+        return _svg(figure, f"{words.name(metric)} of teacher and student at each guidance scale")
+
+
+def by_class(labels: Sequence[int], teacher: Sequence[float], student: Sequence[float]) -> Markup:
+    """Class accuracy of both sides, class by class."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(2.5)
+        places = range(len(labels))
+        for place, a, b in zip(places, teacher, student, strict=True):
+            axes.plot([place, place], [a, b], color=MUTED, linewidth=1)
+        size = 6 if len(labels) <= 30 else 3
+        axes.plot(places, teacher, "s", color=TEACHER, label="teacher", markersize=size + 2, fillstyle="none")
+        axes.plot(places, student, "o", color=STUDENT, label="student", markersize=size)
+        every = -(-len(labels) // 15)
+        axes.set_xticks(list(places)[::every], [str(label) for label in labels[::every]])
+        axes.set(xlabel="class", ylabel="class accuracy")
+        axes.margins(y=0.12)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}".replace(".0%", "%") if value <= 1 else "")
+        axes.grid(axis="x", visible=False)
+        _legend(axes, 2)
+        return _svg(figure, "Class accuracy of teacher and student, class by class")
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Plain numbers at the powers of ten, and between them where the values span less than two powers."""
+    axes.set_yscale("log", nonpositive="mask")
+    if max(values) < 100 * min(values):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.6)
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """The figure as an <svg> element: the same bytes from the same data, no ids but those it refers to."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = stream.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<style [^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r'<g id="[^"#]+_\d+">', "<g>", body).replace("xlink:href=", "href=")
+    body = re.sub(
+        r"font-family: [^;\"]+;? ?|font: ([\d.]+px) [^;\"]+", lambda m: f"font-size: {m[1]}" if m[1] else "", body
+    )
+    # two plots on a page must not share the ids of their clip paths and markers
+    salt = hashlib.sha256(body.encode()).hexdigest()[:6]
+    body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{salt}-", body)
+    for fixed, variable in COLOURS.items():
+        body = body.replace(fixed, variable)
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    head = Markup('<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}">').format(
+        description, width, height
+    )
+    return head + Markup(re.sub(r"\n\s*", "\n", body)) + Markup("</svg>")
