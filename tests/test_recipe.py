@@ -388,7 +388,7 @@ def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("gates", "expected"),
     [
-        ("{psnr: {}}", "verify.gates.psnr: give min, max or both"),
+        ("{psnr: {}}", "verify.gates.psnr: give min, max or margin"),
         ("{psnr: {mim: 5, min: 5}}", "unknown key 'verify.gates.psnr.mim'; did you mean 'min'?"),
         ("{psnr: {min: high}}", "verify.gates.psnr.min: should be a valid number"),
         ("{psnr: 5}", "verify.gates.psnr: "),

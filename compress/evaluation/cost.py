@@ -23,7 +23,6 @@ from compress.models.reference import Progress, noise_like
 from compress.runtime import Bundle
 
 TEACHER, COMPILED, ONNX = "teacher, PyTorch", "teacher, torch.compile", "teacher, onnxruntime fp32"
-STARTS = 3  # fresh processes of each kind
 STUDENT_PROGRAM = """
 import sys, numpy as np
 from compress.runtime import Bundle
@@ -73,11 +72,13 @@ def measure(
     rounds: int,
     batches: tuple[int, ...],
     compiled: bool,
+    starts: int,
     progress: Progress,
 ) -> Costs:
     """Time every engine, interleaved, at batch 1 and at each of `batches`; start fresh processes; count.
 
     rounds: at batch 1; larger batches take as many calls fewer. compiled: also by torch.compile, which takes minutes.
+    starts: fresh processes of each side.
     """
     rows: list[dict[str, Any]] = []
     with latency.threads(threads), torch.no_grad():
@@ -119,8 +120,7 @@ def measure(
     ):
         value, (low, high) = latency.speedup(single[slow], single[fast])
         ratios[name] = Figure(value * factor, "more", (low * factor, high * factor), len(single[slow]))
-    with progress("fresh processes", 2 * STARTS) as task:
-        process = _processes(teacher, bundle, threads, task.advance)
+    process = _processes(teacher, bundle, threads, starts, progress) if starts else []
     return Costs(sides, ratios, rows, process)
 
 
@@ -215,19 +215,21 @@ def _side(params: int, macs: int, size: int, call: np.ndarray, image: np.ndarray
     }
 
 
-def _processes(teacher: Denoiser, bundle: Bundle, threads: int, advance: Callable[[], object]) -> list[dict[str, Any]]:
-    """Seconds until the first result, and peak memory, of processes that start from nothing."""
+def _processes(
+    teacher: Denoiser, bundle: Bundle, threads: int, starts: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Seconds until the first result, and peak memory, of processes that start from nothing; medians."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, progress("fresh processes", 2 * starts) as task:
         checkpoint.save(teacher, Path(folder, "teacher"))
         for name, program, path in (
             (TEACHER, TEACHER_PROGRAM, Path(folder, "teacher")),
             (student_name(bundle), STUDENT_PROGRAM, bundle.path.resolve()),
         ):
             started = []
-            for _ in range(STARTS):
+            for _ in range(starts):
                 started.append(_start(program + PEAK, [str(path), str(threads)], name))
-                advance()
+                task.advance()
             seconds, peaks = zip(*started, strict=True)
             rows.append(
                 {"name": name, "cold_start_s": float(np.median(seconds)), "peak_memory_bytes": int(np.median(peaks))}

@@ -1,22 +1,25 @@
 """From measured figures and a recipe's limits to a verdict.
 
-A limit is a margin that the student must be *shown* to hold: it is held against the far end of the 95% interval, so
-that too few samples or a noisy machine lead to "fail" and never to an undeserved "pass" (non-inferiority).
+A limit is one that the student must be *shown* to hold: it is held against the far end of the 95% interval, so that
+too few samples or a noisy machine lead to "fail" and never to an undeserved "pass" (non-inferiority).
+
+    min, max    what the figure itself may be
+    margin      how much worse than the teacher's own figure it may be
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from compress.evaluation.figure import Figure, worst
+from compress.evaluation.figure import Figure
 
-Kind = Literal["min", "max"]
-KINDS: tuple[Kind, Kind] = ("min", "max")
+Kind = Literal["min", "max", "margin"]
+KINDS: tuple[Kind, ...] = ("min", "max", "margin")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One limit. value: what was measured; bound: its interval's end that was held against the limit.
+    """One limit. value: what was measured, for a margin what the student lacks; bound: its interval's far end.
 
     passed: None where the figure means nothing for this student; then `reason` says why, and the verdict goes without.
     """
@@ -37,7 +40,8 @@ def decide(
 ) -> list[Decision]:
     """Hold every limit {"min": …, "max": …}; of a figure that was measured several times, in several spaces, the worst.
 
-    left_out: why a figure means nothing here. NaN never passes. Raises KeyError for what was not measured.
+    left_out: why a figure means nothing here. NaN never passes. Raises KeyError for what was not measured, ValueError
+    for a margin on a figure of which the teacher's own is not known.
     """
     decisions = []
     for name, bounds in limits.items():
@@ -48,11 +52,29 @@ def decide(
             if name in left_out:
                 decisions.append(Decision(name, kind, limit, None, None, None, left_out[name]))
                 continue
-            figure = worst(figures[name], kind)
-            bound = figure.bound(kind)
-            passed = bound >= limit if kind == "min" else bound <= limit
-            decisions.append(Decision(name, kind, limit, figure.value, bound, bool(passed)))
+            found = [(value, bound, _held(kind, bound, limit)) for value, bound in _values(name, kind, figures[name])]
+            value, bound, passed = min(found, key=lambda one: (one[2], -one[1] if kind != "min" else one[1]))
+            decisions.append(Decision(name, kind, limit, value, bound, passed))
     return decisions
+
+
+def _values(name: str, kind: Kind, figures: Sequence[Figure]) -> list[tuple[float, float]]:
+    """(value, far end of its interval) of each figure."""
+    if kind == "min":
+        return [(f.value, f.interval[0] if f.interval else f.value) for f in figures]
+    if kind == "max":
+        return [(f.value, f.interval[1] if f.interval else f.value) for f in figures]
+    found = []
+    for f in figures:
+        if f.excess is None or f.excess_interval is None:
+            raise ValueError(f"{name}: takes no margin, since nothing is known of the teacher's own; give min or max")
+        low, high = f.excess_interval
+        found.append((f.excess, high) if f.better == "less" else (-f.excess, -low))
+    return found
+
+
+def _held(kind: Kind, bound: float, limit: float) -> bool:
+    return bool(bound >= limit if kind == "min" else bound <= limit)
 
 
 def verdict(decisions: list[Decision]) -> str:

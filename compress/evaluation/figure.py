@@ -1,7 +1,6 @@
 """A measured figure: its 95% interval, and the noise floor under which a difference is not resolved."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,12 +40,6 @@ class Figure:
         low, high = self.excess_interval
         return not low <= 0 <= high and abs(self.excess) > self.floor
 
-    def bound(self, kind: Literal["min", "max"]) -> float:
-        """The end of the interval that a limit is held against: the one further from passing."""
-        if self.interval is None:
-            return self.value
-        return self.interval[0] if kind == "min" else self.interval[1]
-
     def as_json(self) -> dict[str, Any]:
         """For `report.json`. Raises ValueError for figures that are not finite."""
         found = {**vars(self), "resolved": self.resolved}
@@ -70,8 +63,3 @@ def beside(student: float, teacher: float, replicates: np.ndarray, better: Bette
         excess=student - teacher,
         excess_interval=interval(own - others),
     )
-
-
-def worst(figures: Iterable[Figure], kind: Literal["min", "max"]) -> Figure:
-    """The figure that is furthest from holding a limit of this kind."""
-    return (min if kind == "min" else max)(figures, key=lambda figure: figure.bound(kind))

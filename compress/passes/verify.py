@@ -34,13 +34,7 @@ Paired = Literal["psnr", "ssim", "class_agreement"]
 Distributional = Literal[
     "frechet", "kid", "two_sample", "density", "coverage", "vendi", "class_variance", "frechet_ratio", "memorised"
 ]
-Metric = Literal[
-    Paired,
-    "class_accuracy",
-    "output_error",
-    "worst_timestep_error",
-    "guidance_ratio",
-    Distributional,
+Cost = Literal[
     "params",
     "macs",
     "bytes",
@@ -49,20 +43,30 @@ Metric = Literal[
     "call_speedup_over_onnxruntime",
     "image_speedup_over_onnxruntime",
 ]
+Metric = Literal[
+    Paired,
+    "class_accuracy",
+    "output_error",
+    "worst_timestep_error",
+    "guidance_ratio",
+    Distributional,
+    Cost,
+]
 SHOWN = 40  # pairs of samples that are kept for pictures
 AGAIN = 30  # images that the teacher draws once more, in onnxruntime
 
 
 class Gate(PassConfig):
-    """A limit on a metric; at least one of min and max."""
+    """A limit on a metric; at least one of min, max and margin."""
 
     min: float | None = Field(None, description="least acceptable value")
     max: float | None = Field(None, description="largest acceptable value")
+    margin: float | None = Field(None, ge=0, description="how much worse than the teacher's own figure it may be")
 
     @model_validator(mode="after")
     def _some(self) -> "Gate":
-        if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
+        if self.min is None and self.max is None and self.margin is None:
+            raise ValueError("give min, max or margin")
         return self
 
 
@@ -88,13 +92,17 @@ class Config(PassConfig):
     rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
     batches: tuple[int, ...] = Field((8,), description="batch sizes to time beside 1")
+    starts: int = Field(1, ge=0, description="fresh processes of each side, for cold start and peak memory")
     torch_compile: bool = Field(False, description="time the teacher under torch.compile as well; takes minutes")
     judge_accuracy: float = Field(
         0.9, ge=0, le=1, description="least accuracy on held-out images for a classifier to be believed"
     )
 
     @model_validator(mode="after")
-    def _enough(self) -> "Config":
+    def _gates(self) -> "Config":
+        alone = [name for name, gate in self.gates.items() if name in get_args(Cost) and gate.margin is not None]
+        if alone:
+            raise ValueError(f"a gate on {alone[0]} takes no margin; give min or max")
         asked = [name for name in self.gates if name in get_args(Distributional)]
         if asked and min(self.samples, self.reference or self.samples) < judging.LEAST:
             raise ValueError(f"a gate on {asked[0]} needs at least {judging.LEAST} samples and references")
@@ -138,6 +146,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
             config.rounds,
             config.batches,
             config.torch_compile,
+            config.starts,
             context.progress,
         )
     figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios).items()}

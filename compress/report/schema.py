@@ -57,7 +57,7 @@ class Gate(Part):
 
     measured = ("value", "passed")
     name: str
-    kind: Literal["min", "max"]
+    kind: Literal["min", "max", "margin"]
     limit: Number
     value: Number | None = None
     bound: Number | None = None

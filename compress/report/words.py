@@ -91,7 +91,8 @@ def faster(ratio: float) -> str:
 
 def limit(gate: Mapping[str, Any]) -> str:
     """What a gate demands."""
-    return f"{'≥' if gate['kind'] == 'min' else '≤'} {gate['limit']:g}"
+    sign = {"min": "≥ ", "max": "≤ ", "margin": "worse by ≤ "}[gate["kind"]]
+    return f"{sign}{gate['limit']:g}"
 
 
 def held(gate: Mapping[str, Any], key: str) -> str:

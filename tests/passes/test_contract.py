@@ -36,7 +36,9 @@ CASES = {
     "distill": Case(SHORT, {**SHORT, "losses": {"output": 0, "feature": 0}}, {"losses": {"output": -1}}),
     "quantize": Case({"samples": 4, "evaluations": 20}, None, {"scheme": "int3"}),
     "export_onnx": Case({}, None, {"batch": 0}),
-    "verify": Case({"samples": 20, "rounds": 10}, {"samples": 20, "rounds": 10}, {"gates": {"psnr": {}}}),
+    "verify": Case(
+        {"samples": 20, "rounds": 10, "starts": 0}, {"samples": 20, "rounds": 10, "starts": 0}, {"gates": {"psnr": {}}}
+    ),
 }
 TRANSFORMING = [name for name in passes.names() if name != "verify"]
 
@@ -134,7 +136,11 @@ def test_same_seed_gives_the_same_result(name: str, results: dict[str, PassResul
 
 
 def test_verify_writes_a_complete_report(tmp_path: Path) -> None:
-    run("verify", {"samples": 20, "rounds": 10, "gates": {"psnr": {"min": 1000}}, "judge_accuracy": 0}, tmp_path)
+    run(
+        "verify",
+        {"samples": 20, "rounds": 10, "starts": 0, "gates": {"psnr": {"min": 1000}}, "judge_accuracy": 0},
+        tmp_path,
+    )
     report = read_json(tmp_path / "files" / "report.json")
     assert report["verdict"] == "fail"
     assert [gate["name"] for gate in report["gates"]] == ["psnr"]

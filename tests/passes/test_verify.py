@@ -36,7 +36,7 @@ def exported(model: Denoiser, folder: Path) -> Bundle:
 
 def judged(bundle: Bundle, teacher: Denoiser, folder: Path, **settings: Any) -> dict[str, Any]:
     context = make_context(teacher, folder)
-    config = VERIFY.Config.model_validate({"rounds": 10, "batches": [2], "judge_accuracy": 0, **settings})
+    config = VERIFY.Config.model_validate({"rounds": 10, "batches": [2], "starts": 0, "judge_accuracy": 0, **settings})
     VERIFY.run(bundle, config, context)
     return read_json(folder / "files" / "report.json")
 
@@ -46,7 +46,13 @@ def of_itself(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("itself")
     teacher = make_denoiser(CLASS_CONFIG)
     return judged(
-        exported(teacher, folder / "export"), teacher, folder, samples=COUNT, gates=GATES, guidance_scales=[1, 3]
+        exported(teacher, folder / "export"),
+        teacher,
+        folder,
+        samples=COUNT,
+        gates=GATES,
+        guidance_scales=[1, 3],
+        starts=1,
     )
 
 
@@ -152,7 +158,7 @@ def test_real_images_give_a_ratio_and_memorisation(tmp_path: Path) -> None:
     bundle = exported(teacher, tmp_path / "export")
     context = dataclasses.replace(make_context(teacher, tmp_path), data=Digits(source="digits"))
     context = dataclasses.replace(context, dataset=lambda: data.load(Digits(source="digits"), (1, 16, 16), 10))
-    VERIFY.run(bundle, VERIFY.Config(samples=COUNT, rounds=10, batches=()), context)
+    VERIFY.run(bundle, VERIFY.Config(samples=COUNT, rounds=10, batches=(), starts=0), context)
     metrics = read_json(tmp_path / "files" / "report.json")["spaces"]["pixels"]["metrics"]
     assert metrics["frechet_ratio"]["value"] == pytest.approx(1, abs=1e-3)
     assert metrics["memorised"]["value"] == 0 and not metrics["memorised"]["resolved"]
@@ -183,7 +189,7 @@ def test_passes_are_blamed(tmp_path: Path) -> None:
             Stage("export_onnx", "export_onnx", lambda: bundle),
         ),
     )
-    VERIFY.run(bundle, VERIFY.Config(samples=20, rounds=10, batches=()), context)
+    VERIFY.run(bundle, VERIFY.Config(samples=20, rounds=10, batches=(), starts=0), context)
     report = read_json(tmp_path / "files" / "report.json")
     rows = {row["pass"]: row for row in report["stages"]}
     assert list(rows) == ["teacher", "train", "quantize", "export_onnx"]
