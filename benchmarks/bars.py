@@ -12,6 +12,9 @@ BARS: dict[str, tuple[Kind, float]] = {
     "edge_bytes_ratio": ("max", 0.2),
     "edge_call_speedup": ("min", 8.0),
     "edge_class_agreement": ("min", 0.97),
+    "power_caught": ("min", 0.95),
+    "power_blamed": ("min", 0.95),
+    "power_false_alarms": ("max", 0.05),
 }
 
 

@@ -1,0 +1,212 @@
+"""`python -m benchmarks.verifier_power`: what the verifier catches, and how often it cries wolf.
+
+Good students: the committed bundle, and the teacher itself in onnxruntime. A trial draws the student's samples with
+the runtime that ships and judges them by the gates on quality of recipes/digits-edge.yaml, as `verify` does. A clean
+trial that fails is a false alarm; a faulty one that passes is missed. Clean trials of one student share no noise. Every
+trial is kept in results/verifier_power.json as it ends, so that a stopped run goes on; --fresh starts over.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from benchmarks.bars import finish
+from benchmarks.faults import BLAME, OF_BUNDLE, OF_SAMPLES
+from compress import passes, terminal
+from compress.contract import Context
+from compress.data import read_npz
+from compress.evaluation import decision, judging, latency, probe
+from compress.evaluation.baseline import OnnxTeacher
+from compress.evaluation.response import sample
+from compress.evaluation.statistics import wilson
+from compress.files import cache_folder, write_json, write_npz, write_text
+from compress.inputs import Inputs, Options, digest
+from compress.models.reference import Drawn, Progress, draw_kept
+from compress.recipe import read
+from compress.runtime import Bundle
+from compress.runtime.bundle import sha256
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+COUNT = 640  # images a trial
+PLACES = 15  # trials that share no noise
+OTHERS = 2400  # images of the teacher that they are held against
+PROCESSES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """student: which good one; fault: "" for none; number: of the trial, which gives its noise and the fault's seed."""
+
+    student: str
+    fault: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        return f"{self.student}/{self.fault or 'clean'}/{self.number}"
+
+
+def trials(clean: int, seeds: int) -> list[Trial]:
+    """Every trial, the clean ones first; a quarter of the clean ones are of the teacher itself."""
+    own = [Trial("digits-edge", "", number) for number in range(clean)]
+    own += [Trial("teacher", "", number) for number in range(max(1, clean // 4))]
+    return own + [Trial("digits-edge", fault, number) for number in range(seeds) for fault in BLAME]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all trials share, made once in each process."""
+
+    context: Context
+    drawn: Drawn
+    judged: judging.Judging
+    limits: dict[str, Any]
+    bundle: Bundle
+
+
+@cache
+def bench() -> Bench:
+    """The bundle, its teacher's samples and the gates of its recipe."""
+    torch.set_num_threads(1)
+    recipe = read(ROOT / "recipes" / "digits-edge.yaml")
+    inputs = Inputs(recipe, Options(torch.device("cpu"), terminal.silent, lambda _: None), Path())
+    step = recipe.steps[-1]
+    context = inputs.context(step, Path(), Path())
+    cost = get_args(passes.module("verify").Cost)
+    gates: dict[str, Any] = step.config.gates  # type: ignore[attr-defined]
+    limits = {name: gate.model_dump() for name, gate in gates.items() if name not in cost}
+    drawn = draw_pool(context, terminal.silent)
+    judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, terminal.silent)
+    return Bench(context, drawn, judged, limits, Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1))
+
+
+def draw_pool(context: Context, progress: Progress) -> Drawn:
+    """The teacher's samples: those of the trials, then the others."""
+    folder = cache_folder() / "samples"
+    count = PLACES * COUNT + OTHERS
+    return draw_kept(context.teacher(), count, context.seed, context.dataset, folder, progress, "teacher's samples")
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """One trial: {"verdict", "failed": figures whose gates are broken, "resolved": figures told apart}."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _judge(trial, bench(), Path(folder))
+
+
+def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
+    teacher, bundle = given.context.teacher(), given.bundle
+    others, start = given.drawn[PLACES * COUNT :], trial.number % PLACES * COUNT
+    pairs = given.drawn[start : start + COUNT]
+    with latency.threads(1):
+        baseline = OnnxTeacher(teacher, folder / "teacher.onnx", 1)
+    if trial.fault in OF_BUNDLE:
+        bundle = OF_BUNDLE[trial.fault](bundle, folder / "faulty", trial.number)
+    conditions = {name: value.numpy() for name, value in pairs.conditions.items()}
+    if trial.student == "teacher":
+        ours, evaluate = baseline.sample(pairs.noise.numpy(), conditions), baseline.evaluate
+    else:
+        kept = cache_folder() / "power" / f"{sha256(bundle.path / bundle.manifest['model'])[:16]}-{start}.npz"
+        clean = trial.fault not in OF_BUNDLE
+        ours = read_npz(kept)["samples"] if clean and kept.is_file() else sample(bundle, pairs, terminal.silent, "")
+        if clean and not kept.is_file():
+            write_npz(kept, {"samples": ours})
+        evaluate = probe.of_bundle(bundle)
+    if trial.fault in OF_SAMPLES:
+        training = given.judged.real[0]
+        assert training is not None
+        ours = OF_SAMPLES[trial.fault](ours, conditions["class_labels"], training, trial.number)
+    frozen = probe.make(teacher, others, teacher.sampling.timesteps, given.context.seed)
+    few = pairs[:30]
+    again = baseline.sample(few.noise.numpy(), {name: value.numpy() for name, value in few.conditions.items()})
+    quality = probe.figures(probe.answer(frozen, evaluate), probe.answer(frozen, baseline.evaluate))
+    quality |= given.judged.pairs(pairs, ours, again)
+    spaces = given.judged.spaces(pairs, others, ours)
+    figures = {name: [figure] for name, figure in quality.items()}
+    for found in spaces.figures.values():
+        for name, figure in found.items():
+            figures.setdefault(name, []).append(figure)
+    decisions = decision.decide(figures, given.limits, {})
+    return {
+        "verdict": decision.verdict(decisions),
+        "failed": sorted({entry.name for entry in decisions if entry.passed is False}),
+        "resolved": sorted(name for name, found in figures.items() if any(figure.resolved for figure in found)),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown: what was caught, what was blamed, what was falsely alarmed."""
+    rows = []
+    for student in ("digits-edge", "teacher"):
+        found = [result for name, result in results.items() if name.startswith(f"{student}/clean/")]
+        alarms = sum(result["verdict"] == "fail" for result in found)
+        why = sorted({name for result in found for name in result["failed"]})
+        who = "the teacher itself, in onnxruntime" if student == "teacher" else "exported/digits-edge"
+        rows.append(f"| none: {who} | {len(found)} | {alarms} failed {_span(alarms, len(found))} | {', '.join(why)} |")
+    for fault, wanted in BLAME.items():
+        found = [result for name, result in results.items() if f"/{fault}/" in name]
+        caught = sum(result["verdict"] == "fail" for result in found)
+        right = sum(bool(set(wanted) & set(result["failed"])) for result in found)
+        rows.append(
+            f"| {fault.replace('_', ' ')} | {len(found)} | {caught} caught {_span(caught, len(found))} | "
+            f"{right} blamed one of {', '.join(wanted)} |"
+        )
+    head = "| fault | trials | verdict | blame |\n|---|---:|---|---|\n"
+    return head + "\n".join(rows) + f"\n\n{COUNT} images a trial, held against {OTHERS:,} others; 95% intervals.\n"
+
+
+def _span(hits: int, count: int) -> str:
+    low, high = wilson(hits, count) if count else (0.0, 1.0)
+    return f"({low:.0%} … {high:.0%})"
+
+
+def main() -> None:
+    """Run what is missing, write the table, print the bars."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.verifier_power", description=__doc__)
+    parser.add_argument("--clean", type=int, default=12, help="clean trials; a quarter as many of the teacher itself")
+    parser.add_argument("--seeds", type=int, default=4, help="trials of each fault")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
+    asked = parser.parse_args()
+    file = RESULTS / "verifier_power.json"
+    identity = digest([bench().limits, bench().bundle.manifest["files"], COUNT, OTHERS])
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not asked.fresh else {}
+    results: dict[str, dict[str, Any]] = kept.get("trials", {}) if kept.get("identity") == identity else {}
+    draw_pool(bench().context, terminal.progress)
+    missing = [trial for trial in trials(asked.clean, asked.seeds) if trial.name not in results]
+    workers = concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
+    with workers, terminal.progress("trials", len(missing)) as task:
+        futures = {workers.submit(run, trial): trial for trial in missing}
+        for future in concurrent.futures.as_completed(futures):
+            results[futures[future].name] = future.result()
+            write_json(file, {"identity": identity, "trials": dict(sorted(results.items()))})
+            task.advance()
+    write_text(file.with_suffix(".md"), table(results))
+    print(table(results))
+    faulty = [result for name, result in results.items() if "/clean/" not in name]
+    clean = [result for name, result in results.items() if "/clean/" in name]
+    blamed = [
+        bool(set(BLAME[name.split("/")[1]]) & set(result["failed"]))
+        for name, result in results.items()
+        if "/clean/" not in name
+    ]
+    finish(
+        {
+            "power_caught": float(np.mean([result["verdict"] == "fail" for result in faulty])),
+            "power_blamed": float(np.mean(blamed)),
+            "power_false_alarms": float(np.mean([result["verdict"] == "fail" for result in clean])),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
