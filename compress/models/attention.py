@@ -13,8 +13,9 @@ from torch.nn import functional
 class ChannelsFirst:
     """Self-attention on [b, channels, height × width], as images lie in memory.
 
-    Queries, keys and values come from one product with stacked weights, into which the group norm's affine part and the
-    scores' scale are folded: W (γ x + β) + b = (W γ) x + (W β + b). Softmax(q^T k / √d): Vaswani et al. 2017, eq. 1.
+    Queries, keys and values come from one convolution with stacked weights, into which the group norm's affine part and
+    the scores' scale are folded: W (γ x + β) + b = (W γ) x + (W β + b). Softmax(q^T k / √d): Vaswani et al. 2017, eq.
+    (1). A convolution adds its bias in the same kernel, as a product does not; one on images, the residual too.
     """
 
     def __call__(
@@ -35,12 +36,12 @@ class ChannelsFirst:
         bias, weight = bias + weight @ norm.bias, weight * norm.weight
         groups = hidden_states.reshape(batch, norm.num_groups, -1)
         x = functional.instance_norm(groups, eps=norm.eps).reshape(batch, channels, -1)
-        stacked = (weight @ x + bias[:, None]).unflatten(1, (3 * heads, -1))
+        stacked = functional.conv1d(x, weight[:, :, None], bias).unflatten(1, (3 * heads, -1))
         query, key, value = stacked.chunk(3, dim=1)  # [b, heads, dimension, positions]
         scores = (query.transpose(2, 3) @ key).softmax(dim=-1)
-        x = (value @ scores.transpose(2, 3)).flatten(1, 2)
+        x = (value @ scores.transpose(2, 3)).reshape(batch, -1, height, width)
         out = attention.to_out[0]
-        x = (out.weight @ x + _bias(out)[:, None]).unflatten(2, (height, width))
+        x = functional.conv2d(x, out.weight[:, :, None, None], out.bias)
         if attention.residual_connection:
             x = x + hidden_states
         return x if attention.rescale_output_factor == 1 else x / attention.rescale_output_factor

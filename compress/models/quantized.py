@@ -41,8 +41,8 @@ class Int8Quantizer(Quantizer):
         for node in model.graph.nodes:
             if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
                 path = module_path(node)
-                if matches(path, self.float_layers):
-                    continue
+                if matches(path, self.float_layers) or node.args[1].op != "get_attr":
+                    continue  # weights that are computed belong to lean attention, which is float
                 if matches(path, WEIGHT_ONLY):
                     node.meta["quantization_annotation"] = QuantizationAnnotation(
                         input_qspec_map={node.args[1]: self.weight}, _annotated=True

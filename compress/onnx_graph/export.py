@@ -10,8 +10,10 @@ from torch import nn
 from torch.export import Dim
 
 from compress.errors import ExportError
+from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.merge import merge_linears
+from compress.onnx_graph.shapes import fold_shapes
 
 
 def to_onnx(
@@ -39,5 +41,7 @@ def to_onnx(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"the ONNX exporter failed: {reason}; run with -v for details") from error
     assert program is not None
+    fold_shapes(program.model)  # so that the next ones know the ranks
     merge_linears(program.model)
+    merge_affine(program.model)
     return clean(program.model_proto)

@@ -49,6 +49,19 @@ def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
     assert 0 < counts["many"] < counts["few"]
 
 
+def test_lean_attention_is_not_quantized(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    layers = [path for path, layer in model.net.named_modules() if isinstance(layer, kinds)]
+    config = quantize.Config(samples=4, evaluations=8, float_layers=tuple(layers))  # all that has a name
+    result = quantize.run(model, config, make_context(model, tmp_path))
+    assert result.notes["observers"] == 0
+    sample, timestep, conditions = inputs_for(model)
+    with torch.no_grad():
+        wanted, got = (predict(m, sample, timestep, conditions).numpy() for m in (model, result.model))
+    assert_close_db(wanted, got, 100)
+
+
 def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     config = quantize.Config(samples=8, evaluations=48)
