@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 
 from compress.errors import BundleError
@@ -29,11 +30,11 @@ def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
     folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
     if (folder / "bundle.json").is_file():
         bundle = Bundle(folder, threads)
-        return _onnx(folder / bundle.manifest["model"], threads, batch)
+        return _onnx(folder / bundle.manifest["model"], bundle.session, batch)
     if path.suffix == ".onnx":
         if not path.is_file():
             raise BundleError(f"{path}: no such file")
-        return _onnx(path, threads, batch)
+        return _onnx(path, open_session(path, threads), batch)
     model = checkpoint.load(path)
     source = model.source if isinstance(model, QuantizedDenoiser) else model
     return functools.partial(_evaluate, model.module, example_inputs(source, batch))
@@ -44,8 +45,7 @@ def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torc
         return module(*inputs)
 
 
-def _onnx(file: Path, threads: int, batch: int) -> Callable[[], object]:
-    session = open_session(file, threads)
+def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
     feeds = {}
     for entry in session.get_inputs():

@@ -42,7 +42,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path / 'bundle.json'}: is damaged ({type(error).__name__}: {error}); export it again"
             ) from None
-        self.session = open_session(model, threads)
+        self.session = open_session(model, threads, int8=self.manifest.get("scheme") == "int8")
 
     @property
     def size_bytes(self) -> int:
@@ -152,10 +152,16 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_session(file: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU. threads: intra-op threads; None: onnxruntime's choice."""
+def open_session(file: Path, threads: int | None = None, int8: bool = False) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU. threads: intra-op threads; None: onnxruntime's choice.
+
+    int8: convolutions transpose to channels last and back within their kernels. onnxruntime would otherwise take
+    those transposes out and move them past dequantization, which for small nets costs more kernels than it saves.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if int8:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "NhwcTransformer")
     if threads:
         options.intra_op_num_threads = threads
     try:

@@ -12,7 +12,7 @@ import torch
 from compress.errors import BundleError
 from compress.models.denoiser import draw, guided, predict
 from compress.runtime import Bundle
-from compress.runtime.bundle import read_manifest, sha256
+from compress.runtime.bundle import open_session, read_manifest, sha256
 from tests.conftest import assert_close_db, inputs_for, read_json
 
 KINDS = ["class", "text", "unconditional"]
@@ -290,3 +290,16 @@ def test_condition_for_an_unconditional_model_is_refused(exported):
     _, path = exported("unconditional")
     with pytest.raises(BundleError, match="takes the conditions none"):
         Bundle(path, threads=1).sample(np.zeros((2, 1, 8, 8), np.float32), class_labels=np.zeros(2, np.int64))
+
+
+def test_int8_convolutions_keep_their_transposes_and_their_output(exported) -> None:
+    path = Path(__file__).parents[2] / "exported" / "digits-edge" / "onnx"
+    key = "optimization.disable_specified_optimizers"
+    bundle = Bundle(path, threads=1)
+    assert bundle.session.get_session_options().get_session_config_entry(key) == "NhwcTransformer"
+    with pytest.raises(RuntimeError):  # float bundles are left to onnxruntime
+        Bundle(exported("class")[1], threads=1).session.get_session_options().get_session_config_entry(key)
+    sample = np.random.default_rng(0).normal(size=(1, *bundle.sample_shape)).astype(np.float32)
+    feeds = {"sample": sample, "timestep": np.array([500]), "class_labels": np.array([3])}
+    plain = open_session(path / "denoiser.onnx", threads=1)
+    np.testing.assert_array_equal(bundle.session.run(None, feeds)[0], plain.run(None, feeds)[0])
