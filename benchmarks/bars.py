@@ -12,6 +12,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "edge_bytes_ratio": ("max", 0.2),
     "edge_call_speedup": ("min", 8.0),
     "edge_class_agreement": ("min", 0.97),
+    "edge_gates_held": ("min", 1.0),
     "power_caught": ("min", 0.95),
     "power_blamed": ("min", 0.95),
     "power_false_alarms": ("max", 0.05),

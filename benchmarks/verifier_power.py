@@ -24,6 +24,7 @@ from benchmarks.faults import BLAME, OF_BUNDLE, OF_SAMPLES
 from compress import passes, terminal
 from compress.contract import Context
 from compress.data import read_npz
+from compress.engine import code_identity
 from compress.evaluation import decision, judging, latency, probe
 from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.response import sample
@@ -37,6 +38,7 @@ from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+RECIPE = ROOT / "recipes" / "digits-edge.yaml"
 COUNT = 640  # images a trial
 PLACES = 15  # trials that share no noise
 OTHERS = 2400  # images of the teacher that they are held against
@@ -71,24 +73,27 @@ class Bench:
     context: Context
     drawn: Drawn
     judged: judging.Judging
-    limits: dict[str, Any]
     bundle: Bundle
 
 
-@cache
-def bench() -> Bench:
-    """The bundle, its teacher's samples and the gates of its recipe."""
-    torch.set_num_threads(1)
-    recipe = read(ROOT / "recipes" / "digits-edge.yaml")
-    inputs = Inputs(recipe, Options(torch.device("cpu"), terminal.silent, lambda _: None), Path())
-    step = recipe.steps[-1]
-    context = inputs.context(step, Path(), Path())
+def limits() -> dict[str, dict[str, float | None]]:
+    """The recipe's gates on quality."""
+    step = read(RECIPE).steps[-1]
     cost = get_args(passes.module("verify").Cost)
     gates: dict[str, Any] = step.config.gates  # type: ignore[attr-defined]
-    limits = {name: gate.model_dump() for name, gate in gates.items() if name not in cost}
-    drawn = draw_pool(context, terminal.silent)
+    return {name: gate.model_dump() for name, gate in gates.items() if name not in cost}
+
+
+@cache
+def bench(progress: Progress = terminal.silent) -> Bench:
+    """The bundle and its teacher's samples."""
+    torch.set_num_threads(1)
+    recipe = read(RECIPE)
+    inputs = Inputs(recipe, Options(torch.device("cpu"), terminal.silent, lambda _: None), Path())
+    context = inputs.context(recipe.steps[-1], Path(), Path())
     judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, terminal.silent)
-    return Bench(context, drawn, judged, limits, Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1))
+    bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
+    return Bench(context, draw_pool(context, progress), judged, bundle)
 
 
 def draw_pool(context: Context, progress: Progress) -> Drawn:
@@ -136,7 +141,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
     for found in spaces.figures.values():
         for name, figure in found.items():
             figures.setdefault(name, []).append(figure)
-    decisions = decision.decide(figures, given.limits, {})
+    decisions = decision.decide(figures, limits(), {})
     return {
         "verdict": decision.verdict(decisions),
         "failed": sorted({entry.name for entry in decisions if entry.passed is False}),
@@ -178,10 +183,10 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
     asked = parser.parse_args()
     file = RESULTS / "verifier_power.json"
-    identity = digest([bench().limits, bench().bundle.manifest["files"], COUNT, OTHERS])
+    made_of = bench(terminal.progress).bundle.manifest["files"]
+    identity = digest([limits(), made_of, COUNT, OTHERS, code_identity("verify")])
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not asked.fresh else {}
     results: dict[str, dict[str, Any]] = kept.get("trials", {}) if kept.get("identity") == identity else {}
-    draw_pool(bench().context, terminal.progress)
     missing = [trial for trial in trials(asked.clean, asked.seeds) if trial.name not in results]
     workers = concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
     with workers, terminal.progress("trials", len(missing)) as task:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import passes
-from compress.errors import RecipeError
+from compress.errors import RecipeError, ReportError
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
 from compress.runtime import Bundle
@@ -45,10 +45,22 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
         head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
-    gates: dict[str, dict[str, float]] = {}
-    beside = bundle.path.parent / "report.json"
-    if beside.is_file():
-        for gate in json.loads(beside.read_text(encoding="utf-8"))["gates"]:
-            gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
-    config = passes.module("verify").Config(gates=gates)
+    config = passes.module("verify").Config.model_validate(_settings(bundle.path.parent / "report.json"))
     return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], bundle.path / "bundle.json")
+
+
+def _settings(report: Path) -> dict[str, Any]:
+    """Gates, and the numbers of samples that they were judged by, of an earlier report, if there is one."""
+    if not report.is_file():
+        return {}
+    try:
+        earlier = json.loads(report.read_text(encoding="utf-8"))
+        gates: dict[str, dict[str, float]] = {}
+        for gate in earlier["gates"]:
+            gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
+        counts = {"samples": earlier["samples"]}
+        if "reference" in earlier:
+            counts["reference"] = earlier["reference"]["count"]
+        return {"gates": gates, **counts}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ReportError(f"{report}: is damaged ({error!r}); name the bundle's recipe with --recipe") from None

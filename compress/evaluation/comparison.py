@@ -55,7 +55,8 @@ def compare(images: Sets, space: FeatureSpace, rounds: int = ROUNDS, seed: int =
     coverage         share of the others with a sample in their ball
     vendi            effective number of different samples ÷ the others'
     class_variance   variance within a class ÷ the others'
-    frechet_ratio    Fréchet distance to the training images ÷ the twin's
+    frechet_real     Fréchet distance to the training images
+    frechet_ratio    the same ÷ the twin's; left out where the twin's cannot be told from 0, and a ratio means nothing
     memorised        share of samples closer to a training image than 99% of new real images are
     """
     sets = images.embedded(space)
@@ -69,7 +70,7 @@ def compare(images: Sets, space: FeatureSpace, rounds: int = ROUNDS, seed: int =
     if sets.labels is not None and min(map(_rarest, (sets.labels, sets.other_labels))) >= LEAST_OF_A_CLASS:
         figures["class_variance"] = _share_of_others(sets, distribution.class_variance, rounds, seed)
     if sets.training is not None and len(sets.training) >= 8 * space.dimension:
-        figures["frechet_ratio"] = _frechet_ratio(sets, rounds, seed)
+        figures |= _frechet_to_real(sets, rounds, seed)
         if sets.held_out is not None and QUANTILE * len(sets.held_out) >= 1:
             figures["memorised"] = _memorised(sets, rounds, seed)
     return figures
@@ -90,25 +91,35 @@ def _frechet(sets: Sets, rounds: int, seed: int) -> Figure:
     return beside(float(estimate[0]), float(estimate[1]), replicates, "less", n)
 
 
-def _frechet_ratio(sets: Sets, rounds: int, seed: int) -> Figure:
-    """The twin's own ratio is 1; its floor is how far other samples of the teacher are from that."""
+def _frechet_to_real(sets: Sets, rounds: int, seed: int) -> dict[str, Figure]:
+    """frechet_real, and frechet_ratio; the floor of the ratio is how far other samples of the teacher are from 1."""
     assert sets.training is not None
     training, n = sets.training, len(sets.student)
-    others = sets.others[:n] if len(sets.others) >= n else sets.others
+    others = sets.others[:n]
 
     def distances(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
-        real = training[k]
         drawn = (sets.student[i], sets.twin[i], others[j])
-        return np.array([distribution.frechet_infinity(x, real, seed) for x in drawn])
+        return np.array([distribution.frechet_infinity(x, training[k], seed) for x in drawn])
 
     counts = (n, len(others), len(training))
     estimate = distances(*map(np.arange, counts))
     replicates = recentred(bootstrap(distances, *counts, rounds=rounds, seed=seed), estimate)
-    ratios = replicates[:, (0, 2)] / np.maximum(replicates[:, 1:2], 1e-12)
-    value = float(estimate[0] / max(estimate[1], 1e-12))
-    low, high = interval(ratios[:, 0])
-    other_low, other_high = interval(ratios[:, 1])
-    return Figure(value, "less", (low, high), n, 1.0, (other_high - other_low) / 2, value - 1, (low - 1, high - 1))
+    student, twin, _ = map(float, estimate)
+    figures = {"frechet_real": beside(student, twin, replicates[:, :2], "less", n)}
+    if interval(replicates[:, 1])[0] > 0:
+        ratios = replicates[:, (0, 2)] / replicates[:, 1:2]
+        (low, high), (other_low, other_high) = (interval(column) for column in ratios.T)
+        figures["frechet_ratio"] = Figure(
+            value=student / twin,
+            better="less",
+            interval=(low, high),
+            count=n,
+            teacher=1.0,
+            floor=(other_high - other_low) / 2,
+            excess=student / twin - 1,
+            excess_interval=(low - 1, high - 1),
+        )
+    return figures
 
 
 def _kid(sets: Sets, rounds: int, seed: int) -> Figure:

@@ -108,8 +108,9 @@ class Judging:
             return f"the classifier names only {self.judge.accuracy:.1%} of the held-out images correctly"
         if metric == "guidance_ratio":
             return "the teacher is not guided"
-        if metric in ("frechet_ratio", "memorised"):
-            return "there are no real images, or too few of them"
+        if metric in ("frechet_real", "frechet_ratio", "memorised"):
+            nothing = "; or the teacher's own distance to them is not told from 0" if metric == "frechet_ratio" else ""
+            return f"there are no real images, or too few of them{nothing}"
         return f"there are too few samples; at least {LEAST} are needed"
 
     def pairs(self, pairs: Drawn, ours: np.ndarray, again: np.ndarray) -> dict[str, Figure]:

@@ -32,7 +32,16 @@ from compress.runtime import Bundle
 
 Paired = Literal["psnr", "ssim", "class_agreement"]
 Distributional = Literal[
-    "frechet", "kid", "two_sample", "density", "coverage", "vendi", "class_variance", "frechet_ratio", "memorised"
+    "frechet",
+    "kid",
+    "two_sample",
+    "density",
+    "coverage",
+    "vendi",
+    "class_variance",
+    "frechet_real",
+    "frechet_ratio",
+    "memorised",
 ]
 Cost = Literal[
     "params",

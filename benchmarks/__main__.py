@@ -1,0 +1,69 @@
+"""`python -m benchmarks [NAME…]`: runs everything that the README claims, one benchmark after the other.
+
+Each is a module of its own that writes its table to results/ and ends with its bars. What has run on the same code is
+not run again unless --fresh; a run that was stopped goes on. Ends with 1 if any bar is short.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from compress import terminal
+from compress.files import write_json
+from compress.inputs import digest
+from compress.runtime.bundle import sha256
+
+ROOT = Path(__file__).parents[1]
+STATE = ROOT / "benchmarks" / "results" / "suite.json"
+# in the order in which they build on each other; what each measures
+SUITE = {
+    "teacher": "the teacher's guided samples are named by their label",
+    "edge": "digits-edge is made anew and verified",
+    "verifier_power": "what the verifier catches, and its false alarms",
+    "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
+}
+
+
+def code() -> str:
+    """Hash of everything that a result depends on."""
+    folders = ("compress", "benchmarks", "recipes")
+    files = [file for name in folders for file in sorted((ROOT / name).rglob("*")) if file.is_file()]
+    kept = [file for file in files if file.suffix in (".py", ".yaml", ".safetensors") and "results" not in file.parts]
+    return digest({str(file.relative_to(ROOT)): sha256(file) for file in kept})
+
+
+def main() -> None:
+    """Run what is asked for, or everything."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SUITE))
+    parser.add_argument("--fresh", action="store_true", help="run again what has run on this code")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.names if name not in SUITE]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]}; there are {', '.join(SUITE)}")
+    state = json.loads(STATE.read_text(encoding="utf-8")) if STATE.is_file() else {}
+    short = []
+    for name in asked.names or SUITE:
+        now = code()
+        done = state.get(name, {})
+        if done.get("code") != now or asked.fresh:
+            terminal.log(f"{name}: {SUITE[name]}")
+            began = time.monotonic()
+            ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, check=False).returncode
+            if ended not in (0, 1):
+                sys.exit(f"{name}: broke off with exit code {ended}; the same command goes on from here")
+            done = {"code": now, "bars": "short" if ended else "ok", "seconds": round(time.monotonic() - began)}
+            state[name] = done
+            write_json(STATE, state)
+        else:
+            terminal.log(f"{name}: has run on this code")
+        short += [name] if done["bars"] == "short" else []
+    terminal.table(("benchmark", "bars", "seconds"), [(n, d["bars"], str(d["seconds"])) for n, d in state.items()])
+    sys.exit(f"bars are short in {', '.join(short)}" if short else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""`python -m benchmarks`: what has run is kept, what is short is said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as suite
+from benchmarks.bars import BARS, finish
+from tests.conftest import read_json
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the benchmarks that were started; `edge` is short, `peers` breaks off."""
+    started: list[str] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        name = command[-1].removeprefix("benchmarks.")
+        started.append(name)
+        return subprocess.CompletedProcess(command, {"edge": 1, "peers": -9}.get(name, 0))
+
+    monkeypatch.setattr(suite.subprocess, "run", run)
+    monkeypatch.setattr(suite, "STATE", tmp_path / "suite.json")
+    monkeypatch.setattr(suite, "code", lambda: "this code")
+    return started
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *names: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *names])
+    with pytest.raises(SystemExit) as ended:
+        suite.main()
+    return ended.value.code
+
+
+def test_what_has_run_on_this_code_is_not_run_again(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "teacher") == 0
+    assert call(monkeypatch, "teacher") == 0
+    assert runs == ["teacher"]
+    monkeypatch.setattr(suite, "code", lambda: "other code")
+    call(monkeypatch, "teacher")
+    call(monkeypatch, "teacher", "--fresh")
+    assert runs == ["teacher"] * 3
+
+
+def test_short_bars_are_remembered_and_end_with_one(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        assert call(monkeypatch, "teacher", "edge") == "bars are short in edge"
+    assert runs == ["teacher", "edge"]
+
+
+def test_stopped_benchmark_is_not_kept(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "peers: broke off with exit code -9" in str(call(monkeypatch))
+    assert set(read_json(suite.STATE)) == {"teacher", "edge", "verifier_power"}
+
+
+def test_unknown_name_is_refused(runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert call(monkeypatch, "egde") == 2
+    assert "no benchmark is called egde" in capsys.readouterr().err and not runs
+
+
+def test_every_benchmark_is_a_module() -> None:
+    for name in suite.SUITE:
+        assert (suite.ROOT / "benchmarks" / f"{name}.py").is_file(), name
+
+
+@pytest.mark.parametrize(("value", "code", "word"), [(8.0, 0, "ok"), (7.999, 1, "short"), (float("nan"), 1, "short")])
+def test_bar_says_what_it_is_held_to(value: float, code: int, word: str, capsys) -> None:
+    kind, limit = BARS["edge_call_speedup"]
+    assert (kind, limit) == ("min", 8.0)
+    with pytest.raises(SystemExit) as ended:
+        finish({"edge_call_speedup": value})
+    assert ended.value.code == code
+    assert capsys.readouterr().out.strip() == f"edge_call_speedup: {value:.4f} (bar: ≥ 8) {word}"

@@ -1,0 +1,56 @@
+"""A bundle verified on its own: by its own manifest and by the gates of the report beside it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress import passes
+from compress.errors import ReportError
+from compress.files import write_json
+from compress.inputs import Options
+from compress.judge import verify_bundle
+from compress.models import checkpoint
+from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json, silent
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, str]:
+    """(result folder with a bundle, its teacher)."""
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scale=None)
+    checkpoint.save(teacher, tmp_path / "teacher")
+    context = dataclasses.replace(make_context(teacher, tmp_path), data=None)
+    exporter = passes.module("export_onnx")
+    exporter.run(teacher, exporter.Config(), context)
+    return tmp_path / "files", str(tmp_path / "teacher")
+
+
+def options() -> Options:
+    return Options(torch.device("cpu"), silent, lambda _: None)
+
+
+def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, str], tmp_path: Path) -> None:
+    folder, teacher = made
+    gates = [
+        {"name": "psnr", "kind": "min", "limit": 40.0, "value": 50.0, "bound": 49.0, "passed": True},
+        {"name": "bytes", "kind": "max", "limit": 0.01, "value": 1.0, "bound": 1.0, "passed": False},
+    ]
+    write_json(folder / "report.json", {"gates": gates, "samples": 20, "reference": {"count": 30}})
+    report = verify_bundle(folder, teacher, None, tmp_path / "out", options())
+    assert [(g["name"], g["limit"], g["passed"]) for g in report["gates"]] == [
+        ("psnr", 40, True),
+        ("bytes", 0.01, False),
+    ]
+    assert report["verdict"] == "fail"
+    assert report["samples"] == 20 and report["reference"]["count"] == 30
+    assert report["stages"] == [] and report["quantization"] is None
+    assert read_json(tmp_path / "out" / "report.json") == report
+
+
+@pytest.mark.parametrize("content", ["not json", '{"gates": 5}', '{"gates": [{"kind": "min"}]}'])
+def test_damaged_report_is_named(made: tuple[Path, str], tmp_path: Path, content: str) -> None:
+    folder, teacher = made
+    (folder / "report.json").write_text(content)
+    with pytest.raises(ReportError, match="is damaged"):
+        verify_bundle(folder, teacher, None, tmp_path / "out", options())
