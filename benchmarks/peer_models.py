@@ -89,7 +89,8 @@ def _cifar10() -> Denoiser:
 
 
 def _trajectories(model: Denoiser, context: Context, count: int) -> Points:
-    return quantize.trajectory_points(model, quantize.Config(evaluations=count), context)
+    config = quantize.Config(samples=max(1, count // 10), evaluations=count)  # as many points an image as by default
+    return quantize.trajectory_points(model, config, context)
 
 
 def _noise(model: Denoiser, context: Context, count: int) -> Points:
@@ -125,8 +126,11 @@ def prepare(subject: Subject, batches: Sequence[int], folder: Path) -> Files:
     model = subject.load()
     context = _context(model, folder)
     names = ["sample", "timestep", *model.conditions]
-    points = subject.points(model, context, subject.calibration)
-    held_out = subject.points(model, dataclasses.replace(context, seed=HELD_OUT_SEED), HELD_OUT)
+    with terminal.progress("drawing inputs", 2) as task:
+        points = subject.points(model, context, subject.calibration)
+        task.advance()
+        held_out = subject.points(model, dataclasses.replace(context, seed=HELD_OUT_SEED), HELD_OUT)
+        task.advance()
     for file, values in (("calibration", points), ("held_out", held_out)):
         np.savez(folder / f"{file}.npz", **{n: v.numpy() for n, v in zip(names, values, strict=True)})  # type: ignore[arg-type]
     with torch.no_grad():

@@ -107,7 +107,8 @@ class Worker:
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
-            raise PeerError(f"{request['do']}: {self._death()}") from None
+            how = f"answered {line.strip()[:100]!r}, no JSON" if line.endswith("\n") else self._death()
+            raise PeerError(f"{request['do']}: the process {how}") from None
         if "error" in answer:
             raise PeerError(f"{request['do']}: {answer['error']}")
         return answer
@@ -117,10 +118,10 @@ class Worker:
             self.process.wait(10)
         code = self.process.poll()
         if code is None:
-            return "answered with something else than JSON"
+            return "closed its output"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"the process {how}" + (f": {lines[-1][:200]}" if lines else "")
+        return how + (f": {lines[-1][:200]}" if lines else "")
 
     def close(self) -> None:
         """End the process."""
