@@ -85,7 +85,20 @@ def test_a_worker_that_does_not_answer_or_babbles_is_given_up(tmp_path: Path) ->
     assert worker.process.poll() is not None
 
 
-def test_real_worker_answers_faults_and_keeps_prints_out_of_its_answers(tmp_path: Path) -> None:
+def test_real_worker_keeps_prints_out_of_its_answers(tmp_path: Path) -> None:
+    script = tmp_path / "noisy.py"
+    script.write_text(
+        f"import runpy; worker = runpy.run_path({str(peer_worker.__file__)!r})\n"
+        "def noisy(job):\n    print('welcome', flush=True)\n    return worker['Engine'](None, 7)\n"
+        "worker['ENGINES']['noisy'] = noisy\nworker['serve']()\n"
+    )
+    worker = Worker(Path(sys.executable), 1, tmp_path / "log", script)
+    assert worker.ask(do="load", engine="noisy", batch=1) == {"bytes": 7, "notes": []}
+    worker.close()
+    assert "welcome" in (tmp_path / "log").read_text()
+
+
+def test_real_worker_answers_faults(tmp_path: Path) -> None:
     worker = Worker(Path(sys.executable), 1, tmp_path / "log")
     with pytest.raises(PeerError, match="load: KeyError"):
         worker.ask(do="load", engine="nonsense", batch=1)
