@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from compress import terminal
 from compress.files import remove, write_json
 
 WORKER = Path(__file__).with_name("peer_worker.py")
@@ -55,6 +56,30 @@ def own_versions(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
+    return found
+
+
+OWN = "compress"  # the environment of this package
+OWN_VERSIONS = own_versions(("torch", "onnxruntime", "onnx", "diffusers", "torchao", "numpy"))
+ENVIRONMENTS = {
+    "openvino": ("openvino>=2025.4", "nncf>=2.19"),
+    # the versions that this toolkit runs on
+    "onnxruntime": (*(f"{name}=={OWN_VERSIONS[name]}" for name in ("onnxruntime", "onnx")), "sympy"),
+    "optimum-quanto": ("optimum-quanto>=0.2.7", "torch>=2.9,<2.14", "diffusers>=0.35,<0.43", "accelerate"),
+}
+Place = tuple[Path, dict[str, str]] | str  # interpreter and versions, or why there are none
+
+
+def places(names: Sequence[str]) -> dict[str, Place]:
+    """The environments, made if need be; one that cannot be made is its reason."""
+    found: dict[str, Place] = {OWN: (Path(sys.executable), OWN_VERSIONS)}
+    with terminal.progress("environments of the peers", len(names)) as task:
+        for name in names:
+            try:
+                found[name] = environment(name, ENVIRONMENTS[name], cache_folder())
+            except PeerError as error:
+                found[name] = str(error)
+            task.advance()
     return found
 
 

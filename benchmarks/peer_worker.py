@@ -44,14 +44,14 @@ def batches(file: str, batch: int) -> Iterator[Feeds]:
 
 def pytorch(job: dict[str, Any]) -> Engine:
     """PyTorch eager. source: a diffusers model folder."""
-    return _torch_engine(_unet(job), _bytes(Path(job["source"]), ".safetensors"))
+    return Engine(_torch_bind(_unet(job)), _weights(job))
 
 
 def torch_compile(job: dict[str, Any]) -> Engine:
     """torch.compile with its defaults (inductor)."""
     import torch
 
-    return _torch_engine(torch.compile(_unet(job)), _bytes(Path(job["source"]), ".safetensors"))
+    return Engine(_torch_bind(torch.compile(_unet(job))), _weights(job))
 
 
 def quanto(job: dict[str, Any]) -> Engine:
@@ -71,7 +71,7 @@ def quanto(job: dict[str, Any]) -> Engine:
     layers = [module for module in net.modules() if isinstance(module, QModuleMixin)]
     int8 = sum("output" in layer._quantize_hooks for layer in layers)
     note = f"convolutions compute in float; the outputs of {int8} of {len(layers)} quantized layers are int8"
-    return _torch_engine(net, file.stat().st_size, [note])
+    return Engine(_torch_bind(net), file.stat().st_size, [note])
 
 
 def _unet(job: dict[str, Any]) -> Any:
@@ -93,8 +93,8 @@ def _torch_bind(net: Any) -> Callable[[Feeds], Callable[[], Any]]:
     return bind
 
 
-def _torch_engine(net: Any, size_bytes: int, notes: list[str] | None = None) -> Engine:
-    return Engine(_torch_bind(net), size_bytes, notes or [])
+def _weights(job: dict[str, Any]) -> int:
+    return sum(file.stat().st_size for file in Path(job["source"]).glob("*.safetensors"))
 
 
 def onnxruntime(job: dict[str, Any]) -> Engine:
@@ -109,7 +109,22 @@ def onnxruntime(job: dict[str, Any]) -> Engine:
 
 
 def quantize_static(job: dict[str, Any]) -> Engine:
-    """onnxruntime's static quantization: QDQ, uint8 activations, int8 weights per channel."""
+    """onnxruntime's static quantization: QDQ, uint8 activations, int8 weights per channel, ranges that clip nothing."""
+    return _quantize_static(job)
+
+
+def quantize_static_tuned(job: dict[str, Any]) -> Engine:
+    """The same with ranges by percentile and the ends of the net in float, as a careful user would set it up."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod
+
+    nodes = onnx.load(job["source"], load_external_data=False).graph.node
+    convolutions, linears = ([n.name for n in nodes if n.op_type == kind] for kind in ("Conv", "Gemm"))
+    ends = [convolutions[0], convolutions[-1], *linears[:2]]  # the first two linear layers embed the time
+    return _quantize_static(job, calibrate_method=CalibrationMethod.Percentile, nodes_to_exclude=ends)
+
+
+def _quantize_static(job: dict[str, Any], **options: Any) -> Engine:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -137,6 +152,7 @@ def quantize_static(job: dict[str, Any]) -> Engine:
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
+        **options,
     )
     engine = onnxruntime({**job, "source": target})
     return Engine(engine.bind, engine.size_bytes, notes)
@@ -193,14 +209,18 @@ def _openvino(model: Any, job: dict[str, Any]) -> Engine:
     return Engine(lambda feeds: lambda: request.infer(feeds)[0], size, notes)
 
 
-ENGINES: dict[str, Callable[[dict[str, Any]], Engine]] = {
-    engine.__name__: engine
-    for engine in (pytorch, torch_compile, quanto, onnxruntime, quantize_static, openvino, nncf, nncf_tuned)
-}
-
-
-def _bytes(folder: Path, suffix: str) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix == suffix)
+_ENGINES = (
+    pytorch,
+    torch_compile,
+    quanto,
+    onnxruntime,
+    quantize_static,
+    quantize_static_tuned,
+    openvino,
+    nncf,
+    nncf_tuned,
+)
+ENGINES: dict[str, Callable[[dict[str, Any]], Engine]] = {engine.__name__: engine for engine in _ENGINES}
 
 
 def _reason(error: BaseException) -> str:

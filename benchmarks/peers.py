@@ -10,7 +10,6 @@ results/peers.json: the same command again measures what is missing, `--fresh` e
 import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.peer_models import HELD_OUT, SEED, SUBJECTS, Files, prepare
-from benchmarks.peer_process import PeerError, Worker, cache_folder, environment, own_versions
+from benchmarks.peer_process import OWN, OWN_VERSIONS, PeerError, Place, Worker, places
 from benchmarks.peer_table import EAGER, TOOLKIT, table
 from compress import terminal
 from compress.evaluation import latency
@@ -36,7 +35,6 @@ FORMAT = 1
 ROUNDS = 60
 TRAIN_MS = 150.0  # a train has as many calls as fit, at most latency.TRAIN
 PAUSE = 0.02  # seconds between trains
-OWN = "compress"  # the environment of this package
 
 
 @dataclass(frozen=True)
@@ -57,31 +55,12 @@ PEERS = (
     Peer("OpenVINO, not quantized", "openvino", "plain", "openvino"),
     Peer(TOOLKIT, "onnxruntime", "int8"),
     Peer("onnxruntime quantize_static int8", "quantize_static", "plain", "onnxruntime"),
+    Peer("onnxruntime quantize_static int8, tuned", "quantize_static_tuned", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, this toolkit's graph", "quantize_static", "lean", "onnxruntime"),
     Peer("NNCF int8 on OpenVINO, defaults", "nncf", "plain", "openvino"),
     Peer("NNCF int8 on OpenVINO, tuned", "nncf_tuned", "plain", "openvino"),
     Peer("optimum-quanto int8", "quanto", "unet", "optimum-quanto"),
 )
-_OWN = own_versions(("torch", "onnxruntime", "onnx", "diffusers", "torchao", "numpy"))
-ENVIRONMENTS = {
-    "openvino": ("openvino>=2025.4", "nncf>=2.19"),
-    "onnxruntime": (*(f"{name}=={_OWN[name]}" for name in ("onnxruntime", "onnx")), "sympy"),  # the toolkit's own
-    "optimum-quanto": ("optimum-quanto>=0.2.7", "torch>=2.9,<2.14", "diffusers>=0.35,<0.43", "accelerate"),
-}
-Place = tuple[Path, dict[str, str]] | str  # interpreter and versions, or why there are none
-
-
-def places(names: Sequence[str]) -> dict[str, Place]:
-    """The environments, made if need be; one that cannot be made is its reason."""
-    found: dict[str, Place] = {OWN: (Path(sys.executable), _OWN)}
-    with terminal.progress("environments of the peers", len(names)) as task:
-        for name in names:
-            try:
-                found[name] = environment(name, ENVIRONMENTS[name], cache_folder())
-            except PeerError as error:
-                found[name] = str(error)
-            task.advance()
-    return found
 
 
 def measure(
@@ -223,7 +202,7 @@ def run(models: Sequence[str], batches: Sequence[int], threads: int, rounds: int
     result: dict[str, Any] = {"format": FORMAT, "cells": kept}
     found: dict[str, Place] = {}
     for model in models:
-        common = {"model": model, "threads": threads, "rounds": rounds, "cpu": latency.processor(), "own": _OWN}
+        common = {"model": model, "threads": threads, "rounds": rounds, "cpu": latency.processor(), "own": OWN_VERSIONS}
         wanted = {batch: {**common, "batch": batch, "peers": [peer.name for peer in PEERS]} for batch in batches}
         missing = [b for b in batches if fresh or not any(reusable(cell, wanted[b]) for cell in result["cells"])]
         terminal.log(

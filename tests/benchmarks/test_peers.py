@@ -18,7 +18,7 @@ from benchmarks.peers import Peer
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 OTHERS = {"rough": "rough int8", "exact": "exact int8", "refuses": "refusing int8", "killed": "killed int8"}
-PLACES = {peers.OWN: (Path(sys.executable), {"numpy": "1"}), "absent": "cannot be installed: no network"}
+PLACES = {peer_process.OWN: (Path(sys.executable), {"numpy": "1"}), "absent": "cannot be installed: no network"}
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_failed_installation_has_a_reason(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(peer_process, "_must", must)
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
-    assert peers.places(["openvino"])["openvino"] == "cannot be installed: ERROR: no such package"
+    assert peer_process.places(["openvino"])["openvino"] == "cannot be installed: ERROR: no such package"
     with pytest.raises(PeerError, match=r"cannot be installed: .*nothing-of-the-kind"):
         monkeypatch.undo()
         peer_process._must([sys.executable, "-c", "import sys; sys.exit('ERROR: nothing-of-the-kind')"])
