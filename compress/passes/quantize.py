@@ -42,7 +42,13 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
-    points = _trajectory_points(model, config, context)
+    return calibrated(model, config, context, trajectory_points(model, config, context))
+
+
+def calibrated(
+    model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
+) -> PassResult[QuantizedDenoiser]:
+    """Quantize to int8 with the ranges met at `points`: (sample, timestep, *conditions), each [evaluations, ...]."""
     float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
     with context.progress(f"{context.name}: preparing", 1) as task:
         observed = quantized.observed(model, float_layers, config.observer == "histogram")
@@ -73,7 +79,7 @@ def _narrow_attention(model: Denoiser, least_width: int) -> list[str]:
     )
 
 
-def _trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:
+def trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:
     """(sample, timestep, *conditions), each [evaluations, ...]: where the model will be evaluated.
 
     Timesteps in equal numbers, half of them with the null condition where the model is guided.

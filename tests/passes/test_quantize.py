@@ -65,7 +65,7 @@ def test_lean_attention_is_not_quantized(tmp_path: Path) -> None:
 def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     config = quantize.Config(samples=8, evaluations=48)
-    _, timestep, labels = quantize._trajectory_points(model, config, make_context(model, tmp_path))
+    _, timestep, labels = quantize.trajectory_points(model, config, make_context(model, tmp_path))
     assert set(timestep.tolist()) == set(model.sampling.timesteps)
     assert (labels == 10).sum() == 24
     assert set(labels[labels != 10].tolist()) <= set(range(8))
