@@ -4,7 +4,9 @@ The judge never saw a generated image: it is trained on the training part of the
 on the held-out part, which the teacher never saw either.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from compress import data, terminal
 from compress.diffusion.sampling import SamplingOptions
 from compress.evaluation.classifier import train_judge
 from compress.evaluation.statistics import wilson
-from compress.files import write_json
+from compress.files import write_json, write_text
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser
 from compress.models.reference import cycled_labels, draw_many, noise_like
@@ -24,8 +26,23 @@ SEED = 20260101  # used for nothing else
 SAMPLINGS = {"ddim": 50, "dpmpp_2m": 20}
 
 
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown."""
+    rows = [
+        f"| {name} | {row['class_accuracy']:.1%} | {row['interval'][0]:.1%} … {row['interval'][1]:.1%} | "
+        f"{min(row['by_class']):.1%} |"
+        for name, row in result["samplers"].items()
+    ]
+    head = "| solver and steps | named as asked | 95% interval | worst class |\n|---|---:|---|---:|\n"
+    foot = (
+        f"\n\n{result['count']:,} images at guidance scale {result['scale']:g}, named by a classifier that is right "
+        f"about {result['classifier_accuracy']:.1%} of held-out real digits.\n"
+    )
+    return head + "\n".join(rows) + foot
+
+
 def main() -> None:
-    """Draw, judge, write results/teacher.json and print the bars."""
+    """Draw, judge, write results/teacher.json and teacher.md, and print the bars."""
     judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
     labels = cycled_labels(10, COUNT)
     rows = {}
@@ -43,7 +60,8 @@ def main() -> None:
         }
     result = {"count": COUNT, "seed": SEED, "scale": 2.0, "classifier_accuracy": judge.accuracy, "samplers": rows}
     write_json(HERE / "results" / "teacher.json", result)
-    print(rows)
+    write_text(HERE / "results" / "teacher.md", table(result))
+    print(table(result))
     finish({"teacher_class_accuracy": rows["ddim-50"]["class_accuracy"], "classifier_accuracy": judge.accuracy})  # type: ignore[dict-item]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from compress.evaluation import distribution
 from compress.evaluation.features import FeatureSpace
@@ -60,6 +61,11 @@ def compare(images: Sets, space: FeatureSpace, rounds: int = ROUNDS, seed: int =
     memorised        share of samples closer to a training image than 99% of new real images are
     """
     sets = images.embedded(space)
+    with threadpool_limits(1, user_api="blas"):  # small matrices by the thousand: more threads only wait for each other
+        return _figures(sets, space, rounds, seed)
+
+
+def _figures(sets: Sets, space: FeatureSpace, rounds: int, seed: int) -> dict[str, Figure]:
     figures = {
         "frechet": _frechet(sets, rounds, seed),
         "kid": _kid(sets, rounds, seed),

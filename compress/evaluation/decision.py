@@ -69,7 +69,7 @@ def _values(name: str, kind: Kind, figures: Sequence[Figure]) -> list[tuple[floa
         if f.excess is None or f.excess_interval is None:
             raise ValueError(f"{name}: takes no margin, since nothing is known of the teacher's own; give min or max")
         low, high = f.excess_interval
-        found.append((f.excess, high) if f.better == "less" else (-f.excess, -low))
+        found.append((f.excess, high) if f.better == "less" else (0.0 - f.excess, 0.0 - low))
     return found
 
 

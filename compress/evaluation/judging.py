@@ -38,10 +38,14 @@ UNPAIRED = "the student does not map noise to images as the teacher does"
 
 @dataclass(frozen=True)
 class Spaces:
-    """Figures by feature space; spaces: their dimension and whether there are samples enough."""
+    """Figures by feature space; spaces: their dimension and whether there are samples enough.
+
+    halves: the Fréchet distance of one half of the real images to the other, to infinity: what 0 looks like.
+    """
 
     figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     spaces: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+    halves: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For `report.json`."""
@@ -49,6 +53,7 @@ class Spaces:
             name: {
                 "dimension": dimension,
                 "enough": enough,
+                "real_halves": self.halves.get(name),
                 "metrics": {key: figure.as_json() for key, figure in self.figures.get(name, {}).items()},
             }
             for name, (dimension, enough) in self.spaces.items()
@@ -165,13 +170,17 @@ class Judging:
             return Spaces()
         spaces = self.feature_spaces(others.samples.numpy())
         sets = self.sets(pairs, others, ours)
-        figures = {}
+        figures, halves = {}, {}
+        training = sets.training
         with self.progress("comparing distributions", len(spaces)) as task:
             for space in spaces:
                 if space.enough(count):
                     figures[space.name] = comparison.compare(sets, space)
+                if training is not None and len(training) >= 16 * space.dimension:
+                    features = space(training)
+                    halves[space.name] = frechet_infinity(features[::2], features[1::2])
                 task.advance()
-        return Spaces(figures, {space.name: (space.dimension, space.enough(count)) for space in spaces})
+        return Spaces(figures, {space.name: (space.dimension, space.enough(count)) for space in spaces}, halves)
 
     def guidance_response(
         self, teacher: Denoiser, bundle: Bundle, scales: Sequence[float], context: Any
@@ -217,7 +226,11 @@ class Judging:
                     self.progress,
                     f"{context.name}: teacher, {solver}, {count} steps",
                 )
-                row: dict[str, Any] = {"name": f"teacher, {solver}", "evaluations": count, "ms_per_image": call * count}
+                row: dict[str, Any] = {
+                    "name": f"teacher in onnxruntime, {solver}",
+                    "evaluations": count,
+                    "ms_per_image": call * count,
+                }
                 if space is not None:
                     row["frechet"] = frechet_infinity(space(drawn.samples.numpy()), space(others.samples.numpy()))
                 if self.believed is not None and "class_labels" in drawn.conditions:

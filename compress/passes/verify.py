@@ -199,6 +199,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         },
         "samples": len(ours),
         "seed": context.seed,
+        "commands": [f"compress apply {context.recipe}.yaml", "compress verify RESULT --teacher CHECKPOINT"],
         "environment": _environment(config.threads),
     }
     write_json(context.output / "report.json", report)

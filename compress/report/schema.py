@@ -115,6 +115,7 @@ class Space(Part):
 
     dimension: int
     enough: bool
+    real_halves: Number | None = None  # Fréchet distance between the halves of the real images
     metrics: dict[str, Entry]
 
 

@@ -136,7 +136,7 @@ def full() -> dict[str, Any]:
             "class_agreement": entry(0.998, None, None, 0.002, "more"),
             "class_accuracy": entry(0.984, 0.9985, 0.002, 0.004, "more"),
             "output_error": entry(0.0124, None, None, 0.0008),
-            "guidance_scale": {"reason": "the guided outputs are too small to tell"},
+            "guidance_ratio": {"reason": "the guided outputs are too small to tell"},
             "classifier_accuracy": {"value": 0.9917, "interval": None},
         },
         "spaces": {"classifier": space(0.0), "random": space(-0.17, enough=False), "pixels": space(0.1)},
