@@ -232,6 +232,7 @@ class Judging:
                     "ms_per_image": call * count,
                 }
                 if space is not None:
+                    row["space"] = space.name
                     row["frechet"] = frechet_infinity(space(drawn.samples.numpy()), space(others.samples.numpy()))
                 if self.believed is not None and "class_labels" in drawn.conditions:
                     hits = self.believed.classify(drawn.samples.numpy()) == drawn.conditions["class_labels"].numpy()

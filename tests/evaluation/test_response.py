@@ -1,0 +1,42 @@
+"""Response to the guidance scale."""
+
+import numpy as np
+import pytest
+
+from compress.evaluation.classifier import Judge
+from compress.evaluation.response import at_scale, curves
+from compress.models.denoiser import Denoiser
+from tests.evaluation.test_paired import Brightest, digits
+
+LABELS = np.arange(200) % 10
+
+
+def noisy(scale: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((200, 1, 4, 4))
+    return (0.1 * digits(LABELS) + scale * noise).astype(np.float32)
+
+
+def test_variance_is_that_of_the_classes_and_lies_within_its_interval() -> None:
+    pairs = [{"teacher": noisy(1, 0), "student": noisy(2, 1), "labels": LABELS}]
+    found = curves([2.0], pairs, Judge(Brightest(), 1.0))
+    assert found["scales"] == [2.0]
+    for side, variance in (("teacher", 16), ("student", 64)):  # 16 pixels, each of variance 1 or 4
+        (point,) = found["curves"]["variance"][side]
+        low, high = point["interval"]
+        assert point["value"] == pytest.approx(variance, rel=0.1)
+        assert low < point["value"] < high
+        assert (point["value"] - low) / (high - point["value"]) == pytest.approx(1, abs=0.35), "centred"
+
+
+def test_accuracy_is_counted_at_every_scale() -> None:
+    right, wrong = digits(LABELS), digits((LABELS + 1) % 10)
+    pairs = [{"teacher": right, "student": s, "labels": LABELS} for s in (right, wrong)]
+    found = curves([1.0, 3.0], pairs, Judge(Brightest(), 1.0))["curves"]["class_accuracy"]
+    assert [point["value"] for point in found["student"]] == [1, 0]
+    assert [point["value"] for point in found["teacher"]] == [1, 1]
+
+
+def test_model_at_another_scale_is_the_same_but_for_it(class_model: Denoiser) -> None:
+    other = at_scale(class_model, 3.5)
+    assert other.sampling.guidance.scale == 3.5 and class_model.sampling.guidance.scale == 2.0
+    assert other.net is class_model.net and other.sampling.timesteps == class_model.sampling.timesteps
