@@ -90,6 +90,7 @@ def measure(
                     workers[peer.name] = start(Path(place[0]), threads, own / "log.txt")
                     rows[peer.name] |= _load(workers[peer.name], peer, source, files, batch, threads, own)
                     outputs[peer.name] = _outputs(workers[peer.name], files, own / "outputs.npy")
+                    terminal.log(f"{peer.name}: ready, loaded in {rows[peer.name]['preparation_s']:.0f} s")
                 except PeerError as error:
                     _fail(peer.name, str(error), rows, workers)
                 task.advance()
