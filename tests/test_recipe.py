@@ -374,15 +374,24 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("distill: {as: null}", "as: None should be a plain name"),
     ],
 )
+def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
+    assert fault(home, of_pass(f"  - {settings}\n")).startswith(f"4: {expected}")
+
+
+def test_paths_in_settings_are_relative_to_the_recipe(home: Path) -> None:
+    (home / "mine.onnx").write_bytes(b"any")
+    text = of_pass("  - export_onnx\n  - verify: {features: [mine.onnx]}\n")
+    config = read(home, text).steps[-1].config
+    assert config.features == ((home / "mine.onnx").resolve(),)  # type: ignore[attr-defined]
+    missing = of_pass("  - export_onnx\n  - verify: {features: [mine.onnx, other.onnx]}\n")
+    assert fault(home, missing).startswith("5: features: ") and "other.onnx does not exist" in fault(home, missing)
+
+
 def test_misspelt_choice_gets_a_suggestion(home: Path) -> None:
     text = "  - export_onnx\n  - verify: {gates: {prsn: {min: 5}}}\n"
     assert fault(home, of_pass(text)).endswith("got 'prsn'; did you mean 'psnr'?")
     text = "  - prune_channels: {target: {macs: 0.5}, importance: tailor}\n"
     assert fault(home, of_pass(text)).endswith("got 'tailor'; did you mean 'taylor'?")
-
-
-def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
-    assert fault(home, of_pass(f"  - {settings}\n")).startswith(f"4: {expected}")
 
 
 @pytest.mark.parametrize(

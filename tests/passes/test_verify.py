@@ -176,6 +176,18 @@ def test_unconditional_model_is_judged_without_classes(tmp_path: Path) -> None:
         )
 
 
+def test_own_feature_extractor_is_a_space_of_its_own(tmp_path: Path) -> None:
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scale=None)
+    torch.manual_seed(0)
+    extractor = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    torch.jit.script(extractor).save(str(tmp_path / "mine.pt"))
+    bundle = exported(teacher, tmp_path / "export")
+    report = judged(bundle, teacher, tmp_path, samples=80, features=[tmp_path / "mine.pt"])
+    assert report["spaces"]["mine.pt"]["enough"] and report["spaces"]["mine.pt"]["dimension"] == 4
+    assert report["spaces"]["mine.pt"]["metrics"]["kid"]["resolved"] is False
+    assert not report["spaces"]["random"]["enough"] and not report["spaces"]["random"]["metrics"]
+
+
 def test_passes_are_blamed(tmp_path: Path) -> None:
     teacher, worse = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=7)
     quantize = passes.module("quantize")
