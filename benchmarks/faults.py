@@ -28,9 +28,9 @@ MODES = 3  # different images of each class after a collapse
 BLAME: dict[str, tuple[str, ...]] = {
     "class_dropped": ("class_agreement", "class_accuracy"),
     "guidance_off": ("guidance_ratio",),
-    "quantizer_saturated": ("output_error", "worst_timestep_error", "psnr"),
-    "timesteps_swapped": ("output_error", "worst_timestep_error"),
-    "weights_noised": ("output_error", "worst_timestep_error", "psnr"),
+    "quantizer_saturated": ("kernel_loss", "output_error", "worst_timestep_error", "psnr"),
+    "timesteps_swapped": ("sampling_error",),
+    "weights_noised": ("kernel_loss", "output_error", "worst_timestep_error", "psnr"),
     "mode_collapse": ("class_variance", "vendi", "coverage"),
     "memorised": ("memorised",),
 }

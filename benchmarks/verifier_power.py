@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,14 @@ from compress import passes, terminal
 from compress.contract import Context
 from compress.data import read_npz
 from compress.engine import code_identity
-from compress.evaluation import decision, judging, latency, probe
+from compress.evaluation import decision, judging, latency, probe, stages
 from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.response import sample
 from compress.evaluation.statistics import wilson
 from compress.files import cache_folder, write_json, write_npz, write_text
 from compress.inputs import Inputs, Options, digest
+from compress.models import checkpoint
+from compress.models.denoiser import QuantizedDenoiser
 from compress.models.reference import Drawn, Progress, draw_kept
 from compress.recipe import read
 from compress.runtime import Bundle
@@ -38,6 +41,7 @@ from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+QUANTIZED = ROOT / "outputs" / "digits-edge" / "passes" / "03-quantize" / "model"  # left by benchmarks.edge
 RECIPE = ROOT / "recipes" / "digits-edge.yaml"
 COUNT = 640  # images a trial
 PLACES = 15  # trials that share no noise
@@ -74,6 +78,9 @@ class Bench:
     drawn: Drawn
     judged: judging.Judging
     bundle: Bundle
+    frozen: probe.Probe
+    whole: np.ndarray  # the float student's outputs on the probe
+    simulated: np.ndarray  # those of simulated int8
 
 
 def limits() -> dict[str, dict[str, float | None]]:
@@ -93,7 +100,12 @@ def bench(progress: Progress = terminal.silent) -> Bench:
     context = inputs.context(recipe.steps[-1], Path(), Path())
     judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, terminal.silent)
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
-    return Bench(context, draw_pool(context, progress), judged, bundle)
+    drawn = draw_pool(context, progress)
+    frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
+    model = checkpoint.load(QUANTIZED)
+    assert isinstance(model, QuantizedDenoiser)
+    whole, simulated = (probe.answer(frozen, probe.of_model(one)).guided for one in (model.source, model))
+    return Bench(context, drawn, judged, bundle, frozen, whole, simulated)
 
 
 def draw_pool(context: Context, progress: Progress) -> Drawn:
@@ -131,17 +143,23 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         training = given.judged.real[0]
         assert training is not None
         ours = OF_SAMPLES[trial.fault](ours, conditions["class_labels"], training, trial.number)
-    frozen = probe.make(teacher, others, teacher.sampling.timesteps, given.context.seed)
     few = pairs[:30]
     again = baseline.sample(few.noise.numpy(), {name: value.numpy() for name, value in few.conditions.items()})
-    quality = probe.figures(probe.answer(frozen, evaluate), probe.answer(frozen, baseline.evaluate))
+    answer = probe.answer(given.frozen, evaluate)
+    quality = probe.figures(answer, probe.answer(given.frozen, baseline.evaluate))
     quality |= given.judged.pairs(pairs, ours, again)
+    left_out = {}
+    if trial.student == "teacher":
+        left_out = dict.fromkeys(("kernel_loss", "sampling_error"), "is no bundle of the recipe")
+    else:
+        quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
+        quality["sampling_error"] = probe.sampling_error(bundle, teacher)
     spaces = given.judged.spaces(pairs, others, ours)
     figures = {name: [figure] for name, figure in quality.items()}
     for found in spaces.figures.values():
         for name, figure in found.items():
             figures.setdefault(name, []).append(figure)
-    decisions = decision.decide(figures, limits(), {})
+    decisions = decision.decide(figures, limits(), left_out)
     return {
         "verdict": decision.verdict(decisions),
         "failed": sorted({entry.name for entry in decisions if entry.passed is False}),
@@ -183,6 +201,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
     asked = parser.parse_args()
     file = RESULTS / "verifier_power.json"
+    if not QUANTIZED.is_dir():
+        sys.exit(f"{QUANTIZED} is missing: run python -m benchmarks.edge first")
     made_of = bench(terminal.progress).bundle.manifest["files"]
     identity = digest([limits(), made_of, COUNT, OTHERS, code_identity("verify")])
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not asked.fresh else {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from compress.diffusion.prediction import add_noise
+from compress.diffusion.prediction import add_noise, clean_coefficients
 from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
@@ -182,6 +182,22 @@ def figures(student: Answer, rounding: Answer, rounds: int = ROUNDS) -> dict[str
             excess_interval=(low - floor, high - floor),
         )
     return found
+
+
+def sampling_error(bundle: Bundle, teacher: Denoiser) -> Figure:
+    """Largest difference between the noise level that the solver's table supposes and that of its timesteps.
+
+    Compares the coefficients of the clean estimate with those that the teacher's schedule gives at the timestep that
+    the net is told. Exact: 0 but for rounding.
+    """
+    sampling = teacher.sampling
+    worst = 0.0
+    for step in bundle.steps:
+        level = float(sampling.alphas_cumprod[step.timestep])
+        wanted = clean_coefficients(bundle.manifest["sampling"]["prediction_type"], level**0.5, (1 - level) ** 0.5)
+        found = (step.clean_from_sample, step.clean_from_output)
+        worst = max(worst, *(abs(one - other) for one, other in zip(found, wanted, strict=True)))
+    return Figure(worst, "less", (worst, worst), len(bundle.steps), 0.0, 1e-6, worst, (worst, worst))
 
 
 def _relative(errors: np.ndarray) -> np.ndarray:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from compress.evaluation import latency, probe
+from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
+from compress.evaluation.statistics import bootstrap, interval
 from compress.models import counts
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs, predict
 from compress.models.reference import Progress
@@ -54,19 +56,35 @@ def table(models: Sequence[Measured], frozen: probe.Probe, rounds: int, progress
     ]
 
 
-def parity(models: Sequence[Measured], frozen: probe.Probe) -> dict[str, float] | None:
-    """Quantized arithmetic, simulated in PyTorch and by the kernels that ship, each against the float student in dB.
+def quantized(models: Sequence[Measured], frozen: probe.Probe) -> tuple[dict[str, float], Figure] | None:
+    """(SQNR of simulated and of real kernels against the float student, kernel_loss); None: nothing was quantized.
 
-    Outputs of the two are not compared with each other: roundings decorrelate in a deep net. None: nothing was
-    quantized.
+    Outputs of the two are not compared with each other: roundings decorrelate in a deep net.
     """
     simulated = next((entry.model for entry in models if isinstance(entry.model, QuantizedDenoiser)), None)
     shipped = next((entry.model for entry in models if isinstance(entry.model, Bundle)), None)
     if simulated is None or shipped is None:
         return None
-    whole = probe.answer(frozen, _evaluate(simulated.source)).guided
-    found = [probe.answer(frozen, _evaluate(model)).guided for model in (simulated, shipped)]
-    return {"simulated_sqnr_db": sqnr(whole, found[0]), "kernels_sqnr_db": sqnr(whole, found[1])}
+    asked = (simulated.source, simulated, shipped)
+    whole, fake, real = (probe.answer(frozen, _evaluate(model)).guided for model in asked)
+    found = {"simulated_sqnr_db": sqnr(whole, fake), "kernels_sqnr_db": sqnr(whole, real)}
+    return found, kernel_loss(whole, fake, real)
+
+
+def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -> Figure:
+    """By how many dB the shipped kernels are less exact than simulated ones, on outputs [timesteps,b,c,h,w].
+
+    Both against the float student's outputs `whole`; 0 for a faithful export.
+    """
+    axes = (0, *range(2, whole.ndim))
+    errors = np.stack([np.square(x - whole).sum(axes) for x in (simulated, shipped)], axis=1).astype(np.float64)
+
+    def loss(i: np.ndarray) -> float:
+        fake, real = np.maximum(errors[i].sum(axis=0), 1e-30)
+        return float(10 * np.log10(real / fake))
+
+    value, ends = loss(np.arange(len(errors))), interval(bootstrap(loss, len(errors), rounds=probe.ROUNDS))
+    return Figure(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2, value, ends)
 
 
 def _evaluate(model: Denoiser | QuantizedDenoiser | Bundle) -> probe.Evaluate:

@@ -58,6 +58,8 @@ Metric = Literal[
     "output_error",
     "worst_timestep_error",
     "guidance_ratio",
+    "sampling_error",
+    "kernel_loss",
     Distributional,
     Cost,
 ]
@@ -158,11 +160,15 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
             config.starts,
             context.progress,
         )
+    blamed, loss = _passes(teacher, bundle, pairs, config, context)
+    quality |= loss
     figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios).items()}
     for figures_of_space in spaces.figures.values():
         for name, figure in figures_of_space.items():
             figures.setdefault(name, []).append(figure)
     left_out = {name: judging.UNPAIRED for name in get_args(Paired) if not bundle.manifest.get("paired", True)}
+    if not loss:
+        left_out["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
     limits = {name: gate.model_dump() for name, gate in config.gates.items()}
     unknown = [name for name in limits if name not in figures and name not in left_out]
     if unknown:
@@ -189,7 +195,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         "guidance": guidance,
         "by_class": judged.by_class(pairs, ours),
         "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context),
-        **_passes(teacher, bundle, pairs, config, context),
+        **blamed,
         "reference": {
             "count": len(others.samples),
             "paired": len(ours),
@@ -254,15 +260,18 @@ def _quality(
         "floor": rounding.curve()[0].tolist(),
     }
     figures = probe.figures(student, rounding) | judged.pairs(pairs, ours, again)
+    figures["sampling_error"] = probe.sampling_error(bundle, teacher)
     if not bundle.manifest.get("paired", True):
         figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
     return figures, curve
 
 
-def _passes(teacher: Denoiser, bundle: Bundle, pairs: Drawn, config: Config, context: Context) -> dict[str, Any]:
-    """What each pass of the recipe cost and gained; nothing where a bundle is verified on its own."""
+def _passes(
+    teacher: Denoiser, bundle: Bundle, pairs: Drawn, config: Config, context: Context
+) -> tuple[dict[str, Any], dict[str, Figure]]:
+    """(what each pass of the recipe cost and gained, kernel_loss); nothing where a bundle is verified on its own."""
     if not context.stages:
-        return {"stages": [], "quantization": None}
+        return {"stages": [], "quantization": None}, {}
     models = [stages.Measured("teacher", "teacher", teacher)]
     for stage in context.stages:
         found = Bundle(bundle.path, config.threads) if stage.kind == "export_onnx" else stage.load()
@@ -270,7 +279,10 @@ def _passes(teacher: Denoiser, bundle: Bundle, pairs: Drawn, config: Config, con
     frozen = probe.make(teacher, pairs, teacher.sampling.timesteps, context.seed)
     with latency.threads(config.threads):
         rows = stages.table(models, frozen, config.rounds, context.progress)
-    return {"stages": rows, "quantization": stages.parity(models, frozen)}
+    parity = stages.quantized(models, frozen)
+    if parity is None:
+        return {"stages": rows, "quantization": None}, {}
+    return {"stages": rows, "quantization": parity[0]}, {"kernel_loss": parity[1]}
 
 
 def _environment(threads: int) -> dict[str, Any]:

@@ -13,6 +13,8 @@ NAMES = {
     "output_error": "relative output error",
     "worst_timestep_error": "relative output error, worst timestep",
     "guidance_ratio": "effective guidance scale ÷ asked",
+    "sampling_error": "noise level told and supposed, difference",
+    "kernel_loss": "real kernels less exact than simulated, dB",
     "frechet": "Fréchet distance FD∞",
     "kid": "kernel distance (KID)",
     "two_sample": "two-sample test",

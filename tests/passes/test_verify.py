@@ -22,6 +22,7 @@ COUNT = 720
 GATES = {
     "psnr": {"min": 50},
     "output_error": {"max": 1e-6},
+    "sampling_error": {"max": 1e-6},
     "guidance_ratio": {"min": 0.99, "max": 1.01},
     "kid": {"max": 0.2},
     "coverage": {"min": 0.6},
@@ -118,8 +119,10 @@ def test_swapped_timesteps_are_found(tmp_path: Path) -> None:
         manifest["sampling"] = {**manifest["sampling"], "steps": steps}
 
     bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", swap)
-    report = judged(bundle, teacher, tmp_path, samples=20, gates={"worst_timestep_error": {"max": 1e-6}})
+    gates = {"worst_timestep_error": {"max": 1e-6}, "sampling_error": {"max": 1e-3}, "kernel_loss": {"max": 0.5}}
+    report = judged(bundle, teacher, tmp_path, samples=20, gates=gates)
     assert report["verdict"] == "fail"
+    assert [gate.get("passed") for gate in report["gates"]] == [False, False, None], "no recipe, no simulated model"
     error = report["probe"]["error"]
     assert min(error[1], error[2]) > 1000 * max(error[0], error[3])
 
@@ -210,6 +213,8 @@ def test_passes_are_blamed(tmp_path: Path) -> None:
     assert rows["quantize"]["ms_per_call"] is None and rows["export_onnx"]["ms_per_call"] > 0
     assert abs(report["quantization"]["simulated_sqnr_db"] - report["quantization"]["kernels_sqnr_db"]) < 3
     assert report["quantization"]["kernels_sqnr_db"] > 15
+    loss = report["quantization"]["simulated_sqnr_db"] - report["quantization"]["kernels_sqnr_db"]
+    assert report["quality"]["kernel_loss"]["value"] == pytest.approx(loss, abs=0.05)
 
 
 def test_too_few_samples_for_a_gate_are_refused_at_once() -> None:
