@@ -33,7 +33,10 @@ def test_the_whole_report_fits_a_screen_or_two(shown: Callable[[dict[str, Any]],
     row = next(line for line in text.splitlines() if "same class" in line and "≥ 0.97" in line)
     assert "0.998" in row and "0.9931" in row and "pass" in row
     assert "teacher, torch.compile: failed: no C++ compiler was found on this machine" in text
-    assert "memorised training images: not measured: the data set's images are not at hand (classifier, random, pixels)" in text
+    assert (
+        "memorised training images: not measured: the data set's images are not at hand (classifier, random, pixels)"
+        in text
+    )
     frechet = next(line for line in text.splitlines() if "FD∞" in line and "0.31" in line)
     assert "0.31 worse" in frechet and "0.14 not resolved" in frechet
 
