@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import passes
+from compress.contract import PassConfig
 from compress.errors import RecipeError, ReportError
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
@@ -45,14 +46,15 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
         head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
-    config = passes.module("verify").Config.model_validate(_settings(bundle.path.parent / "report.json"))
+    config = _earlier(bundle.path.parent / "report.json")
     return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], bundle.path / "bundle.json")
 
 
-def _settings(report: Path) -> dict[str, Any]:
+def _earlier(report: Path) -> PassConfig:
     """Gates, and the numbers of samples that they were judged by, of an earlier report, if there is one."""
+    config: type[PassConfig] = passes.module("verify").Config
     if not report.is_file():
-        return {}
+        return config()
     try:
         earlier = json.loads(report.read_text(encoding="utf-8"))
         gates: dict[str, dict[str, float]] = {}
@@ -61,6 +63,6 @@ def _settings(report: Path) -> dict[str, Any]:
         counts = {"samples": earlier["samples"]}
         if "reference" in earlier:
             counts["reference"] = earlier["reference"]["count"]
-        return {"gates": gates, **counts}
+        return config.model_validate({"gates": gates, **counts})
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ReportError(f"{report}: is damaged ({error!r}); name the bundle's recipe with --recipe") from None

@@ -48,7 +48,15 @@ def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, st
     assert read_json(tmp_path / "out" / "report.json") == report
 
 
-@pytest.mark.parametrize("content", ["not json", '{"gates": 5}', '{"gates": [{"kind": "min"}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        '{"gates": 5}',
+        '{"gates": [{"kind": "min"}]}',
+        '{"gates": [{"name": "beauty", "kind": "min", "limit": 1}], "samples": 20}',
+    ],
+)
 def test_damaged_report_is_named(made: tuple[Path, str], tmp_path: Path, content: str) -> None:
     folder, teacher = made
     (folder / "report.json").write_text(content)
