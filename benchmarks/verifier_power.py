@@ -2,8 +2,9 @@
 
 Good students: the committed bundle, and the teacher itself in onnxruntime. A trial draws the student's samples with
 the runtime that ships and judges them by the gates on quality of recipes/digits-edge.yaml, as `verify` does. A clean
-trial that fails is a false alarm; a faulty one that passes is missed. Clean trials of one student share no noise. Every
-trial is kept in results/verifier_power.json as it ends, so that a stopped run goes on; --fresh starts over.
+trial that fails is a false alarm; a faulty one that passes is missed. Clean trials of one student share no noise. The
+first FRESH seeds of the faults served while the checks were written, and are not reported. Every trial is kept in
+results/verifier_power.json as it ends, so that a stopped run goes on; --fresh starts over.
 """
 
 import argparse
@@ -11,8 +12,10 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +29,7 @@ from compress import passes, terminal
 from compress.contract import Context
 from compress.data import read_npz
 from compress.engine import code_identity
-from compress.evaluation import decision, judging, latency, probe, stages
+from compress.evaluation import decision, judging, probe, stages
 from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.response import sample
 from compress.evaluation.statistics import wilson
@@ -46,6 +49,7 @@ RECIPE = ROOT / "recipes" / "digits-edge.yaml"
 COUNT = 640  # images a trial
 PLACES = 15  # trials that share no noise
 OTHERS = 2400  # images of the teacher that they are held against
+FRESH = 10  # the first seed of a fault that is reported
 PROCESSES = 2
 
 
@@ -67,7 +71,7 @@ def trials(clean: int, seeds: int) -> list[Trial]:
     """Every trial, the clean ones first; a quarter of the clean ones are of the teacher itself."""
     own = [Trial("digits-edge", "", number) for number in range(clean)]
     own += [Trial("teacher", "", number) for number in range(max(1, clean // 4))]
-    return own + [Trial("digits-edge", fault, number) for number in range(seeds) for fault in BLAME]
+    return own + [Trial("digits-edge", fault, number) for number in range(FRESH, FRESH + seeds) for fault in BLAME]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Bench:
     drawn: Drawn
     judged: judging.Judging
     bundle: Bundle
+    baseline: OnnxTeacher
     frozen: probe.Probe
     whole: np.ndarray  # the float student's outputs on the probe
     simulated: np.ndarray  # those of simulated int8
@@ -102,10 +107,12 @@ def bench(progress: Progress = terminal.silent) -> Bench:
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
     drawn = draw_pool(context, progress)
     frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        baseline = OnnxTeacher(context.teacher(), Path(folder, "teacher.onnx"), 1)
     model = checkpoint.load(QUANTIZED)
     assert isinstance(model, QuantizedDenoiser)
     whole, simulated = (probe.answer(frozen, probe.of_model(one)).guided for one in (model.source, model))
-    return Bench(context, drawn, judged, bundle, frozen, whole, simulated)
+    return Bench(context, drawn, judged, bundle, baseline, frozen, whole, simulated)
 
 
 def draw_pool(context: Context, progress: Progress) -> Drawn:
@@ -115,6 +122,18 @@ def draw_pool(context: Context, progress: Progress) -> Drawn:
     return draw_kept(context.teacher(), count, context.seed, context.dataset, folder, progress, "teacher's samples")
 
 
+def follow() -> None:
+    """In a worker: end when the process that started it is gone, even when that one was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run(trial: Trial) -> dict[str, Any]:
     """One trial: {"verdict", "failed": figures whose gates are broken, "resolved": figures told apart}."""
     with tempfile.TemporaryDirectory() as folder:
@@ -122,11 +141,9 @@ def run(trial: Trial) -> dict[str, Any]:
 
 
 def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
-    teacher, bundle = given.context.teacher(), given.bundle
+    bundle, baseline = given.bundle, given.baseline
     others, start = given.drawn[PLACES * COUNT :], trial.number % PLACES * COUNT
     pairs = given.drawn[start : start + COUNT]
-    with latency.threads(1):
-        baseline = OnnxTeacher(teacher, folder / "teacher.onnx", 1)
     if trial.fault in OF_BUNDLE:
         bundle = OF_BUNDLE[trial.fault](bundle, folder / "faulty", trial.number)
     conditions = {name: value.numpy() for name, value in pairs.conditions.items()}
@@ -153,7 +170,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         left_out = dict.fromkeys(("kernel_loss", "sampling_error"), "is no bundle of the recipe")
     else:
         quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
-        quality["sampling_error"] = probe.sampling_error(bundle, teacher)
+        quality["sampling_error"] = probe.sampling_error(bundle, given.context.teacher())
     spaces = given.judged.spaces(pairs, others, ours)
     figures = {name: [figure] for name, figure in quality.items()}
     for found in spaces.figures.values():
@@ -196,8 +213,10 @@ def _span(hits: int, count: int) -> str:
 def main() -> None:
     """Run what is missing, write the table, print the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verifier_power", description=__doc__)
-    parser.add_argument("--clean", type=int, default=12, help="clean trials; a quarter as many of the teacher itself")
-    parser.add_argument("--seeds", type=int, default=4, help="trials of each fault")
+    parser.add_argument(
+        "--clean", type=int, default=PLACES, help="clean trials; a quarter as many of the teacher itself"
+    )
+    parser.add_argument("--seeds", type=int, default=8, help="trials of each fault")
     parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
     asked = parser.parse_args()
     file = RESULTS / "verifier_power.json"
@@ -208,7 +227,7 @@ def main() -> None:
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not asked.fresh else {}
     results: dict[str, dict[str, Any]] = kept.get("trials", {}) if kept.get("identity") == identity else {}
     missing = [trial for trial in trials(asked.clean, asked.seeds) if trial.name not in results]
-    workers = concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
+    workers = concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), follow)
     with workers, terminal.progress("trials", len(missing)) as task:
         futures = {workers.submit(run, trial): trial for trial in missing}
         for future in concurrent.futures.as_completed(futures):

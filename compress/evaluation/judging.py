@@ -183,18 +183,18 @@ class Judging:
         return Spaces(figures, {space.name: (space.dimension, space.enough(count)) for space in spaces}, halves)
 
     def guidance_response(
-        self, teacher: Denoiser, bundle: Bundle, scales: Sequence[float], context: Any
+        self, teacher: Denoiser, bundle: Bundle, scales: Sequence[float], name: str, seed: int
     ) -> dict[str, Any] | None:
-        """Accuracy and variance at several guidance scales."""
+        """Accuracy and variance at several guidance scales. name: of the pass, for the progress shown."""
         if self.believed is None:
             return None
         found = []
         for scale in scales:
-            title = f"{context.name}: guidance {scale:g}"
+            title = f"{name}: guidance {scale:g}"
             drawn = draw_kept(
                 response.at_scale(teacher, scale),
                 RESPONSE,
-                context.seed,
+                seed,
                 self.load,
                 cache_folder() / "samples",
                 self.progress,
@@ -206,7 +206,7 @@ class Judging:
         return response.curves(scales, found, self.believed)
 
     def few_steps(
-        self, teacher: Denoiser, others: Drawn, steps: Sequence[int], costs: Costs, context: Any
+        self, teacher: Denoiser, others: Drawn, steps: Sequence[int], costs: Costs, name: str, seed: int
     ) -> list[dict[str, Any]]:
         """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
         rows = []
@@ -220,11 +220,11 @@ class Judging:
                 drawn = draw_kept(
                     dataclasses.replace(teacher, sampling=sampling),
                     FEW,
-                    context.seed,
+                    seed,
                     self.load,
                     cache_folder() / "samples",
                     self.progress,
-                    f"{context.name}: teacher, {solver}, {count} steps",
+                    f"{name}: teacher, {solver}, {count} steps",
                 )
                 row: dict[str, Any] = {
                     "name": f"teacher in onnxruntime, {solver}",

@@ -176,7 +176,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     decisions = decision.decide(figures, limits, left_out)
     guidance = None
     if config.guidance_scales and teacher.sampling.guidance.kind == "cfg" and teacher.classes is not None:
-        guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context)
+        guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context.name, context.seed)
     report = {
         "format": 2,
         "recipe": context.recipe,
@@ -194,7 +194,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         "probe": probed,
         "guidance": guidance,
         "by_class": judged.by_class(pairs, ours),
-        "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context),
+        "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context.name, context.seed),
         **blamed,
         "reference": {
             "count": len(others.samples),
