@@ -71,11 +71,13 @@ def channels_first(net: nn.Module, wanted: Callable[[str], bool] = lambda path: 
 def _reads_maps(attention: Any) -> bool:
     """Whether an attention block is plain self-attention on [b, channels, height, width] after a group norm."""
     extras = ("spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")
-    widths = {layer.out_features for layer in (attention.to_q, attention.to_k, attention.to_v) if layer is not None}
+    layers = (attention.to_q, attention.to_k, attention.to_v)
+    widths = {layer.out_features for layer in layers if layer is not None}
     return (
         attention.group_norm is not None
         and attention.to_k is not None
         and not attention.is_cross_attention
         and not any(getattr(attention, name, None) for name in extras)
         and len(widths) == 1
+        and all(isinstance(layer, nn.Linear) for layer in (*layers, attention.to_out[0]))
     )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.models.edits import Edit
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -28,6 +30,7 @@ class Family:
         and path of the layer that writes its channels.
     heads: attention projections (to_q, to_k, to_v) → number of heads.
     protected: modules whose output channels are part of the interface.
+    blocks: what can be taken out without a change of widths: path → edit (see `edits`).
     repair: after layers changed width, put right what modules store about widths.
     """
 
@@ -40,4 +43,5 @@ class Family:
     stages: Callable[[nn.Module], dict[str, tuple[str, str]]]
     heads: Callable[[nn.Module], dict[nn.Module, int]]
     protected: Callable[[nn.Module], list[nn.Module]]
+    blocks: Callable[[nn.Module], dict[str, Edit]]
     repair: Callable[[nn.Module], None]

@@ -1,10 +1,12 @@
 """`structure.json`: what a diffusers `config.json` cannot say about a net.
 
-A structure is the difference between a net and the one that its config builds: shapes of parameters
-and plain attributes of modules. It is measured, never kept by hand, so a pass may change a net as it
-likes. Applying it to a freshly built net gives the net back, ready for its weights.
+A structure is the difference between a net and the one that its config builds: edits (modules taken
+out or of lower rank), shapes of parameters and plain attributes of modules. It is measured, never kept
+by hand, so a pass may change a net as it likes. Applying it to a freshly built net gives the net back,
+ready for its weights.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +14,22 @@ import torch
 from torch import nn
 
 from compress.errors import CheckpointError
+from compress.models import edits
 
 Structure = dict[str, dict[str, Any]]
 _PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(net: nn.Module, stock: nn.Module) -> Structure:
-    """How `net` differs from `stock`: {"shapes": {parameter: shape}, "attributes": {module: {name: value}}}."""
+    """How `net` differs from `stock`.
+
+    {"edits": {module: edit}, "shapes": {parameter: shape}, "attributes": {module: {name: value}}}, without empty parts.
+    """
+    edited = edits.found(net)
+    if edited:
+        stock = copy.deepcopy(stock)
+        for path, edit in edited.items():
+            edits.put(stock, path, edit)
     shapes = {name: list(tensor.shape) for name, tensor in net.state_dict(keep_vars=True).items()}
     for name, tensor in stock.state_dict(keep_vars=True).items():
         if shapes.get(name) == list(tensor.shape):
@@ -30,7 +41,8 @@ def describe(net: nn.Module, stock: nn.Module) -> Structure:
         changed = {key: value for key, value in _plain(module).items() if original.get(key) != value}
         if changed:
             attributes[path] = changed
-    return {"shapes": shapes, "attributes": attributes} if shapes or attributes else {}
+    parts: Structure = {"edits": edited, "shapes": shapes, "attributes": attributes}
+    return {name: part for name, part in parts.items() if part}
 
 
 def apply(net: nn.Module, structure: Structure, where: str) -> None:
@@ -38,6 +50,11 @@ def apply(net: nn.Module, structure: Structure, where: str) -> None:
 
     where: the file it came from, for messages. Raises CheckpointError if it does not fit the net.
     """
+    for path, edit in structure.get("edits", {}).items():
+        try:
+            edits.put(net, path, edit if isinstance(edit, dict) else {})
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {path}: {error}; it does not exist in the model of config.json") from None
     modules = dict(net.named_modules())
     for path, changes in structure.get("attributes", {}).items():
         known = _plain(modules[path]) if path in modules else None
@@ -82,6 +99,6 @@ def _is_shape(value: Any, dimensions: int) -> bool:
 def check(structure: Any, where: str) -> Structure:
     """A structure as read from JSON, its outer form checked. Raises CheckpointError."""
     parts: Mapping[str, Any] = structure if isinstance(structure, dict) else {"": None}
-    if any(key not in ("shapes", "attributes") or not isinstance(value, dict) for key, value in parts.items()):
+    if any(key not in ("edits", "shapes", "attributes") or not isinstance(value, dict) for key, value in parts.items()):
         raise CheckpointError(f"{where}: is damaged; save the model again")
     return dict(parts)

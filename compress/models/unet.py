@@ -5,8 +5,13 @@ from typing import Any
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UNetMidBlock2DCrossAttn
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
+
+from compress.models import edits
+from compress.models.edits import LowRank, Passthrough, Shortcut
 
 
 def stages(net: nn.Module) -> dict[str, tuple[str, str]]:
@@ -14,25 +19,53 @@ def stages(net: nn.Module) -> dict[str, tuple[str, str]]:
     taps = {}
     for kind in ("down_blocks", "up_blocks"):
         for i, block in enumerate(getattr(net, kind)):
-            path = f"{kind}.{i}"
-            taps[path] = (path, f"{path}.{_writer(block)}")
-    if getattr(net, "mid_block", None) is not None:
-        taps["mid_block"] = ("mid_block", f"mid_block.{_writer(net.mid_block)}")
+            writer = _writer(block)
+            if writer:
+                taps[f"{kind}.{i}"] = (f"{kind}.{i}", f"{kind}.{i}.{writer}")
+    if isinstance(getattr(net, "mid_block", None), nn.Module) and not isinstance(net.mid_block, Passthrough):
+        writer = _writer(net.mid_block)
+        if writer:
+            taps["mid_block"] = ("mid_block", f"mid_block.{writer}")
     return taps
 
 
-def _writer(block: Any) -> str:
-    """Path inside a block of the last convolution on its output stream."""
+def _writer(block: Any) -> str | None:
+    """Path inside a block of the last convolution on its output stream; None: it adds to what comes in."""
     for kind in ("downsamplers", "upsamplers"):
         samplers = getattr(block, kind, None)
         if samplers:
             last = samplers[-1]
             name = f"{kind}.{len(samplers) - 1}"
-            if isinstance(getattr(last, "conv", None), nn.Conv2d):
-                return f"{name}.conv"
+            if isinstance(getattr(last, "conv", None), nn.Conv2d | LowRank):
+                return _last(f"{name}.conv", last.conv)
             if hasattr(last, "conv2"):
-                return f"{name}.conv2"
-    return f"resnets.{len(block.resnets) - 1}.conv2"
+                return _last(f"{name}.conv2", last.conv2)
+    for i, resnet in reversed(list(enumerate(block.resnets))):
+        if not isinstance(resnet, Shortcut):
+            return _last(f"resnets.{i}.conv2", resnet.conv2)
+        if resnet.conv_shortcut is not None:
+            return _last(f"resnets.{i}.conv_shortcut", resnet.conv_shortcut)
+    return None
+
+
+def _last(path: str, layer: nn.Module) -> str:
+    return f"{path}.up" if isinstance(layer, LowRank) else path
+
+
+def blocks(net: nn.Module) -> dict[str, edits.Edit]:
+    """What can be taken out and leaves every width as it is: path → the edit that does it, in the order of the net.
+
+    Residual blocks that do not resample, attention blocks that add to their input, and the mid block.
+    """
+    found: dict[str, edits.Edit] = {}
+    for path, module in net.named_modules():
+        if isinstance(module, ResnetBlock2D) and not (module.up or module.down):
+            found[path] = {"kind": Shortcut.kind}
+        attention = isinstance(module, Attention) and module.residual_connection
+        mid = path == "mid_block" and isinstance(module, UNetMidBlock2D | UNetMidBlock2DCrossAttn)
+        if attention or mid or isinstance(module, Transformer2DModel):
+            found[path] = {"kind": Passthrough.kind}
+    return found
 
 
 def heads(net: nn.Module) -> dict[nn.Module, int]:
@@ -62,7 +95,9 @@ def protected(net: nn.Module) -> list[nn.Module]:
 def repair(net: Any) -> None:
     """Set the widths that resampling and attention modules store and check to those of their layers."""
     for module in net.modules():
-        if isinstance(module, Downsample2D | Upsample2D) and isinstance(module.conv, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, Downsample2D | Upsample2D) and isinstance(
+            module.conv, nn.Conv2d | nn.ConvTranspose2d | LowRank
+        ):
             module.channels = module.conv.in_channels
             module.out_channels = module.conv.out_channels
         elif isinstance(module, Attention):

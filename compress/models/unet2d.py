@@ -62,5 +62,6 @@ FAMILY = Family(
     stages=unet.stages,
     heads=unet.heads,
     protected=unet.protected,
+    blocks=unet.blocks,
     repair=unet.repair,
 )

@@ -52,5 +52,6 @@ FAMILY = Family(
     stages=unet.stages,
     heads=unet.heads,
     protected=unet.protected,
+    blocks=unet.blocks,
     repair=unet.repair,
 )
