@@ -23,6 +23,7 @@ SUITE = {
     "teacher": "the teacher's guided samples are named by their label",
     "edge": "digits-edge is made anew and verified",
     "verifier_power": "what the verifier catches, and its false alarms",
+    "structure": "what to prune, how to rank it, what to distill back",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
 

@@ -16,6 +16,11 @@ BARS: dict[str, tuple[Kind, float]] = {
     "power_caught": ("min", 0.95),
     "power_blamed": ("min", 0.95),
     "power_false_alarms": ("max", 0.05),
+    "digits_structure_macs": ("max", 0.55),
+    "digits_structure_frechet_ratio": ("max", 1.15),
+    "digits_structure_ssim": ("min", 0.95),
+    "digits_slim_params": ("max", 0.4),
+    "digits_slim_frechet_ratio": ("max", 1.2),
 }
 
 

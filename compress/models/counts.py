@@ -13,6 +13,11 @@ def parameters(model: Denoiser) -> int:
     return sum(parameter.numel() for parameter in model.net.parameters())
 
 
+def weight_bytes(model: Denoiser) -> int:
+    """Bytes of the weights as they are held."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.net.parameters())
+
+
 def macs(model: Denoiser) -> int:
     """Multiply-accumulates of one evaluation at batch 1: convolutions, matrix products, attention."""
     shadow = model.family.positional(copy.deepcopy(model.net).to("meta"))

@@ -150,6 +150,19 @@ def draw(
     return samples
 
 
+@torch.no_grad()
+def walk(model: AnyDenoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The samples [step,b,c,h,w] that the model is asked about while it draws from noise [b,c,h,w]."""
+    states = []
+
+    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
+        states.append(sample)
+        return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
+
+    solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
+    return torch.stack(states)
+
+
 def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
     """Zero-filled inputs of the right shapes and types on the model's device: sample, timestep, conditions."""
     device = model.device

@@ -2,22 +2,30 @@
 
 Losses, each divided by the teacher's own energy so that a weight means the same on every model:
 
-    output    mean (S − T)² ÷ mean T²        of the models' predictions S, T [b,c,h,w]
-    feature   mean over stages of  mean (P(s) − t)² ÷ mean t²        of the stages' feature maps s, t
-    task      mean (S − target)² ÷ mean target²        against the noised image, the teacher not asked
+    output     mean (S − T)² ÷ mean T²        of the models' predictions S, T [b,c,h,w]
+    guided     the same of their guided predictions, s·c − (s − 1)·u at the recipe's scale s
+    feature    mean over stages of  mean (P(s) − t)² ÷ mean t²        of the stages' feature maps s, t
+    attention  mean over attention blocks of the same of their attention maps, averaged over heads
+    task       mean (S − target)² ÷ mean target²        against the noised image, the teacher not asked
 
 P is a temporary 1×1 convolution where the student's stage is narrower; it starts by putting each
 surviving channel where the pruner says it came from, and is trained and then dropped.
 Timesteps are drawn uniformly from the student's own. A share (scale − 1)/(2·scale − 1) of the
-conditions is null: the weight of the unconditional evaluation in the guided one.
+conditions is null: the weight of the unconditional evaluation in the guided one. With a guided loss both
+models are evaluated with and without the condition instead, and all losses hold for both.
+What is denoised are noised images of the data set, or states of the teacher's own sampling, where the
+student will be used: `states: trajectory` needs no images.
 """
 
 import copy
 import dataclasses
+import time
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress import training
@@ -25,16 +33,24 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.errors import PassError
-from compress.models.denoiser import Denoiser, predict
-from compress.models.features import tapped
+from compress.files import write_atomically
+from compress.models.denoiser import Denoiser, guided, predict, walk
+from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import noised, null_share, with_null
+from compress.models.reference import conditions_for, noise_like
+from compress.runtime.sampling import classifier_free_guidance
+
+WALK = 11  # key of the trajectories' noise: no other draw begins with the same
+WALKED_AT_ONCE = 50
 
 
 class Losses(PassConfig):
     """Weights of the loss terms; 0 leaves a term out."""
 
     output: float = Field(1.0, ge=0, description="the model's prediction")
+    guided: float = Field(0.0, ge=0, description="the guided prediction; takes two evaluations of either model")
     feature: float = Field(1.0, ge=0, description="feature maps at the outputs of all stages")
+    attention: float = Field(0.0, ge=0, description="attention maps, averaged over heads")
     task: float = Field(0.0, ge=0, description="denoising the data itself")
 
 
@@ -45,20 +61,68 @@ class Config(training.TrainingConfig):
     null_fraction: float | None = Field(
         None, ge=0, le=1, description="share of null conditions; default: (scale − 1)/(2·scale − 1)"
     )
+    random_conditions: float = Field(
+        0.0, ge=0, le=1, description="share of images that are given the condition of another image of the batch"
+    )
+    states: Literal["data", "trajectory"] = Field(
+        "data", description="what is denoised: noised images, or states of the teacher's own sampling"
+    )
+    trajectories: int = Field(500, ge=1, description="how often the teacher samples for `states: trajectory`")
+    teacher: str | None = Field(
+        None, description="name of an earlier pass whose model is the teacher; default: the recipe's checkpoint"
+    )
+
+    @model_validator(mode="after")
+    def _images(self) -> "Config":
+        if self.states == "trajectory" and self.losses.task:
+            raise ValueError("losses.task needs images; with states: trajectory set it to 0")
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What both models are asked: sample [b,c,h,w], timestep int64 [b], conditions. truth: the answer, if known."""
+
+    sample: torch.Tensor
+    timestep: torch.Tensor
+    conditions: Mapping[str, torch.Tensor]
+    truth: torch.Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectories:
+    """states [step,n,c,h,w] that the teacher's sampling went through, timesteps [step], conditions [n,…]."""
+
+    states: torch.Tensor
+    timesteps: torch.Tensor
+    conditions: Mapping[str, torch.Tensor]
+
+    def draw(self, count: int, random: torch.Generator, device: torch.device) -> Inputs:
+        """`count` states at random."""
+        step = torch.randint(len(self.timesteps), (count,), generator=random)
+        which = torch.randint(self.states.shape[1], (count,), generator=random)
+        conditions = {name: value[which].to(device) for name, value in self.conditions.items()}
+        return Inputs(self.states[step, which].to(device), self.timesteps[step].to(device), conditions, None)
 
 
 class Imitation(nn.Module):
     """The distillation objective. Only the student and the projections are trained."""
 
-    def __init__(self, student: Denoiser, teacher: Denoiser, config: Config, where: str) -> None:
+    def __init__(
+        self, student: Denoiser, teacher: Denoiser, config: Config, where: str, walked: Trajectories | None = None
+    ) -> None:
         super().__init__()
         self.net = student.module
         self.models = (student, teacher)  # in a tuple, so that the teacher's weights are not the module's
         self.losses = config.losses
+        self.walked = walked
         share = null_share(student.sampling.guidance.scale)
         self.null_fraction = share if config.null_fraction is None else config.null_fraction
+        self.random_conditions = config.random_conditions
         self.projections = nn.ModuleDict()
         self.taps: list[str] = []
+        if config.losses.guided and student.sampling.guidance.kind == "none":
+            raise PassError(f"{where}: losses.guided needs a guided model; set it to 0")
         if config.losses.feature:
             self.taps = [tap for tap in student.family.stages(student.net) if tap in teacher.family.stages(teacher.net)]
             if not self.taps:
@@ -67,31 +131,70 @@ class Imitation(nn.Module):
                 projection = _projection(student, teacher, tap)
                 if projection is not None:
                     self.projections[tap.replace(".", "_")] = projection
+        self.attending: list[str] = []
+        if config.losses.attention:
+            self.attending = [path for path in attending(student) if path in attending(teacher)]
+            if not self.attending:
+                raise PassError(f"{where}: student and teacher share no attention; set losses.attention to 0")
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Weighted losses of one batch."""
         student, teacher = self.models
-        count = len(batch.images)
-        own = torch.tensor(student.sampling.timesteps)
-        timestep = own[torch.randint(len(own), (count,), generator=random)]
-        sample, noise, alpha, sigma = noised(student, batch, timestep, random)
-        null = torch.rand(count, generator=random) < self.null_fraction
-        conditions = with_null(student, batch.conditions, null)
-        timestep = timestep.to(sample.device)
-        with tapped(student, self.taps) as narrow, tapped(teacher, self.taps) as wide:
+        given = self._inputs(batch, random)
+        with (
+            tapped(student, self.taps) as narrow,
+            tapped(teacher, self.taps) as wide,
+            attention_maps(student, self.attending) as looks,
+            attention_maps(teacher, self.attending) as wanted_looks,
+        ):
             with torch.no_grad():
-                wanted = predict(teacher, sample, timestep, conditions)
-            output = predict(student, sample, timestep, conditions)
+                wanted = predict(teacher, given.sample, given.timestep, given.conditions)
+            output = predict(student, given.sample, given.timestep, given.conditions)
         losses = {}
         if self.losses.output:
             losses["output"] = self.losses.output * _relative_error(output, wanted)
+        if self.losses.guided:
+            scale = student.sampling.guidance.scale
+            pairs = (both.chunk(2) for both in (output, wanted))
+            ours, theirs = (classifier_free_guidance(with_it, without, scale) for with_it, without in pairs)
+            losses["guided"] = self.losses.guided * _relative_error(ours, theirs)
         if self.losses.feature:
             terms = [_relative_error(self._projected(tap, narrow[tap]), wide[tap]) for tap in self.taps]
             losses["feature"] = self.losses.feature * torch.stack(terms).mean()
+        if self.losses.attention:
+            terms = [_relative_error(looks[path], wanted_looks[path]) for path in self.attending]
+            losses["attention"] = self.losses.attention * torch.stack(terms).mean()
         if self.losses.task:
-            truth = target(student.sampling.prediction_type, batch.images, noise, alpha, sigma)
-            losses["task"] = self.losses.task * _relative_error(output, truth)
+            assert given.truth is not None
+            losses["task"] = self.losses.task * _relative_error(output, given.truth)
         return losses
+
+    def _inputs(self, batch: Batch, random: torch.Generator) -> Inputs:
+        student = self.models[0]
+        count = len(batch.images)
+        if self.walked is None:
+            own = torch.tensor(student.sampling.timesteps)
+            timestep = own[torch.randint(len(own), (count,), generator=random)]
+            sample, noise, alpha, sigma = noised(student, batch, timestep, random)
+            truth = target(student.sampling.prediction_type, batch.images, noise, alpha, sigma)
+            given = Inputs(sample, timestep.to(sample.device), batch.conditions, truth)
+        else:
+            given = self.walked.draw(count, random, batch.images.device)
+        conditions = given.conditions
+        if self.random_conditions:
+            strange = torch.rand(count, generator=random) < self.random_conditions
+            places = torch.where(strange, torch.randperm(count, generator=random), torch.arange(count))
+            conditions = {name: value[places.to(value.device)] for name, value in conditions.items()}
+        if not self.losses.guided:
+            null = torch.rand(count, generator=random) < self.null_fraction
+            return dataclasses.replace(given, conditions=with_null(student, conditions, null))
+        null_too = with_null(student, conditions, torch.ones(count, dtype=torch.bool))
+        return Inputs(
+            torch.cat([given.sample] * 2),
+            torch.cat([given.timestep] * 2),
+            {name: torch.cat([value, null_too[name]]) for name, value in conditions.items()},
+            None if given.truth is None else torch.cat([given.truth] * 2),
+        )
 
     def _projected(self, tap: str, feature: torch.Tensor) -> torch.Tensor:
         name = tap.replace(".", "_")
@@ -122,16 +225,49 @@ def _stage_width(model: Denoiser, tap: str) -> int:
     return int(writer.get_parameter("weight").shape[0])
 
 
-def _objective(model: Denoiser, config: Config, context: Context) -> Imitation:
+def _walk(teacher: Denoiser, config: Config, context: Context) -> Trajectories:
+    """The states of the teacher's own sampling at every step; kept, so that a killed run need not sample again."""
+    file = context.workdir / "trajectories.safetensors"
+    conditions = conditions_for(teacher, config.trajectories, context.dataset, context.seed)
+    timesteps = torch.tensor(teacher.sampling.timesteps)
+    if file.is_file():
+        return Trajectories(load_file(file)["states"], timesteps, conditions)
+    noise = noise_like(teacher, config.trajectories, context.seed, WALK)
+    parts = []
+    with context.progress(f"{context.name}: the teacher's trajectories", config.trajectories) as task:
+        for start in range(0, config.trajectories, WALKED_AT_ONCE):
+            given = {
+                name: value[start : start + WALKED_AT_ONCE].to(teacher.device) for name, value in conditions.items()
+            }
+            parts.append(walk(teacher, noise[start : start + WALKED_AT_ONCE].to(teacher.device), given).cpu())
+            task.advance(parts[-1].shape[1])
+    states = torch.cat(parts, dim=1)
+    write_atomically(file, lambda part: save_file({"states": states}, part))
+    return Trajectories(states, timesteps, conditions)
+
+
+def _objective(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    return Imitation(student, context.teacher(), config, context.name)
+    return Imitation(student, _teacher(config, context), config, context.name, walked)
+
+
+def _teacher(config: Config, context: Context) -> Denoiser:
+    if config.teacher is None:
+        return context.teacher()
+    found = next((stage for stage in context.stages if stage.name == config.teacher), None)
+    if found is None:
+        known = ", ".join(stage.name for stage in context.stages) or "none"
+        raise PassError(f"{context.name}: teacher: no pass {config.teacher!r} before this one; there are: {known}")
+    teacher: Denoiser = found.load()
+    return teacher
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Distill and return the averaged student."""
-    if not any((config.losses.output, config.losses.feature, config.losses.task)):
+    if not any(config.losses.model_dump().values()):
         return PassResult(model, changed=False, notes={"reason": "all losses have weight 0"})
-    objective = _objective(model, config, context)
+    walked = _walk(_teacher(config, context), config, context) if config.states == "trajectory" else None
+    objective = _objective(model, config, context, walked)
     student = objective.models[0]
     notes = training.train(objective, student.net, config, context, context.training_data())
     student.net.requires_grad_(False).eval()
@@ -144,4 +280,13 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """The model keeps its size; training time is measured on a few steps."""
     objective = _objective(model, config, context)
     seconds, memory = training.forecast(objective, objective.models[0], config, context.seed)
+    if config.states == "trajectory":
+        teacher = _teacher(config, context)
+        noise = noise_like(teacher, WALKED_AT_ONCE, context.seed, WALK)
+        few = conditions_for(teacher, WALKED_AT_ONCE, context.dataset, context.seed)
+        began = time.perf_counter()
+        with torch.no_grad():
+            guided(teacher, noise, torch.full((WALKED_AT_ONCE,), teacher.sampling.timesteps[0]), few)
+        each = (time.perf_counter() - began) / WALKED_AT_ONCE
+        seconds += each * len(teacher.sampling.timesteps) * config.trajectories
     return Forecast(model, seconds, memory)

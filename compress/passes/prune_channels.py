@@ -1,18 +1,20 @@
 """Remove whole channels from convolutions, linear layers and attention, by importance.
 
-Layers that must keep equal widths are found by torch-pruning's dependency graph. Widths stay legal:
-every group of a group norm, and every attention head, loses the same number of channels. The share of
-channels to remove is searched so that the target is just met. The surviving channels of every stage
-are noted, so that `distill` can compare the student's features with the teacher's.
+Widths stay legal: every group of a group norm, and every attention head, loses the same number of channels. How many
+go is searched so that the target is just met. The surviving channels of every stage are noted, so that `distill` can
+compare the student's features with the teacher's. For several rounds, write the pass several times with a `distill`
+after each: a target is a fraction of the model so far.
 """
 
+import contextlib
 import copy
 import dataclasses
+import difflib
 from collections.abc import Callable
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
-import torch_pruning as tp
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -20,11 +22,14 @@ from compress.contract import Context, PassConfig, PassResult
 from compress.data import Dataset, generator
 from compress.diffusion.prediction import target as prediction_target
 from compress.errors import PassError
-from compress.models import counts
+from compress.evaluation import latency
+from compress.models import channels, counts, stocks
+from compress.models.channels import Coupled, Couplings
 from compress.models.denoiser import Denoiser, example_inputs, predict
 from compress.models.noising import noised, null_share, with_null
 
-SEARCH_STEPS = 12
+GRAIN = 2**12  # steps that the share of channels to remove is searched in
+BATCH = 64
 
 
 class Target(PassConfig):
@@ -32,12 +37,14 @@ class Target(PassConfig):
 
     macs: float | None = Field(None, gt=0, le=1, description="multiply-accumulates of one evaluation")
     params: float | None = Field(None, gt=0, le=1, description="parameters")
+    bytes: float | None = Field(None, gt=0, le=1, description="bytes of the weights")
+    latency: float | None = Field(None, gt=0, le=1, description="measured time of one evaluation, PyTorch, one thread")
     channels: float | None = Field(None, gt=0, le=1, description="channels of every layer")
 
     @model_validator(mode="after")
     def _one(self) -> "Target":
-        if sum(value is not None for value in (self.macs, self.params, self.channels)) != 1:
-            raise ValueError("give exactly one of macs, params, channels")
+        if sum(value is not None for value in self.model_dump().values()) != 1:
+            raise ValueError("give exactly one of macs, params, bytes, latency, channels")
         return self
 
 
@@ -45,89 +52,202 @@ class Config(PassConfig):
     """Settings of `prune_channels`."""
 
     target: Target = Field(description="what is to be left, e.g. {macs: 0.5}")
-    importance: Literal["taylor", "l1", "l2"] = Field(
-        "taylor", description="taylor: |weight × gradient| of the denoising loss; l1, l2: magnitude"
+    importance: Literal["taylor", "diffusion_taylor", "l1", "l2", "random"] = Field(
+        "taylor",
+        description="taylor: |weight × gradient| of the denoising loss at the model's own timesteps; diffusion_taylor: "
+        "the same over the schedule from t = 0 until the loss falls under 5% of its maximum (Diff-Pruning); l1, l2: "
+        "magnitude; random: a baseline",
     )
-    ranking: Literal["per_layer", "global"] = Field(
+    ranking: Literal["per_layer", "global", "per_cost"] = Field(
         "per_layer",
         description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
-        "which comes nearer to the target, but leaves a layer whole if all of its channels are among them",
+        "in units of the mean of their layer; per_cost: those whose importance is least for what they cost",
+    )
+    widths: Literal["free", "stock"] = Field(
+        "free",
+        description="free: each layer gets a width of its own; stock: every level loses the same share, so that the "
+        "student is a plain diffusers model",
+    )
+    heads: Literal["narrow", "remove"] = Field(
+        "narrow", description="narrow: attention heads lose channels; remove: whole heads go"
     )
     max_ratio: float = Field(0.75, gt=0, lt=1, description="no layer loses a larger share of its channels")
+    multiple_of: int = Field(
+        1, ge=1, description="widths are multiples of this where they were, e.g. 8 for int8 kernels"
+    )
+    protect: tuple[str, ...] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
+
+    @model_validator(mode="after")
+    def _stock(self) -> "Config":
+        if self.widths == "stock" and (self.ranking != "per_layer" or self.protect):
+            raise ValueError("widths: stock takes the same share of every level; leave ranking and protect away")
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """A coupled set with what may go from it, least important first. scores: by which sets are compared."""
+
+    coupled: Coupled
+    units: list[list[int]]
+    scores: torch.Tensor
+
+    def allowed(self, count: int, config: Config) -> int:
+        """How many units may go of `count`: no more than max_ratio, down to a legal multiple."""
+        each = len(self.units[0])
+        count = min(count, int(config.max_ratio * self.coupled.count / each), len(self.units) - 1)
+        multiple = config.multiple_of if self.coupled.count % config.multiple_of == 0 else 1
+        while count and (self.coupled.count - count * each) % multiple:
+            count -= 1
+        return count
+
+    def first(self, count: int) -> list[int]:
+        """The channels of the `count` least important units."""
+        return [channel for unit in self.units[:count] for channel in unit]
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Prune to the target and report the surviving widths."""
-    wanted = _wanted(config.target)
+    wanted = next((name, value) for name, value in config.target.model_dump().items() if value is not None)
     if wanted[1] == 1:
         return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
-    source = copy.deepcopy(model.net).requires_grad_(True)
-    if config.importance == "taylor":
-        _accumulate_gradients(dataclasses.replace(model, net=source), context.training_data(), config.batches, context)
-    best = _search(dataclasses.replace(model, net=source), config, wanted, context)
-    pruned, kept = best
-    pruned.net.requires_grad_(False)
-    pruned.net.zero_grad(set_to_none=True)
+    source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+    if "taylor" in config.importance:
+        _accumulate_gradients(source, context.training_data(), config, context)
+    pruned = _search(source, config, wanted, context)
     before = {"macs": counts.macs(model), "params": counts.parameters(model)}
     after = {"macs": counts.macs(pruned), "params": counts.parameters(pruned)}
     notes = {
         "before": before,
         "after": after,
         "ratios": {key: round(after[key] / before[key], 4) for key in after},
-        "widths": {tap: len(channels) for tap, channels in kept.items()},
+        "widths": {tap: len(left) for tap, left in pruned.kept.items()},
     }
     return PassResult(pruned, changed=True, notes=notes)
 
 
-def _wanted(target: Target) -> tuple[str, float]:
-    return next((name, value) for name, value in target.model_dump().items() if value is not None)
+def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, context: Context) -> None:
+    """Leave the gradient of the denoising loss in the model's parameters.
 
-
-def _accumulate_gradients(model: Denoiser, dataset: Dataset, batches: int, context: Context) -> None:
-    """Leave the gradient of the denoising loss, at the model's own timesteps and guidance, in its parameters."""
+    taylor: at the model's own timesteps, a new batch each time. diffusion_taylor: one batch and noise at t = 0, d, 2d,
+    … until the loss is under 5% of its maximum (Fang et al. 2023, "Structural Pruning for Diffusion Models", eq. 8).
+    """
     own = torch.tensor(model.sampling.timesteps)
-    scale = model.sampling.guidance.scale
-    with context.progress(f"{context.name}: importance", batches) as task:
-        for step in range(batches):
-            random = generator(context.seed, step)
-            batch = dataset.batch(64, context.seed, step).to(context.device)
+    along = config.importance == "diffusion_taylor"
+    last = model.sampling.num_train_timesteps
+    largest = 0.0
+    with context.progress(f"{context.name}: importance", config.batches) as task:
+        for step in range(config.batches):
+            random = generator(context.seed, 0 if along else step)
+            batch = dataset.batch(BATCH, context.seed, 0 if along else step).to(context.device)
             count = len(batch.images)
-            timestep = own[torch.randint(len(own), (count,), generator=random)]
+            drawn = own[torch.randint(len(own), (count,), generator=random)]
+            timestep = torch.full_like(drawn, step * last // config.batches) if along else drawn
             sample, noise, alpha, sigma = noised(model, batch, timestep, random)
-            null = torch.rand(count, generator=random) < null_share(scale)
+            null = torch.rand(count, generator=random) < null_share(model.sampling.guidance.scale)
             output = predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
-            wanted = prediction_target(model.sampling.prediction_type, batch.images, noise, alpha, sigma)
-            nn.functional.mse_loss(output, wanted).backward()
+            truth = prediction_target(model.sampling.prediction_type, batch.images, noise, alpha, sigma)
+            loss = nn.functional.mse_loss(output, truth)
+            largest = max(largest, float(loss))
+            if along and float(loss) < 0.05 * largest:
+                break
+            loss.backward()
             task.advance()
 
 
-def _search(
-    model: Denoiser, config: Config, wanted: tuple[str, float], context: Context
-) -> tuple[Denoiser, dict[str, tuple[int, ...]]]:
+def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]:
+    """What may go from every coupled set. model: with gradients, where importance needs them."""
+    net = model.net
+    sets = Couplings(model, model.family.protected(net)).sets
+    layers = sorted({member.path for one in sets for member in one.members})
+    for pattern in config.protect:
+        if not any(fnmatchcase(path, pattern) for path in layers):
+            near = difflib.get_close_matches(pattern, layers, 1, 0) or [""]
+            raise PassError(f"{where}: protect: {pattern!r} matches no layer; the nearest is {near[0]!r}")
+    applied = channels.costs(model) if config.target.params is None and config.target.bytes is None else None
+    found = []
+    for place, one in enumerate(sets):
+        writers = [member.path for member in one.members if member.dim == 0]
+        kept = any(fnmatchcase(path, pattern) for pattern in config.protect for path in writers)
+        if kept or one.count % one.parts:
+            continue
+        if config.importance == "random":
+            scores = torch.rand(one.count, generator=generator(seed, place), dtype=torch.float64)
+        else:
+            scores = channels.importance(one, net, SCORES[config.importance])
+        remove = one.heads and config.heads == "remove"
+        units, sums = channels.whole_heads(scores, one.heads) if remove else channels.units(scores, one.parts)
+        if config.ranking == "per_cost":
+            sums = sums / max(channels.saved(one, net, applied) * len(units[0]), 1e-30)
+        else:
+            sums = sums / sums.mean().clamp_min(1e-30)
+        found.append(Ranked(one, units, sums))
+    return found
+
+
+SCORES: dict[str, Callable[[nn.Parameter], torch.Tensor]] = {
+    "taylor": lambda weight: (weight * _gradient(weight)).abs(),
+    "diffusion_taylor": lambda weight: (weight * _gradient(weight)).abs(),
+    "l1": lambda weight: weight.abs(),
+    "l2": lambda weight: weight.square(),
+}
+
+
+def _gradient(weight: nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+
+def choose(ranked: list[Ranked], config: Config, share: float) -> dict[str, list[int]]:
+    """Channels to remove by coupled set; share: of max_ratio, in 0 … 1."""
+    if config.ranking == "per_layer":
+        return {
+            one.coupled.name: one.first(one.allowed(int(share * config.max_ratio * len(one.units)), config))
+            for one in ranked
+        }
+    every = torch.cat([one.scores for one in ranked]).sort().values
+    count = int(share * len(every))
+    limit = every[count - 1] if count else -torch.inf
+    return {one.coupled.name: one.first(one.allowed(int((one.scores <= limit).sum()), config)) for one in ranked}
+
+
+def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -> Denoiser:
+    """A pruned copy without gradients. share: of max_ratio, in 0 … 1."""
+    copied = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+    couplings = Couplings(copied, copied.family.protected(copied.net))
+    if config.widths == "stock":
+        stock = stocks.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
+        counts_left = stocks.counts(couplings.sets, stock)
+        chosen = {
+            one.coupled.name: one.first((one.coupled.count - counts_left[one.coupled.name]) // len(one.units[0]))
+            for one in ranked
+        }
+    else:
+        chosen = choose(ranked, config, share)
+    kept = couplings.remove(chosen, config.heads == "remove")
+    copied.net.requires_grad_(False).zero_grad(set_to_none=True)
+    pruned = dataclasses.replace(copied, kept=kept)
+    return stocks.conform(pruned, stock) if config.widths == "stock" else pruned
+
+
+def _search(model: Denoiser, config: Config, wanted: tuple[str, float], context: Context) -> Denoiser:
     """The least pruning that meets the target: bisection over the share of channels to remove."""
     kind, fraction = wanted
-    measure: dict[str, Callable[[Denoiser], int]] = {"macs": counts.macs, "params": counts.parameters}
+    ranked = rank(model, config, context.seed, context.name)
     if kind == "channels":
-        return prune(model, config, 1 - fraction)
-    limit = fraction * measure[kind](model)
-    low, high = 0, 2**SEARCH_STEPS
-
-    def pick(i: int) -> float:
-        return config.max_ratio * i / 2**SEARCH_STEPS
-
-    best = prune(model, config, pick(high))
-    if measure[kind](best[0]) > limit:
-        least = measure[kind](best[0]) / measure[kind](model)
+        return prune(model, ranked, config, min(1.0, (1 - fraction) / config.max_ratio))
+    measure = MEASURES[kind]
+    best, low, high = prune(model, ranked, config, 1.0), 0, GRAIN
+    if measure(best, model) > fraction:
         raise PassError(
             f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
-            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio, or try the other ranking"
+            f"channels with legal widths leaves {measure(best, model):.3f}; raise the target or max_ratio"
         )
-    with context.progress(f"{context.name}: search", SEARCH_STEPS) as task:
+    with context.progress(f"{context.name}: search", GRAIN.bit_length() - 1) as task:
         while high - low > 1:
             middle = (low + high) // 2
-            candidate = prune(model, config, pick(middle))
-            if measure[kind](candidate[0]) <= limit:
+            candidate = prune(model, ranked, config, middle / GRAIN)
+            if measure(candidate, model) <= fraction:
                 best, high = candidate, middle
             else:
                 low = middle
@@ -135,43 +255,29 @@ def _search(
     return best
 
 
-def prune(model: Denoiser, config: Config, ratio: float) -> tuple[Denoiser, dict[str, tuple[int, ...]]]:
-    """A pruned copy, and the teacher's channels that survive at each stage. ratio: share to remove."""
-    net = copy.deepcopy(model.net)
-    for mine, theirs in zip(net.parameters(), model.net.parameters(), strict=True):
-        mine.grad = None if theirs.grad is None else theirs.grad.clone()
-    pruned = dataclasses.replace(model, net=net)
-    pruner = tp.pruner.BasePruner(
-        pruned.module,
-        example_inputs(pruned, batch=2),
-        importance=_importance(config),
-        global_pruning=config.ranking == "global",
-        pruning_ratio=ratio,
-        max_pruning_ratio=config.max_ratio,
-        ignored_layers=model.family.protected(net),
-        num_heads=dict(model.family.heads(net)),
-        in_channel_groups={},  # torch-pruning's defaults are shared between calls
-        out_channel_groups={},
-    )
-    stages: dict[str, Any] = {tap: net.get_submodule(name) for tap, (_, name) in model.family.stages(net).items()}
-    alive = {tap: list(range(writer.weight.shape[0])) for tap, writer in stages.items()}
-    for group in pruner.step(interactive=True):
-        for dependency, removed in group:
-            if pruner.DG.is_out_channel_pruning_fn(dependency.handler):
-                for tap, writer in stages.items():
-                    if dependency.target.module is writer:
-                        gone = set(removed)
-                        alive[tap] = [channel for i, channel in enumerate(alive[tap]) if i not in gone]
-        group.prune()
-    model.family.repair(net)
-    kept = {
-        tap: tuple(model.kept[tap][channel] for channel in channels) if tap in model.kept else tuple(channels)
-        for tap, channels in alive.items()
-    }
-    return dataclasses.replace(pruned, kept=kept), kept
+def _time_ratio(student: Denoiser, whole: Denoiser) -> float:
+    """Median time of an evaluation at batch 1 on one thread, student ÷ whole, interleaved in one run."""
+
+    def call(model: Denoiser) -> Callable[[], object]:
+        inputs = example_inputs(model, batch=1)
+        return lambda: model.module(*inputs)
+
+    with torch.no_grad(), latency.threads(1):
+        calls = {"student": call(student), "whole": call(whole)}
+        taken = latency.interleaved(calls, 10, lambda title, total: contextlib.nullcontext(Silent()))
+    return latency.summary(taken["student"]).median / latency.summary(taken["whole"]).median
 
 
-def _importance(config: Config) -> Callable:
-    if config.importance == "taylor":
-        return tp.importance.GroupTaylorImportance()
-    return tp.importance.GroupMagnitudeImportance(p=1 if config.importance == "l1" else 2)
+class Silent:
+    """A line of progress that is not shown."""
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        """Nothing."""
+
+
+MEASURES: dict[str, Callable[[Denoiser, Denoiser], float]] = {
+    "macs": lambda student, whole: counts.macs(student) / counts.macs(whole),
+    "params": lambda student, whole: counts.parameters(student) / counts.parameters(whole),
+    "bytes": lambda student, whole: counts.weight_bytes(student) / counts.weight_bytes(whole),
+    "latency": _time_ratio,
+}

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress.contract import Stage
 from compress.data import generator
-from compress.models.features import tapped
+from compress.errors import PassError
+from compress.models.denoiser import Denoiser, draw, guided, predict
+from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import null_share
 from compress.passes import distill, prune_channels
-from tests.conftest import CLASS_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
 ALL = {"losses": {"output": 1, "feature": 1, "task": 1}}
 
@@ -62,3 +65,100 @@ def test_only_the_student_is_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("scale", "share"), [(1.0, 0.0), (0.0, 0.0), (2.0, 1 / 3), (7.5, 6.5 / 14)])
 def test_null_share(scale: float, share: float) -> None:
     assert null_share(scale) == pytest.approx(share)
+
+
+def objective_for(model: Denoiser, settings: dict, walked: distill.Trajectories | None = None) -> distill.Imitation:
+    return distill.Imitation(model, model, distill.Config.model_validate(settings), "distill", walked)
+
+
+@pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG])
+def test_a_copy_of_the_teacher_has_no_loss_of_any_kind(config: dict) -> None:
+    model = make_denoiser(config)
+    losses = {"output": 1, "guided": 1, "feature": 1, "attention": 1}
+    found = objective_for(model, {"losses": losses})(dataset_for(model).batch(4, 0, 0), generator(0))
+    assert set(found) == set(losses) and all(value == 0 for value in found.values())
+
+
+def test_guided_loss_is_that_of_the_guided_outputs() -> None:
+    teacher, student = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=3)
+    losses = {"output": 0, "feature": 0, "guided": 1}
+    objective = distill.Imitation(student, teacher, distill.Config.model_validate({"losses": losses}), "distill")
+    batch = dataset_for(teacher).batch(6, 0, 0)
+    given = objective._inputs(batch, generator(7))
+    half = slice(0, 6)
+    conditions = {name: value[half] for name, value in given.conditions.items()}
+    with torch.no_grad():
+        ours, theirs = (guided(m, given.sample[half], given.timestep[half], conditions) for m in (student, teacher))
+        found = objective(batch, generator(7))["guided"]
+    torch.testing.assert_close(found, distill._relative_error(ours, theirs))
+    assert (given.conditions["class_labels"][6:] == teacher.sampling.guidance.null_class).all()
+
+
+def test_attention_maps_are_those_of_the_formula() -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    path, heads = next(iter(attending(model).items()))
+    seen = {}
+    block = model.net.get_submodule(path)
+    handle = block.to_q.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))
+    sample, timestep, conditions = inputs_for(model)
+    with attention_maps(model, [path]) as maps, torch.no_grad():
+        predict(model, sample, timestep, conditions)
+        q, k = block.to_q(seen["x"]), block.to_k(seen["x"])
+    handle.remove()
+    width = q.shape[-1] // heads
+    by_hand = sum(
+        (q[..., i * width : (i + 1) * width] @ k[..., i * width : (i + 1) * width].mT / width**0.5).softmax(-1)
+        for i in range(heads)
+    )
+    torch.testing.assert_close(maps[path], by_hand / heads)
+    torch.testing.assert_close(maps[path].sum(-1), torch.ones(maps[path].shape[:2]))
+
+
+def test_states_are_those_of_the_teachers_sampling(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+    context = dataclasses.replace(make_context(teacher, tmp_path), teacher=lambda: teacher)
+    config = distill.Config.model_validate({"states": "trajectory", "trajectories": 7, "steps": 2, "batch_size": 4})
+    walked = distill._walk(teacher, config, context)
+    assert walked.states.shape == (len(teacher.sampling.timesteps), 7, *teacher.sample_shape)
+    assert torch.equal(distill._walk(teacher, config, context).states, walked.states), "not kept"
+    last = walked.states[-1]
+    t = torch.full((7,), int(walked.timesteps[-1]))
+    step = teacher.sampling.steps()[-1]
+    with torch.no_grad():
+        clean = step.clean_from_sample * last + step.clean_from_output * guided(teacher, last, t, walked.conditions)
+        drawn = draw(teacher, walked.states[0], walked.conditions)
+    assert clean.shape == drawn.shape and torch.isfinite(drawn).all()
+    given = walked.draw(5, generator(1), torch.device("cpu"))
+    for sample, timestep in zip(given.sample, given.timestep, strict=True):
+        place = int((walked.timesteps == timestep).nonzero())
+        assert any(torch.equal(sample, state) for state in walked.states[place])
+    assert distill.run(make_denoiser(CLASS_CONFIG, seed=3), config, context).changed
+
+
+def test_conditions_of_other_images(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    batch = dataset_for(model).batch(64, 0, 0)
+    settings = {"random_conditions": 1.0, "null_fraction": 0.0}
+    given = objective_for(model, settings)._inputs(batch, generator(0)).conditions["class_labels"]
+    assert not torch.equal(given, batch.conditions["class_labels"])
+    assert torch.equal(given.sort().values, batch.conditions["class_labels"].sort().values)
+
+
+def test_unknown_teacher_is_named(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    with pytest.raises(PassError, match="no pass 'distil-1' before this one; there are: none"):
+        distill.run(model, distill.Config(teacher="distil-1"), make_context(model, tmp_path))
+
+
+def test_an_earlier_pass_can_be_the_teacher(tmp_path: Path) -> None:
+    model, first = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=5)
+    context = dataclasses.replace(
+        make_context(model, tmp_path), stages=(Stage("first", "distill", lambda: first),), teacher=lambda: model
+    )
+    assert distill._teacher(distill.Config(teacher="first"), context) is first
+    assert distill._teacher(distill.Config(), context) is model
+
+
+def test_task_needs_images() -> None:
+    with pytest.raises(ValueError, match=r"losses\.task needs images"):
+        distill.Config.model_validate({"states": "trajectory", "losses": {"task": 1}})

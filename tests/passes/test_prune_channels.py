@@ -1,5 +1,8 @@
 """Widths stay legal on many configs, targets are met, and the survivors are who the pruner says they are."""
 
+import copy
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ from torch import nn
 
 from compress.errors import PassError
 from compress.models import checkpoint, counts
-from compress.models.denoiser import predict
+from compress.models.channels import Couplings, importance
+from compress.models.denoiser import Denoiser, predict
 from compress.passes import prune_channels
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, inputs_for, make_context, make_denoiser
 
@@ -85,3 +89,116 @@ def test_kept_channels_of_a_second_round_refer_to_the_first_teacher(tmp_path: Pa
 def test_target_out_of_reach_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PassError, match="out of reach"):
         prune("class", tmp_path, importance="l1", target={"macs": 0.01})
+
+
+@pytest.mark.parametrize("importance", ["random", "diffusion_taylor", "taylor"])
+@pytest.mark.parametrize("ranking", ["per_layer", "global", "per_cost"])
+def test_every_ranking_by_every_importance(importance: str, ranking: str, tmp_path: Path) -> None:
+    for name in ("class", "text"):
+        model, pruned = prune(name, tmp_path, importance=importance, ranking=ranking, target={"params": 0.6})
+        assert 0.4 < counts.parameters(pruned) / counts.parameters(model) <= 0.6
+        with torch.no_grad():
+            assert torch.isfinite(predict(pruned, *inputs_for(pruned))).all()
+
+
+@pytest.mark.parametrize("heads", ["narrow", "remove"])
+@pytest.mark.parametrize("name", ["class", "unconditional", "text", "resnet resampling", "linear projections"])
+def test_stock_widths_give_a_model_that_diffusers_loads(name: str, heads: str, tmp_path: Path) -> None:
+    if heads == "remove" and name in ("text", "linear projections"):
+        with pytest.raises(PassError, match="heads: narrow"):
+            prune(name, tmp_path, widths="stock", heads=heads, target={"params": 0.7}, importance="l2")
+        return
+    model, pruned = prune(name, tmp_path, widths="stock", heads=heads, target={"params": 0.7}, importance="l2")
+    assert counts.parameters(pruned) <= 0.7 * counts.parameters(model)
+    checkpoint.save(pruned, tmp_path / "saved")
+    assert set(json.loads((tmp_path / "saved" / "structure.json").read_text())) == {"kept"}
+    net = type(pruned.net).from_pretrained(tmp_path / "saved" / "unet").eval()
+    sample, timestep, conditions = inputs_for(pruned)
+    with torch.no_grad():
+        ours = predict(pruned, sample, timestep, conditions)
+        theirs = net(sample, timestep, **conditions, return_dict=False)[0]
+    assert torch.equal(ours, theirs) and torch.isfinite(ours).all()
+
+
+def test_whole_heads_go(tmp_path: Path) -> None:
+    model, pruned = prune("class", tmp_path, heads="remove", target={"params": 0.5}, importance="l2")
+    widths = {layer.out_features // heads for layer, heads in model.family.heads(model.net).items()}
+    assert {layer.out_features // heads for layer, heads in pruned.family.heads(pruned.net).items()} == widths
+    assert max(pruned.family.heads(pruned.net).values()) < max(model.family.heads(model.net).values())
+
+
+@pytest.mark.parametrize("name", ["class", "text"])
+def test_channels_that_do_nothing_go_first_and_are_not_missed(name: str, tmp_path: Path) -> None:
+    """Inside attention and feed-forward layers there are no norms, so that the outputs agree to rounding."""
+    model = make_denoiser(CONFIGS[name])
+    model.net.requires_grad_(True)
+    config = prune_channels.Config.model_validate({"target": {"params": 0.9}, "importance": "l2"})
+    sets = Couplings(model, model.family.protected(model.net)).sets
+    inner = {one.name: one for one in sets if one.heads or one.name.endswith(".proj")}
+    wanted = {}
+    for one in inner.values():
+        wanted[one.name] = set(range(1, one.count, one.count // max(one.heads, 2)))
+        for member in one.members:
+            gone = [c in wanted[one.name] for c in member.channels.tolist()]
+            layer = model.net.get_submodule(member.path)
+            with torch.no_grad():
+                layer.weight.index_fill_(member.dim, member.places[torch.tensor(gone)], 0)
+                if member.dim == 0 and layer.bias is not None:
+                    layer.bias.index_fill_(0, member.places[torch.tensor(gone)], 0)
+    ranked = {one.coupled.name: one for one in prune_channels.rank(model, config, 0, "p")}
+    chosen = {n: ranked[n].first(len(wanted[n]) // len(ranked[n].units[0])) for n in inner}
+    assert {n: set(channels) for n, channels in chosen.items()} == wanted
+    inputs = inputs_for(model)
+    with torch.no_grad():
+        whole = predict(model, *inputs)
+        copied = dataclasses.replace(model, net=copy.deepcopy(model.net))
+        Couplings(copied, copied.family.protected(copied.net)).remove(chosen)
+        torch.testing.assert_close(predict(copied, *inputs), whole, atol=2e-5, rtol=1e-4)
+    assert counts.parameters(copied) < counts.parameters(model)
+
+
+def test_protected_layers_keep_their_width(tmp_path: Path) -> None:
+    model, pruned = prune(
+        "class", tmp_path, importance="l2", target={"params": 0.8}, protect=["mid_block.*", "conv_in"]
+    )
+    for name in ("conv_in", "mid_block.resnets.0.conv1", "mid_block.attentions.0.to_q"):
+        shapes = [one.net.get_submodule(name).weight.shape for one in (model, pruned)]
+        assert shapes[0][0] == shapes[1][0]
+
+
+def test_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PassError, match=r"protect: 'mid_blok\.\*' matches no layer; the nearest is"):
+        prune("class", tmp_path, importance="l2", protect=["mid_blok.*"])
+
+
+def test_widths_are_multiples(tmp_path: Path) -> None:
+    _, pruned = prune("class", tmp_path, importance="l2", multiple_of=8, target={"params": 0.6})
+    for module in pruned.net.modules():
+        if isinstance(module, nn.Conv2d) and module is not pruned.net.conv_out:
+            assert module.out_channels % 8 == 0
+
+
+def test_target_of_latency_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that counts multiply-accumulates the target means what {macs: …} means."""
+    monkeypatch.setitem(prune_channels.MEASURES, "latency", prune_channels.MEASURES["macs"])
+    model, pruned = prune("class", tmp_path, importance="l2", target={"latency": 0.6})
+    assert 0.4 < counts.macs(pruned) / counts.macs(model) <= 0.6
+
+
+def test_time_ratio_of_a_model_to_itself(class_model: Denoiser) -> None:
+    assert 0.5 < prune_channels.MEASURES["latency"](class_model, class_model) < 2
+
+
+def test_importance_is_the_sum_over_all_layers() -> None:
+    """Against a sum by hand, for the inner channels of one residual block."""
+    model = make_denoiser(CLASS_CONFIG)
+    block = model.net.down_blocks[0].resnets[0]
+    one = next(o for o in Couplings(model, []).sets if o.name == "down_blocks.0.resnets.0.conv1")
+    found = importance(one, model.net, torch.Tensor.abs)
+    layers = (
+        block.conv1.weight,
+        block.norm2.weight[:, None],
+        block.time_emb_proj.weight,
+        block.conv2.weight.transpose(0, 1),
+    )
+    torch.testing.assert_close(found, sum(w.detach().abs().flatten(1).double().sum(1) for w in layers))
