@@ -188,6 +188,11 @@ def verified(recipe: Path) -> dict[str, Any]:
     return {name: report[name] for name in kept}
 
 
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": {}}
+    return found
+
+
 def main() -> None:
     """Run the rows that are missing, then the recipes; write the tables; print the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.structure", description=__doc__)
@@ -198,17 +203,19 @@ def main() -> None:
     if unknown:
         parser.error(f"no row is called {unknown[0]!r}; there are: {'; '.join(ROWS)}")
     file = RESULTS / "structure.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not asked.fresh else {"rows": {}}
+    kept = _read(file)
     judges = Judges()
     for name, (_, steps) in ROWS.items():
         if asked.rows is not None and name not in asked.rows:
             continue
         identity = digest([steps, SEED, PAIRS, OTHERS, [code_identity(kind) for kind, _ in steps]])
-        if kept["rows"].get(name, {}).get("identity") == identity:
+        if kept["rows"].get(name, {}).get("identity") == identity and not asked.fresh:
             continue
         terminal.log(name)
-        student, seconds = train(judges, steps, ROOT / "outputs" / "structure")
-        kept["rows"][name] = {"identity": identity, "seconds": seconds, **judges.judge(student)}
+        student, seconds = train(judges, steps, ROOT / "outputs" / "structure" / identity[:12])
+        row = {"identity": identity, "seconds": seconds, **judges.judge(student)}
+        kept = _read(file)  # another process may have run other rows
+        kept["rows"][name] = row
         write_json(file, kept)
         write_text(file.with_suffix(".md"), table(kept["rows"]))
     if asked.rows is not None:
