@@ -14,7 +14,10 @@
 The command line turns each of them into exit code 2; anything else is a fault of this package.
 """
 
+import difflib
 from collections.abc import Sequence
+
+LISTED = 20
 
 
 class CompressError(Exception):
@@ -59,3 +62,12 @@ class ReportError(CompressError):
 
 class OutputError(CompressError):
     """The output folder cannot be used."""
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """What a misspelt word may have meant, as the end of a message."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"; known: {', '.join(known[:LISTED])}{more}"

@@ -17,10 +17,10 @@ from compress import passes
 from compress.contract import PassConfig
 from compress.data import DataConfig
 from compress.diffusion.sampling import Frozen, SamplingOptions
-from compress.errors import RecipeError
+from compress.errors import RecipeError, suggest
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.runtime import Bundle
-from compress.yaml_reader import YAML_FAULTS, YamlReader, suggest
+from compress.yaml_reader import YAML_FAULTS, YamlReader
 
 _WORDS = {
     Denoiser: "a float model",

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from compress.errors import RecipeError
+from compress.errors import RecipeError, suggest
 
 # PyYAML lets errors of its constructors through, as for the date 2024-13-45.
 YAML_FAULTS = (yaml.YAMLError, ValueError, AttributeError)
@@ -136,9 +136,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     source = model.model_fields.get("source")
     return get_args(source.annotation) if source else ()
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """What a misspelt word may have meant, as the end of a message."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

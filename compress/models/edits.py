@@ -62,23 +62,28 @@ class Passthrough(nn.Module):
 
 
 class LowRank(nn.Module):
-    """A convolution or linear layer as two: `down` to `rank` channels by the layer's own window, `up` pointwise."""
+    """A convolution or linear layer as two: `down` to `rank` channels by the layer's own window, `up` pointwise.
+
+    layer: may itself be of low rank.
+    """
 
     kind = "low_rank"
 
     def __init__(self, layer: Any, rank: int) -> None:
         super().__init__()
-        placed = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-        bias = layer.bias is not None
+        first: Any = layer.down if isinstance(layer, LowRank) else layer
+        last: Any = layer.up if isinstance(layer, LowRank) else layer
+        placed: dict[str, Any] = {"device": first.weight.device, "dtype": first.weight.dtype}
+        bias = last.bias is not None
         self.down: nn.Conv2d | nn.Linear
         self.up: nn.Conv2d | nn.Linear
-        if isinstance(layer, nn.Conv2d):
-            window: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-            self.down = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, bias=False, **window, **placed)  # type: ignore[arg-type]
-            self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=bias, **placed)
+        if isinstance(first, nn.Conv2d):
+            window: dict[str, Any] = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+            self.down = nn.Conv2d(first.in_channels, rank, first.kernel_size, bias=False, **window, **placed)  # type: ignore[arg-type]
+            self.up = nn.Conv2d(rank, last.out_channels, 1, bias=bias, **placed)
         else:
-            self.down = nn.Linear(layer.in_features, rank, bias=False, **placed)
-            self.up = nn.Linear(rank, layer.out_features, bias=bias, **placed)
+            self.down = nn.Linear(first.in_features, rank, bias=False, **placed)
+            self.up = nn.Linear(rank, last.out_features, bias=bias, **placed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer it stands for."""
@@ -106,10 +111,20 @@ def make(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
     if kind == Passthrough.kind and isinstance(module, whole) and not settings:
         return Passthrough(module)
     rank = settings.get("rank")
-    plain = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    if kind == LowRank.kind and plain and set(settings) == {"rank"} and isinstance(rank, int) and 0 < rank < 2**31:
+    if (
+        kind == LowRank.kind
+        and can_be_low_rank(module)
+        and set(settings) == {"rank"}
+        and isinstance(rank, int)
+        and 0 < rank < 2**31
+    ):
         return LowRank(module, rank)
     raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
+
+
+def can_be_low_rank(module: nn.Module) -> bool:
+    """Whether a layer can be made of low rank, or of still lower rank."""
+    return isinstance(module, nn.Linear | LowRank) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def put(net: nn.Module, path: str, edit: Mapping[str, Any]) -> None:

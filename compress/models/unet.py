@@ -69,13 +69,13 @@ def blocks(net: nn.Module) -> dict[str, edits.Edit]:
 
 
 def heads(net: nn.Module) -> dict[nn.Module, int]:
-    """Query, key and value projections with their number of heads."""
+    """Query, key and value projections, or the layers that write them, with their number of heads."""
     found: dict[nn.Module, int] = {}
     for module in net.modules():
         if isinstance(module, Attention):
             for projection in (module.to_q, module.to_k, module.to_v):
                 if projection is not None:
-                    found[projection] = module.heads
+                    found[projection.up if isinstance(projection, LowRank) else projection] = module.heads
     return found
 
 

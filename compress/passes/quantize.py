@@ -15,6 +15,7 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import generator
 from compress.models import counts, quantized
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, guided, null_conditions, predict
+from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
 from compress.runtime.sampling import solve
 
@@ -70,13 +71,14 @@ def calibrated(
 def _narrow_attention(model: Denoiser, least_width: int) -> list[str]:
     """Patterns of the attention modules whose projections take fewer than `least_width` channels."""
     heads = model.family.heads(model.net)
-    return sorted(
-        {
-            f"{path.rpartition('.')[0]}.*"
-            for path, layer in model.net.named_modules()
-            if isinstance(layer, nn.Linear) and layer in heads and layer.in_features < least_width
-        }
-    )
+    found = set()
+    for path, layer in model.net.named_modules():
+        writer = layer.up if isinstance(layer, LowRank) else layer
+        if path.endswith(".up") or not isinstance(layer, nn.Linear | LowRank):
+            continue  # the second factor of a projection takes its rank, not the attention's width
+        if writer in heads and layer.in_features < least_width:
+            found.add(f"{path.rpartition('.')[0]}.*")
+    return sorted(found)
 
 
 def trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:

@@ -30,6 +30,14 @@ class Case:
 
 CASES = {
     "train": Case(SHORT, None, {"steps": 0}),
+    "factorize": Case(
+        {"target": {"macs": 0.7}, "batches": 1}, {"target": {"energy": 1.0}}, {"target": {"macs": 0.5, "rank": 0.5}}
+    ),
+    "new_student": Case(
+        {"config": {"block_out_channels": [8, 16]}, "inherit": "slices"},
+        {"config": {"layers_per_block": 1, "block_out_channels": (16, 32)}},
+        {"config": {}, "inherit": "some"},
+    ),
     "prune_channels": Case(
         {"target": {"macs": 0.6}}, {"target": {"macs": 1.0}}, {"target": {"macs": 0.5, "params": 0.5}}
     ),

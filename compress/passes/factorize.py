@@ -1,0 +1,249 @@
+"""Replace convolutions and linear layers by two of lower rank, by singular value decomposition.
+
+A k×k convolution becomes one of k×k to `rank` channels and a pointwise one; a linear layer becomes two. The factors
+are those of least error on what the layer is fed: at the model's own timesteps and share of null conditions, unless
+`activation_aware` is false (`models/low_rank.py` holds the mathematics). For a target in multiply-accumulates or
+parameters, the ranks of all layers are chosen together, by energy lost per cost saved. No width changes, so the
+feature maps still pair with the teacher's.
+"""
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.data import generator
+from compress.errors import PassError, suggest
+from compress.models import counts, edits, low_rank
+from compress.models.denoiser import Denoiser, example_inputs, predict
+from compress.models.low_rank import Choice, Spectrum
+from compress.models.noising import noised, null_share, with_null
+
+BATCH = 64
+
+
+class Target(PassConfig):
+    """How much is to be left. Exactly one is given."""
+
+    macs: float | None = Field(
+        None, gt=0, le=1, description="multiply-accumulates of one evaluation, as a fraction of the model so far"
+    )
+    params: float | None = Field(None, gt=0, le=1, description="parameters, as a fraction of the model so far")
+    energy: float | None = Field(None, gt=0, le=1, description="share of every layer's squared singular values")
+    rank: float | None = Field(None, gt=0, le=1, description="share of every layer's full rank")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Target":
+        if sum(value is not None for value in (self.macs, self.params, self.energy, self.rank)) != 1:
+            raise ValueError("give exactly one of macs, params, energy, rank")
+        return self
+
+
+class Config(PassConfig):
+    """Settings of `factorize`."""
+
+    target: Target = Field(description="what is to be left, e.g. {macs: 0.7}")
+    layers: tuple[str, ...] | None = Field(
+        None, description="layers to consider, as globs; default: all but the first, the last and protected ones"
+    )
+    keep: tuple[str, ...] = Field((), description="layers to leave alone, as globs")
+    activation_aware: bool = Field(
+        True, description="least error of what layers compute from the data; false: of their weights, without data"
+    )
+    batches: int = Field(8, ge=1, description="batches of 64 images from which the layers' outputs are read")
+
+
+def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
+    """Factorize to the target and report the ranks."""
+    layers = _considered(model, config, context.name)
+    kind, value = _wanted(config.target)
+    if value == 1:
+        return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
+    moments = _moments(model, layers, config.batches, context) if config.activation_aware else {}
+    spectra: dict[str, Spectrum] = {}
+    with context.progress(f"{context.name}: decomposition", len(layers)) as task:
+        for path, layer in layers.items():
+            spectra[path] = low_rank.spectrum(layer, moments.get(path))
+            task.advance()
+    if kind in ("macs", "params"):
+        ranks = _allocated(model, layers, spectra, kind, value, context.name)
+    elif kind == "energy":
+        ranks = _cheaper(layers, {path: low_rank.least_rank(spectra[path].energies, value) for path in layers})
+    else:
+        ranks = _shares(layers, value)
+    if not ranks:
+        return PassResult(model, changed=False, notes={"reason": "no layer is cheaper as two of the rank asked for"})
+    result = _factorized(model, ranks, spectra)
+    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
+    after = {"macs": counts.macs(result), "params": counts.parameters(result)}
+    notes = {
+        "before": before,
+        "after": after,
+        "ratios": {key: round(after[key] / before[key], 4) for key in after},
+        "layers": {
+            path: {
+                "rank": rank,
+                "full_rank": len(spectra[path].energies),
+                "energy": round(spectra[path].kept(rank), 6),
+            }
+            for path, rank in ranks.items()
+        },
+        "left_alone": [path for path in layers if path not in ranks],
+    }
+    return PassResult(result, changed=True, notes=notes)
+
+
+def _wanted(target: Target) -> tuple[str, float]:
+    return next((name, value) for name, value in target.model_dump().items() if value is not None)
+
+
+def _considered(model: Denoiser, config: Config, where: str) -> dict[str, nn.Module]:
+    """Path → layer, in the order of the net. Raises PassError for a pattern that matches nothing."""
+    able = {path: module for path, module in model.net.named_modules() if edits.can_be_low_rank(module)}
+    factors = {f"{path}.{part}" for path, layer in able.items() for part, _ in layer.named_children()}
+    found = {path: layer for path, layer in able.items() if path not in factors}
+    for name, patterns in (("layers", config.layers or ()), ("keep", config.keep)):
+        for pattern in patterns:
+            if not any(fnmatch(path, pattern) for path in found):
+                raise PassError(f"{where}: {name}: {pattern!r} matches no layer{suggest(pattern, list(found))}")
+    if config.layers is None:
+        ends = [model.net.conv_in, *model.family.protected(model.net)]
+        wanted = [path for path, layer in found.items() if not any(layer is end for end in ends)]
+    else:
+        wanted = [path for path in found if any(fnmatch(path, pattern) for pattern in config.layers)]
+    return {path: found[path] for path in wanted if not any(fnmatch(path, pattern) for pattern in config.keep)}
+
+
+def _moments(
+    model: Denoiser, layers: Mapping[str, nn.Module], batches: int, context: Context
+) -> dict[str, torch.Tensor]:
+    """E[z z^T] of the layers' outputs y without bias, z = basis^T y, where the student will be evaluated."""
+    sums: dict[str, torch.Tensor] = {}
+    rows: dict[str, int] = {}
+    handles = []
+    for path, layer in layers.items():
+        frame = low_rank.basis(layer)
+        turn = None if frame.shape[0] == frame.shape[1] else frame.float().to(model.device)
+
+        def read(module: Any, _inputs: object, output: torch.Tensor, path: str = path, turn: Any = turn) -> None:
+            y = output.movedim(1, -1) if output.ndim == 4 else output
+            y = y.reshape(-1, y.shape[-1])
+            added = low_rank.bias(module)
+            y = y if added is None else y - added
+            y = y if turn is None else y @ turn
+            sums[path] = sums.get(path, 0) + (y.T @ y).cpu().double()
+            rows[path] = rows.get(path, 0) + len(y)
+
+        handles.append(layer.register_forward_hook(read))
+    try:
+        _evaluate(model, batches, context)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: total / rows[path] for path, total in sums.items()}
+
+
+@torch.no_grad()
+def _evaluate(model: Denoiser, batches: int, context: Context) -> None:
+    """Run the model on noisy training images, at its own timesteps and guidance."""
+    dataset = context.training_data()
+    own = torch.tensor(model.sampling.timesteps)
+    share = null_share(model.sampling.guidance.scale)
+    with context.progress(f"{context.name}: reading outputs", batches) as task:
+        for step in range(batches):
+            random = generator(context.seed, step)
+            batch = dataset.batch(BATCH, context.seed, step).to(context.device)
+            count = len(batch.images)
+            timestep = own[torch.randint(len(own), (count,), generator=random)]
+            sample, *_ = noised(model, batch, timestep, random)
+            null = torch.rand(count, generator=random) < share
+            predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
+            task.advance()
+
+
+def _allocated(
+    model: Denoiser,
+    layers: Mapping[str, nn.Module],
+    spectra: Mapping[str, Spectrum],
+    kind: str,
+    fraction: float,
+    where: str,
+) -> dict[str, int]:
+    """Ranks that leave `fraction` of the multiply-accumulates or parameters, for the least energy."""
+    places = _places(model, layers) if kind == "macs" else dict.fromkeys(layers, 1)
+    choices = {}
+    for path, count in places.items():
+        energies = spectra[path].energies.numpy()
+        whole, each = (count * weights(layers[path]) for weights in (low_rank.size, low_rank.rank_size))
+        choices[path] = Choice(whole, each, energies / (energies.sum() or 1))
+    size = counts.macs(model) if kind == "macs" else counts.parameters(model)
+    try:
+        return low_rank.allocate(choices, size - math.floor(fraction * size))
+    except ValueError:
+        saved = sum(choice.whole - choice.each for choice in choices.values() if choice.most)
+        raise PassError(
+            f"{where}: {kind}: {fraction} is out of reach; rank 1 for all {len(choices)} layers leaves "
+            f"{1 - saved / size:.3f}; raise the target, or consider more layers"
+        ) from None
+
+
+def _places(model: Denoiser, layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How often each layer's matrix is applied in one evaluation at batch 1; without the layers that never are."""
+    shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
+    places: dict[str, int] = {}
+    for path in layers:
+
+        def count(module: Any, _inputs: object, output: torch.Tensor, path: str = path) -> None:
+            width = output.shape[1] if output.ndim == 4 else output.shape[-1]
+            places[path] = places.get(path, 0) + output.numel() // width
+
+        shadow.net.get_submodule(path).register_forward_hook(count)
+    with torch.no_grad():
+        shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
+    return places
+
+
+def _cheaper(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> dict[str, int]:
+    """The ranks whose factors have fewer weights, and so fewer multiply-accumulates, than the layer."""
+    size, each = low_rank.size, low_rank.rank_size
+    return {path: rank for path, rank in ranks.items() if rank * each(layers[path]) < size(layers[path])}
+
+
+def _shares(layers: Mapping[str, nn.Module], share: float) -> dict[str, int]:
+    """`share` of every layer's full rank, at least 1."""
+    full = {path: low_rank.full_rank(layer) for path, layer in layers.items()}
+    return _cheaper(layers, {path: max(1, math.ceil(share * rank - 1e-9)) for path, rank in full.items()})
+
+
+def _factorized(model: Denoiser, ranks: Mapping[str, int], spectra: Mapping[str, Spectrum] | None) -> Denoiser:
+    """A copy with layers of these ranks; spectra: where their weights come from, None: they do not matter."""
+    net = copy.deepcopy(model.net)
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights
+        for path, rank in ranks.items():
+            layer = model.net.get_submodule(path)
+            edits.put(net, path, {"kind": "low_rank", "rank": rank})
+            if spectra is not None:
+                low: Any = net.get_submodule(path)
+                low_rank.fill(low, layer, spectra[path])
+    return dataclasses.replace(model, net=net.eval().requires_grad_(False))
+
+
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """The outcome itself, which takes no training; for a share of the rank its shape alone."""
+    layers = _considered(model, config, context.name)
+    kind, value = _wanted(config.target)
+    memory = 8 * sum(low_rank.full_rank(layer) ** 2 for layer in layers.values()) if config.activation_aware else 0
+    if kind == "rank":
+        ranks = _shares(layers, value) if value < 1 else {}
+        return Forecast(_factorized(model, ranks, None), memory_bytes=memory)
+    began = time.monotonic()
+    result = run(model, config, context)
+    return Forecast(result.model, time.monotonic() - began, memory)
