@@ -7,14 +7,14 @@ attention pair of every down stage, and the first and the last of every up stage
 
 For a target every block is judged once, on its own: by the error of the output without it, against the model with
 it. Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be
-needed come back. `recovery` measures the error after a short distillation, because the error right after removal says
-little about what training cannot mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
+needed come back; a latency target is met by measured times, and its choice is as steady as they are. `recovery` takes
+the error after a short distillation where that is the lower one: the error right after removal says little about what
+training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
 """
 
 import contextlib
 import dataclasses
 import difflib
-import functools
 import json
 import math
 import time
@@ -73,7 +73,11 @@ class Config(PassConfig):
         "recovery", description="for a target: blocks by the error after a short recovery, or right after removal"
     )
     probe_steps: int = Field(20, ge=1, description="for ranking recovery: optimizer steps of each block's recovery")
-    learning_rate: float = Field(1e-4, gt=0, description="for ranking recovery: peak learning rate of AdamW")
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        description="for ranking recovery: peak learning rate of AdamW; too high a rate undoes what it mends",
+    )
     batch_size: int = Field(32, ge=1, description="for a target: images in a batch")
     batches: int = Field(8, ge=1, description="for a target: batches on which the error is measured")
 
@@ -119,8 +123,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
         kind, fraction = _wanted(config.target)
         if fraction == 1:
             return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
-        share = functools.partial(_share, model, kind, context)
         table = _ranked(model, config, kind, context)
+        share = _share(model, kind, table, context)
         chosen = _least(model, table, kind, fraction, share, context)
         extra = {kind: round(share(chosen), 4)} if kind == "latency" else {}
     elif config.layout is not None:
@@ -265,14 +269,15 @@ def _least(
     return chosen
 
 
-def _share(model: Denoiser, kind: str, context: Context, paths: Iterable[str]) -> float:
-    """What is left of the model without some blocks, in units of the target."""
-    less = without(model, paths)
-    if kind == "macs":
-        return counts.macs(less) / counts.macs(model)
-    if kind == "params":
-        return counts.parameters(less) / counts.parameters(model)
-    return timing.share(model, less, context.progress, f"{context.name}: timing")
+def _share(
+    model: Denoiser, kind: str, table: Sequence[Mapping[str, Any]], context: Context
+) -> Callable[[Iterable[str]], float]:
+    """Says what is left of the model without some blocks, in units of the target."""
+    if kind == "latency":
+        return lambda paths: timing.share(model, without(model, paths), context.progress, f"{context.name}: timing")
+    whole = counts.macs(model) if kind == "macs" else counts.parameters(model)
+    saved = {row["path"]: row["saved"][kind] for row in table}  # no width changes, so savings add up
+    return lambda paths: (whole - sum(saved[path] for path in outermost(paths))) / whole
 
 
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:

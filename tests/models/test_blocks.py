@@ -1,11 +1,14 @@
 """Which blocks a layout means, and what is left without them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from compress.models import checkpoint, edits
 from compress.models.blocks import inputs_read, layout, outermost, without
-from compress.models.denoiser import Denoiser
-from tests.conftest import CLASS_CONFIG, make_denoiser
+from compress.models.denoiser import Denoiser, predict
+from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
 
 # as Stable Diffusion's: four stages of two layers, the innermost without attention
 DEEP = {
@@ -52,6 +55,19 @@ def test_surviving_channels_of_stages_without_a_writer_are_forgotten(stage: str)
     blocks = [path for path in model.family.blocks(model.net) if path.startswith(stage)]
     less = without(Denoiser(model.net, model.family, model.sampling, model.scheduler, kept=kept), blocks)
     assert set(less.kept) == set(taps) - {stage} == set(less.family.stages(less.net))
+
+
+def test_a_block_with_layers_of_low_rank_goes_and_comes_back_from_a_folder(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    path = "up_blocks.0.resnets.0"
+    for layer in ("conv1", "conv_shortcut"):
+        edits.put(model.net, f"{path}.{layer}", {"kind": "low_rank", "rank": 3})
+    less = without(model, [path])
+    assert list(edits.found(less.net)) == [path, f"{path}.conv_shortcut"]
+    checkpoint.save(less, tmp_path)
+    with torch.no_grad():
+        outputs = [predict(each, *inputs_for(less)) for each in (less, checkpoint.load(tmp_path))]
+    assert torch.equal(*outputs)
 
 
 def test_the_model_itself_is_not_changed(any_model: Denoiser) -> None:

@@ -51,7 +51,7 @@ def output_of(model: Any) -> np.ndarray:
 
 
 def channels(model: Denoiser, folder: Path) -> Denoiser:
-    config = prune_channels.Config.model_validate({"target": {"macs": 0.7}, "importance": "taylor", "batches": 1})
+    config = prune_channels.Config.model_validate({"target": {"channels": 0.75}, "batches": 1})
     return prune_channels.run(model, config, make_context(model, folder)).model
 
 
@@ -70,7 +70,7 @@ def test_layouts_before_and_after_channels_go(name: str, tmp_path: Path) -> None
     first = channels(run(model, tmp_path, layout="bk-small").model, tmp_path)
     second = run(channels(model, tmp_path), tmp_path, layout="bk-small").model
     for i, pruned in enumerate((first, second)):
-        assert counts.macs(pruned) < 0.7 * counts.macs(model)
+        assert counts.macs(pruned) < 0.6 * counts.macs(model)
         stages = pruned.family.stages(pruned.net)
         assert set(pruned.kept) == set(stages) and "mid_block" not in stages
         for tap, (_, writer) in stages.items():
@@ -82,8 +82,7 @@ def test_layouts_before_and_after_channels_go(name: str, tmp_path: Path) -> None
         np.testing.assert_array_equal(output_of(checkpoint.load(tmp_path / str(i))), output)
 
 
-@pytest.mark.parametrize("layout", ["bk-base", "bk-tiny"])
-@pytest.mark.parametrize("name", ["class", "text", "unconditional"])
+@pytest.mark.parametrize(("name", "layout"), [("class", "bk-tiny"), ("text", "bk-base"), ("unconditional", "bk-small")])
 def test_student_is_distilled_quantized_and_exported(name: str, layout: str, tmp_path: Path) -> None:
     model = make_denoiser(CONFIGS[name])
     context = make_context(model, tmp_path)
@@ -148,6 +147,8 @@ def test_target_is_met_by_the_front_of_the_table_and_by_no_more_than_needed(rank
             rest = without(model, [other for other in removed if other != path])
             assert count(rest) > 0.6 * count(model), f"{path} need not have gone"
             assert not any(other.startswith(f"{path}.") for other in removed)
+        saved = {row["path"]: row["saved"][kind] for row in table}
+        assert count(model) - sum(saved[path] for path in removed) == count(result.model)  # as the search counts
         prices = [row["error"] / row["saved"][kind] for row in table]
         assert prices == sorted(prices)
         assert not list((tmp_path / "work").iterdir())
@@ -165,31 +166,30 @@ def test_a_block_that_does_nothing_goes_first(path: str, ranking: str, tmp_path:
 
 
 def test_recovery_prefers_what_training_can_mend(tmp_path: Path) -> None:
-    """A block that adds one number to every pixel: removal hurts much, a bias mends it. The others differ, too."""
-    model, path = silenced(make_denoiser(CONFIGS["class"]), "up_blocks.1.resnets.2"), "up_blocks.1.resnets.2"
-    nn.init.constant_(model.net.get_submodule(path).conv2.bias, 0.3)  # type: ignore[union-attr, arg-type]
-    tables = {}
+    """A block that adds the same to every pixel is missed right after it went, until the next bias has learnt it."""
+    model, path = silenced(make_denoiser(CLASS_CONFIG), "up_blocks.1.resnets.1"), "up_blocks.1.resnets.1"
+    nn.init.normal_(model.net.get_submodule(path).conv2.bias)  # type: ignore[union-attr, arg-type]
+    errors, order = {}, {}
     for ranking, more in (("loss", {}), ("recovery", {"probe_steps": 40, "learning_rate": 3e-3})):
         settings = {**QUICK, **more, "target": {"params": 0.9}, "ranking": ranking}
         table = run(model, tmp_path, **settings).notes["ranking"]
-        tables[ranking] = {row["path"]: row["error"] for row in table}
-        places = [row["path"] for row in table]
-        tables[f"{ranking}, places"] = {place: i for i, place in enumerate(places)}
-    loss, recovery = tables["loss"], tables["recovery"]
+        errors[ranking] = {row["path"]: row["error"] for row in table}
+        order[ranking] = [row["path"] for row in table]
+    loss, recovery = errors["loss"], errors["recovery"]
     assert all(recovery[place] <= loss[place] for place in loss)
     assert recovery[path] < 0.3 * loss[path]
-    assert tables["loss, places"] != tables["recovery, places"]
+    assert order["recovery"].index(path) < order["loss"].index(path)
 
 
-def test_same_seed_and_step_choose_the_same(tmp_path: Path) -> None:
-    model = make_denoiser(CONFIGS["text"])
+def test_the_choice_depends_on_the_recipes_seed_alone(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
     settings = {"target": {"macs": 0.7}, **QUICK}
     torch.manual_seed(1)
     first = run(model, tmp_path / "1", **settings)
     torch.manual_seed(2)
-    second = run(model, tmp_path / "2", **settings)
-    assert first.notes == second.notes
-    assert first.notes["ranking"] != run(model, tmp_path / "3", seed=5, **settings).notes["ranking"]
+    assert run(model, tmp_path / "2", **settings).notes == first.notes
+    other = run(model, tmp_path / "3", seed=5, **settings)
+    assert other.notes["ranking"] != first.notes["ranking"]
 
 
 def test_a_killed_ranking_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
