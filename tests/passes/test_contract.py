@@ -41,6 +41,11 @@ CASES = {
     "prune_channels": Case(
         {"target": {"macs": 0.6}}, {"target": {"macs": 1.0}}, {"target": {"macs": 0.5, "params": 0.5}}
     ),
+    "prune_blocks": Case(
+        {"target": {"macs": 0.8}, "probe_steps": 2, "batch_size": 8, "batches": 1},
+        {"target": {"params": 1.0}},
+        {"layout": "bk-small", "blocks": ["mid_block"]},
+    ),
     "distill": Case(SHORT, {**SHORT, "losses": {"output": 0, "feature": 0}}, {"losses": {"output": -1}}),
     "quantize": Case({"samples": 4, "evaluations": 20}, None, {"scheme": "int3"}),
     "export_onnx": Case({}, None, {"batch": 0}),

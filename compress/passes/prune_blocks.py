@@ -1,0 +1,294 @@
+"""Take out residual blocks, attention blocks and the mid block: by path, by a BK-SDM layout, or until a target is met.
+
+A residual block leaves its shortcut behind, an attention block and the mid block leave nothing, so that no width
+changes. Layouts are those of Kim et al. 2023, "BK-SDM" (arXiv:2305.15798): `bk-base` keeps the first residual +
+attention pair of every down stage, and the first and the last of every up stage; `bk-small` takes the mid block too;
+`bk-tiny` also empties the innermost stage, whose resampling and 1×1 shortcut convolutions stay here.
+
+For a target every block is judged once, on its own: by the error of the output without it, against the model with
+it. Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be
+needed come back; a latency target is met by measured times, and its choice is as steady as they are. `recovery` takes
+the error after a short distillation where that is the lower one: the error right after removal says little about what
+training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from compress import training
+from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.data import Batch, Dataset, generator
+from compress.errors import PassError
+from compress.evaluation import blocks as timing
+from compress.files import remove, write_json
+from compress.models import counts
+from compress.models.blocks import inputs_read, layout, outermost, without
+from compress.models.denoiser import Denoiser, predict
+from compress.models.noising import noised, null_share, with_null
+
+_RANKING = "ranking.json"
+_RANKING_FIELDS = ("ranking", "probe_steps", "learning_rate", "batch_size", "batches")
+
+
+class Target(PassConfig):
+    """How much is to be left, as a fraction of the model so far. Exactly one is given."""
+
+    macs: float | None = Field(None, gt=0, le=1, description="multiply-accumulates of one evaluation")
+    params: float | None = Field(None, gt=0, le=1, description="parameters")
+    latency: float | None = Field(
+        None, gt=0, le=1, description="time of one evaluation in PyTorch on this machine, measured"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Target":
+        if sum(value is not None for value in (self.macs, self.params, self.latency)) != 1:
+            raise ValueError("give exactly one of macs, params, latency")
+        return self
+
+
+class Config(PassConfig):
+    """Settings of `prune_blocks`. Exactly one of blocks, layout and target is given."""
+
+    blocks: tuple[str, ...] | None = Field(
+        None, min_length=1, description="blocks to take out: paths as globs, e.g. [mid_block, down_blocks.*.resnets.1]"
+    )
+    layout: Literal["bk-base", "bk-small", "bk-tiny"] | None = Field(
+        None,
+        description="base: all but the first pair of down stages, the middle ones of up stages; small: and the mid "
+        "block; tiny: and all of the innermost stage but resampling",
+    )
+    target: Target | None = Field(None, description="what is to be left, e.g. {latency: 0.7}; the pass chooses blocks")
+    ranking: Literal["recovery", "loss"] = Field(
+        "recovery", description="for a target: blocks by the error after a short recovery, or right after removal"
+    )
+    probe_steps: int = Field(20, ge=1, description="for ranking recovery: optimizer steps of each block's recovery")
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        description="for ranking recovery: peak learning rate of AdamW; too high a rate undoes what it mends",
+    )
+    batch_size: int = Field(32, ge=1, description="for a target: images in a batch")
+    batches: int = Field(8, ge=1, description="for a target: batches on which the error is measured")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Config":
+        if sum(value is not None for value in (self.blocks, self.layout, self.target)) != 1:
+            raise ValueError("give exactly one of blocks, layout, target")
+        idle = [name for name in _RANKING_FIELDS if name in self.model_fields_set]
+        if idle and self.target is None:
+            raise ValueError(f"{', '.join(idle)}: only a target is met by ranking; leave out, or give a target")
+        return self
+
+
+class Imitation(nn.Module):
+    """The error of a model without a block against the whole one, at the model's own timesteps and guidance."""
+
+    def __init__(self, less: Denoiser, whole: Denoiser) -> None:
+        super().__init__()
+        self.net = less.module
+        self.models = (less, whole)  # in a tuple, so that the whole model's weights are not trained
+
+    def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
+        """Mean (S − T)² ÷ mean T² of the outputs S without the block and T with it [b,c,h,w]."""
+        less, whole = self.models
+        count = len(batch.images)
+        own = torch.tensor(whole.sampling.timesteps)
+        timestep = own[torch.randint(len(own), (count,), generator=random)]
+        sample = noised(whole, batch, timestep, random)[0]
+        null = torch.rand(count, generator=random) < null_share(whole.sampling.guidance.scale)
+        conditions = with_null(whole, batch.conditions, null)
+        timestep = timestep.to(sample.device)
+        with torch.no_grad():
+            wanted = predict(whole, sample, timestep, conditions).float()
+        error = (predict(less, sample, timestep, conditions).float() - wanted).square().mean()
+        return {"output": error / wanted.square().mean()}
+
+
+def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
+    """Choose blocks, take them out, and report what went."""
+    table: list[dict[str, Any]] = []
+    extra: dict[str, float] = {}
+    if config.target is not None:
+        kind, fraction = _wanted(config.target)
+        if fraction == 1:
+            return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
+        table = _ranked(model, config, kind, context)
+        share = _share(model, kind, table, context)
+        chosen = _least(model, table, kind, fraction, share, context)
+        extra = {kind: round(share(chosen), 4)} if kind == "latency" else {}
+    elif config.layout is not None:
+        chosen = layout(model, config.layout)
+        if not chosen:
+            raise PassError(
+                f"{context.name}: {config.layout} takes nothing out of this model, whose stages have no second layer "
+                "(or lost it); use another layout, or `blocks` or `target`"
+            )
+    else:
+        chosen = _named(model, config.blocks or (), context)
+    pruned = without(model, chosen)
+    unread = sorted(inputs_read(model) - inputs_read(pruned))
+    if unread:
+        raise PassError(
+            f"{context.name}: without {', '.join(chosen)} nothing is left that reads {', '.join(unread)}; keep one of "
+            "the blocks that do"
+        )
+    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
+    after = {"macs": counts.macs(pruned), "params": counts.parameters(pruned)}
+    notes = {
+        "removed": list(chosen),
+        "before": before,
+        "after": after,
+        "ratios": {key: round(after[key] / before[key], 4) for key in after} | extra,
+        "ranking": table,
+    }
+    return PassResult(pruned, changed=True, notes=notes)
+
+
+def _named(model: Denoiser, patterns: Sequence[str], context: Context) -> list[str]:
+    """The blocks that match one of the globs."""
+    blocks = list(model.family.blocks(model.net))
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in blocks):
+            near = ", ".join(difflib.get_close_matches(pattern, blocks, n=4, cutoff=0)) or "none is left"
+            raise PassError(f"{context.name}: blocks: {pattern!r} matches no block of this model; nearest: {near}")
+    return outermost(path for path in blocks if any(fnmatchcase(path, pattern) for pattern in patterns))
+
+
+def _wanted(target: Target) -> tuple[str, float]:
+    return next((name, value) for name, value in target.model_dump().items() if value is not None)
+
+
+def _ranked(model: Denoiser, config: Config, kind: str, context: Context) -> list[dict[str, Any]]:
+    """Every block that can go, with what taking it out costs and saves; the cheapest first."""
+    blocks = model.family.blocks(model.net)
+    errors = _errors(model, list(blocks), config, context)
+    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
+    times = timing.times(model, context.progress, f"{context.name}: timing blocks") if kind == "latency" else {}
+    rows: list[dict[str, Any]] = []
+    for path in blocks:
+        less = without(model, [path])
+        after = {"macs": counts.macs(less), "params": counts.parameters(less)}
+        saved: dict[str, float] = {key: before[key] - after[key] for key in after}
+        saved |= {"latency": round(times[path], 4)} if times else {}
+        rows.append({"path": path, "error": errors[path], "saved": saved})
+    return sorted(rows, key=lambda row: row["error"] / row["saved"][kind] if row["saved"][kind] > 0 else math.inf)
+
+
+def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Context) -> dict[str, float]:
+    """The error of the output without each block. A killed ranking goes on where it was."""
+    fitted, probe = context.training_data().split()  # what verify holds out is seen by neither
+    file = context.workdir / _RANKING
+    errors: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    steps = config.probe_steps if config.ranking == "recovery" else 1
+    with context.progress(f"{context.name}: ranking", len(paths) * steps) as task:
+        task.advance(len(errors) * steps)
+        quiet = dataclasses.replace(context, progress=lambda _title, _total: contextlib.nullcontext(task))
+        for path in paths:
+            if path in errors:
+                continue
+            less = without(model, [path])
+            objective = Imitation(less, model)
+            error = _error(objective, probe, config, context)
+            if config.ranking == "recovery":
+                work = context.workdir / path
+                work.mkdir(parents=True, exist_ok=True)
+                less.net.requires_grad_(True)
+                own = dataclasses.replace(quiet, name=f"{context.name}: recovery without {path}", workdir=work)
+                training.train(objective, less.net, _recovery(config), own, fitted)
+                # Adam moves weights by the learning rate however small the gradient: what was right may get worse
+                error = min(error, _error(objective, probe, config, context))
+                write_json(file, errors | {path: error})
+                remove(work)
+            else:
+                task.advance()
+            errors[path] = error
+    remove(file)
+    return errors
+
+
+def _recovery(config: Config) -> training.TrainingConfig:
+    return training.TrainingConfig(
+        steps=config.probe_steps, batch_size=config.batch_size, learning_rate=config.learning_rate, ema=0
+    )
+
+
+@torch.no_grad()
+def _error(objective: Imitation, probe: Dataset, config: Config, context: Context) -> float:
+    """Mean over batches that are the same for every block. Raises PassError if it is not finite."""
+    total = 0.0
+    for i in range(config.batches):
+        random = generator(context.seed, 1, i)
+        batch = probe.batch(config.batch_size, random.initial_seed(), i).to(context.device)
+        total += float(objective(batch, random)["output"])
+    if not math.isfinite(total):
+        raise PassError(f"{context.name}: the error of the output became {total}; lower learning_rate")
+    return total / config.batches
+
+
+def _least(
+    model: Denoiser,
+    table: Sequence[Mapping[str, Any]],
+    kind: str,
+    fraction: float,
+    share: Callable[[Iterable[str]], float],
+    context: Context,
+) -> list[str]:
+    """The fewest blocks, from the front of the table, without which the target is met."""
+    wanted = inputs_read(model)
+    order: list[str] = []
+    for row in table:
+        if inputs_read(without(model, [*order, row["path"]])) == wanted:  # it stays a denoiser, and guided
+            order.append(row["path"])
+    low, high = 0, len(order)
+    least = share(order)
+    if least > fraction:
+        raise PassError(
+            f"{context.name}: {kind}: {fraction} is out of reach; taking out all {len(outermost(order))} blocks that "
+            f"can go leaves {least:.3f}; raise the target, or remove channels first (prune_channels)"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if share(order[:middle]) <= fraction else (middle, high)
+    chosen = outermost(order[:high])
+    if kind != "latency":  # a measured share is too noisy to tell blocks apart one by one
+        for row in sorted(table, key=lambda row: -row["error"]):
+            rest = [path for path in chosen if path != row["path"]]
+            if share(rest) <= fraction:
+                chosen = rest
+    return chosen
+
+
+def _share(
+    model: Denoiser, kind: str, table: Sequence[Mapping[str, Any]], context: Context
+) -> Callable[[Iterable[str]], float]:
+    """Says what is left of the model without some blocks, in units of the target."""
+    if kind == "latency":
+        return lambda paths: timing.share(model, without(model, paths), context.progress, f"{context.name}: timing")
+    whole = counts.macs(model) if kind == "macs" else counts.parameters(model)
+    saved = {row["path"]: row["saved"][kind] for row in table}  # no width changes, so savings add up
+    return lambda paths: (whole - sum(saved[path] for path in outermost(paths))) / whole
+
+
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """Blocks are really taken out, for a target by the error right after; recovery is measured on a few steps."""
+    quick = config if config.target is None else config.model_copy(update={"ranking": "loss"})
+    began = time.monotonic()
+    result = run(model, quick, context)
+    taken = time.monotonic() - began
+    if not result.changed or quick.ranking == config.ranking:
+        return Forecast(result.model, taken)
+    less = without(model, result.notes["removed"][:1])
+    less.net.requires_grad_(True)
+    seconds, memory = training.forecast(Imitation(less, model), model, _recovery(config), context.seed)
+    return Forecast(result.model, taken + seconds * len(result.notes["ranking"]), memory)

@@ -1,0 +1,77 @@
+"""Which blocks a layout means, and what is left without them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.models import checkpoint, edits
+from compress.models.blocks import inputs_read, layout, outermost, without
+from compress.models.denoiser import Denoiser, predict
+from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
+
+# as Stable Diffusion's: four stages of two layers, the innermost without attention
+DEEP = {
+    **CLASS_CONFIG,
+    "sample_size": 16,
+    "block_out_channels": [8, 8, 16, 16],
+    "layers_per_block": 2,
+    "down_block_types": [*["AttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["AttnUpBlock2D"] * 3],
+}
+
+
+def test_layouts_are_those_of_the_paper() -> None:
+    model = make_denoiser(DEEP)
+    base = {f"down_blocks.{i}.resnets.1" for i in range(4)} | {f"down_blocks.{i}.attentions.1" for i in range(3)}
+    base |= {f"up_blocks.{i}.resnets.1" for i in range(4)} | {f"up_blocks.{i}.attentions.1" for i in range(1, 4)}
+    innermost = {"down_blocks.3.resnets.0", "up_blocks.0.resnets.0", "up_blocks.0.resnets.2"}
+    assert set(layout(model, "bk-base")) == base
+    assert set(layout(model, "bk-small")) == base | {"mid_block"}
+    assert set(layout(model, "bk-tiny")) == base | {"mid_block"} | innermost
+    assert layout(without(model, layout(model, "bk-tiny")), "bk-tiny") == []
+
+
+def test_what_lies_within_another_is_not_named_twice() -> None:
+    paths = ["mid_block.resnets.0", "a.1", "mid_block", "a.1", "a.10"]
+    assert outermost(paths) == ["a.1", "mid_block", "a.10"]
+
+
+def test_inputs_are_read_as_long_as_a_block_reads_them(any_model: Denoiser) -> None:
+    blocks = any_model.family.blocks(any_model.net)
+    assert inputs_read(any_model) == {"timestep", *any_model.conditions}
+    assert inputs_read(without(any_model, blocks)) == set()
+    one = next(path for path, edit in blocks.items() if edit["kind"] == "shortcut")
+    assert "timestep" in inputs_read(without(any_model, [path for path in blocks if path not in (one, "mid_block")]))
+
+
+@pytest.mark.parametrize("stage", ["mid_block", "down_blocks.1"])
+def test_surviving_channels_of_stages_without_a_writer_are_forgotten(stage: str) -> None:
+    model = make_denoiser({**CLASS_CONFIG, "block_out_channels": [16, 16]})  # no 1×1 convolution in a down stage
+    taps = model.family.stages(model.net)
+    kept = {tap: tuple(range(16)) for tap in taps}
+    less = without(Denoiser(model.net, model.family, model.sampling, model.scheduler, kept=kept), ["mid_block"])
+    assert set(less.kept) == set(taps) - {"mid_block"}
+    blocks = [path for path in model.family.blocks(model.net) if path.startswith(stage)]
+    less = without(Denoiser(model.net, model.family, model.sampling, model.scheduler, kept=kept), blocks)
+    assert set(less.kept) == set(taps) - {stage} == set(less.family.stages(less.net))
+
+
+def test_a_block_with_layers_of_low_rank_goes_and_comes_back_from_a_folder(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    path = "up_blocks.0.resnets.0"
+    for layer in ("conv1", "conv_shortcut"):
+        edits.put(model.net, f"{path}.{layer}", {"kind": "low_rank", "rank": 3})
+    less = without(model, [path])
+    assert list(edits.found(less.net)) == [path, f"{path}.conv_shortcut"]
+    checkpoint.save(less, tmp_path)
+    with torch.no_grad():
+        outputs = [predict(each, *inputs_for(less)) for each in (less, checkpoint.load(tmp_path))]
+    assert torch.equal(*outputs)
+
+
+def test_the_model_itself_is_not_changed(any_model: Denoiser) -> None:
+    before = {name: tensor.clone() for name, tensor in any_model.net.state_dict().items()}
+    without(any_model, any_model.family.blocks(any_model.net))
+    after = any_model.net.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
