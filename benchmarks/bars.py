@@ -1,7 +1,10 @@
 """The bars that the project holds itself to: names and limits, in one place."""
 
 import sys
+from pathlib import Path
 from typing import Literal
+
+from compress.files import write_text
 
 Kind = Literal["min", "max"]
 
@@ -21,6 +24,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "digits_structure_ssim": ("min", 0.95),
     "digits_slim_params": ("max", 0.4),
     "digits_slim_frechet_ratio": ("max", 1.2),
+    "peers_digits_time_over_best": ("max", 1.0),
 }
 
 
@@ -33,3 +37,10 @@ def finish(values: dict[str, float]) -> None:
         short |= not held
         print(f"{name}: {value:.4f} (bar: {'≥' if kind == 'min' else '≤'} {limit:g}) {'ok' if held else 'short'}")
     sys.exit(int(short))
+
+
+def rewrite_between(file: Path, name: str, text: str) -> None:
+    """Put `text` between the comments <!-- name --> and <!-- /name --> of a Markdown file."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    write_text(file, f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")

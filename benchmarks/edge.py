@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.bars import finish
+from benchmarks.bars import finish, rewrite_between
 from compress import engine, terminal
 from compress.files import write_atomically, write_json, write_text
 from compress.inputs import Options
@@ -20,7 +20,6 @@ from compress.recipe import read
 ROOT = Path(__file__).parents[1]
 NAME = "digits-edge"
 PUBLISHED = ("README.md", "onnx", "record.json", "report.html", "report.json", "samples.png")
-BEGIN, END = "<!-- edge -->", "<!-- /edge -->"
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -136,10 +135,7 @@ def main() -> None:
     engine.apply(read(ROOT / "recipes" / f"{NAME}.yaml"), output, options)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     publish(output, ROOT / "exported" / NAME)
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    write_text(readme, f"{before}{BEGIN}\n{table(report)}\n{END}{after}")
+    rewrite_between(ROOT / "README.md", "edge", table(report))
     results = ROOT / "benchmarks" / "results"
     write_text(results / "edge.md", table(report).replace("(exported/", "(../../exported/") + "\n")
     kept = ("verdict", "summary", "ratios", "intervals", "gates", "environment")

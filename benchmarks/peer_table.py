@@ -29,6 +29,36 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([HEAD, *(_cell(cell) for cell in result["cells"])])
 
 
+def summary(result: Mapping[str, Any]) -> str:
+    """The README's table: every engine at batch 1, fastest on the first model first; the fastest of each in bold."""
+    cells = {
+        cell["title"]: {row["name"]: row for row in cell["rows"]} for cell in result["cells"] if cell["batch"] == 1
+    }
+    titles = sorted(cells, key=lambda title: "digits" not in title)
+    names = {name: cells[titles[0]].get(name, {}).get("ms", float("inf")) for title in titles for name in cells[title]}
+    best = {title: min(row.get("ms", float("inf")) for row in cells[title].values()) for title in titles}
+    head = "".join(f" ms, {title.partition(',')[0]} | SQNR, dB |" for title in titles)
+    lines = [f"| row of peers.md |{head}", f"|---|{'---:|---:|' * len(titles)}"]
+    for name in sorted(names, key=lambda name: names[name]):
+        line = f"| {'**' + name + '**' if name == TOOLKIT else name} |"
+        for title in titles:
+            row = cells[title].get(name, {})
+            time = f"{row['ms']:.2f}" if "ms" in row else "failed"
+            line += f" {'**' + time + '**' if row.get('ms') == best[title] else time} |"
+            line += f" {row['sqnr_db']:.1f} |" if "sqnr_db" in row else " |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def time_over_best(result: Mapping[str, Any], model: str) -> float | None:
+    """This toolkit's time ÷ that of the fastest other engine, at batch 1; None where it was not measured."""
+    for cell in result["cells"]:
+        times = {row["name"]: row["ms"] for row in cell["rows"] if "ms" in row}
+        if cell["model"] == model and cell["batch"] == 1 and TOOLKIT in times:
+            return float(times.pop(TOOLKIT) / min(times.values()))
+    return None
+
+
 def _cell(cell: Mapping[str, Any]) -> str:
     measured = sorted((row for row in cell["rows"] if "ms" in row), key=lambda row: row["ms"])
     failed = [row for row in cell["rows"] if "ms" not in row]

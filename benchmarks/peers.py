@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bars import finish, rewrite_between
 from benchmarks.peer_models import HELD_OUT, SEED, SUBJECTS, Files, prepare
 from benchmarks.peer_process import OWN, OWN_VERSIONS, PeerError, Place, Worker, places
-from benchmarks.peer_table import EAGER, TOOLKIT, table
+from benchmarks.peer_table import EAGER, TOOLKIT, summary, table, time_over_best
 from compress import terminal
 from compress.evaluation import latency
 from compress.evaluation.quality import sqnr
@@ -31,6 +32,7 @@ from compress.evaluation.statistics import bootstrap, interval
 from compress.files import write_json, write_text
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
+README = Path(__file__).parents[1] / "README.md"
 FORMAT = 1
 ROUNDS = 60
 TRAIN_MS = 150.0  # a train has as many calls as fit, at most latency.TRAIN
@@ -231,7 +233,7 @@ def run(models: Sequence[str], batches: Sequence[int], threads: int, rounds: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write results/peers.json and results/peers.md, print the tables."""
+    """Measure, write results/peers.json, results/peers.md and the README's table, print the tables and the bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="this toolkit's int8 and its peers")
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--batches", nargs="+", type=int, choices=(1, 2, 4, 8), default=[1, 8])
@@ -241,7 +243,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--result", type=Path, default=RESULT, help="where cells are kept")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
-    print(table(run(asked.models, asked.batches, asked.threads, asked.rounds, asked.fresh, asked.result)))
+    result = run(asked.models, asked.batches, asked.threads, asked.rounds, asked.fresh, asked.result)
+    print(table(result))
+    if asked.result == RESULT:
+        rewrite_between(README, "peers", summary(result))
+    ratio = time_over_best(result, "digits")
+    if ratio is not None:
+        finish({"peers_digits_time_over_best": ratio})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as suite
-from benchmarks.bars import BARS, finish
+from benchmarks import edge, peer_table
+from benchmarks.bars import BARS, finish, rewrite_between
 from tests.conftest import read_json
 
 
@@ -73,3 +74,34 @@ def test_bar_says_what_it_is_held_to(value: float, code: int, word: str, capsys)
         finish({"edge_call_speedup": value})
     assert ended.value.code == code
     assert capsys.readouterr().out.strip() == f"edge_call_speedup: {value:.4f} (bar: ≥ 8) {word}"
+
+
+def test_tables_of_the_readme_are_those_of_the_results() -> None:
+    readme = (suite.ROOT / "README.md").read_text(encoding="utf-8")
+    results = suite.ROOT / "benchmarks" / "results"
+
+    def between(name: str) -> str:
+        return readme.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+
+    assert between("peers") == peer_table.summary(read_json(results / "peers.json"))
+    assert between("edge") == edge.table(read_json(suite.ROOT / "exported" / "digits-edge" / "report.json"))
+    trials = read_json(results / "verifier_power.json")["trials"]
+    faulty = [found for name, found in trials.items() if "/clean/" not in name]
+    caught = sum(found["verdict"] == "fail" for found in faulty)
+    alarms = sum(found["verdict"] == "fail" for name, found in trials.items() if "/clean/" in name)
+    assert f"Of {len(faulty)} students with a fault injected" in readme and f"failed {caught}, every" in readme
+    assert f"of {len(trials) - len(faulty)} good ones it failed {alarms or 'none'}" in readme
+
+
+def test_text_between_comments_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("a\n<!-- x -->\nold\n<!-- /x -->\nb\n")
+    rewrite_between(file, "x", "new")
+    assert file.read_text() == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+
+
+def test_time_over_best() -> None:
+    rows = [{"name": peer_table.TOOLKIT, "ms": 3.0}, {"name": "other", "ms": 2.0}, {"name": "failed"}]
+    result = {"cells": [{"model": "digits", "batch": 1, "rows": rows}]}
+    assert peer_table.time_over_best(result, "digits") == 1.5
+    assert peer_table.time_over_best(result, "cifar10") is None
