@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
     ),
     "blocks, by recovery": ("granularity", _row("prune_blocks", {"target": {"macs": MACS}})),
     "blocks, by loss": ("granularity", _row("prune_blocks", {"target": {"macs": MACS}, "ranking": "loss"})),
-    "low rank": ("granularity", _row("factorize", {"macs": MACS})),
+    "low rank": ("granularity", _row("factorize", {"target": {"macs": MACS}})),
     "losses: output": ("losses", _row(losses={"output": 1.0, "feature": 0.0})),
     "losses: task": ("losses", _row(losses={"output": 0.0, "feature": 0.0, "task": 1.0})),
     "losses: output + feature + task": ("losses", _row(losses={**LOSSES, "task": 1.0})),

@@ -362,7 +362,10 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("prune_channels: {}", "prune_channels.target is missing"),
         ("prune_channels", "prune_channels.target is missing"),
         ("prune_channels: {target: 0.5}", "prune_channels.target: "),
-        ("prune_channels: {target: {}}", "prune_channels.target: give exactly one of macs, params, bytes, latency, channels"),
+        (
+            "prune_channels: {target: {}}",
+            "prune_channels.target: give exactly one of macs, params, bytes, latency, channels",
+        ),
         ("prune_channels: {target: {macs: 0.5, params: 0.5}}", "prune_channels.target: give exactly one of"),
         ("prune_channels: {target: {macs: 0}}", "prune_channels.target.macs: should be greater than 0; got 0"),
         ("prune_channels: {target: {macs: 1.5}}", "prune_channels.target.macs: should be less than or equal to 1"),

@@ -160,29 +160,8 @@ def whole_heads(scores: torch.Tensor, heads: int) -> tuple[list[list[int]], torc
     return channels[order].tolist(), summed[order]
 
 
-def costs(model: Denoiser) -> dict[str, int]:
-    """How often every convolution and linear layer is applied in one evaluation at batch 1: positions or tokens."""
-    found: dict[str, int] = {}
-    handles = []
-    for path, module in model.net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-
-            def count(layer: Any, _inputs: Any, output: torch.Tensor, path: str = path) -> None:
-                width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-                found[path] = output.numel() // width
-
-            handles.append(module.register_forward_hook(count))
-    try:
-        with torch.no_grad():
-            model.module(*example_inputs(model, batch=1))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
 def saved(one: Coupled, net: nn.Module, applied: Mapping[str, int] | None) -> float:
-    """Parameters that one channel of a set takes, or multiply-accumulates where `applied` comes from `costs`."""
+    """Parameters that one channel of a set takes; multiply-accumulates where `applied` comes from `counts.places`."""
     total = 0.0
     for member in one.members:
         weight = net.get_submodule(member.path).get_parameter("weight")

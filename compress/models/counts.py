@@ -1,11 +1,15 @@
 """Size and arithmetic of a model."""
 
 import copy
+import dataclasses
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.models.denoiser import Denoiser, example_inputs
+from compress.models.edits import LowRank
 
 
 def parameters(model: Denoiser) -> int:
@@ -25,3 +29,23 @@ def macs(model: Denoiser) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(*inputs)
     return int(counter.get_total_flops()) // 2
+
+
+def places(model: Denoiser) -> dict[str, int]:
+    """How often each convolution and linear layer is applied in one evaluation at batch 1: positions or tokens.
+
+    Layers of low rank count as one; layers that are never called are left out.
+    """
+    shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
+    found: dict[str, int] = {}
+    for path, module in shadow.net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
+
+            def count(_module: object, _inputs: object, output: Any, path: str = path) -> None:
+                width = output.shape[1] if output.ndim == 4 else output.shape[-1]
+                found[path] = found.get(path, 0) + output.numel() // width
+
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
+    return found

@@ -23,7 +23,7 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import generator
 from compress.errors import PassError, suggest
 from compress.models import counts, edits, low_rank
-from compress.models.denoiser import Denoiser, example_inputs, predict
+from compress.models.denoiser import Denoiser, predict
 from compress.models.low_rank import Choice, Spectrum
 from compress.models.noising import noised, null_share, with_null
 
@@ -178,9 +178,12 @@ def _allocated(
     where: str,
 ) -> dict[str, int]:
     """Ranks that leave `fraction` of the multiply-accumulates or parameters, for the least energy."""
-    places = _places(model, layers) if kind == "macs" else dict.fromkeys(layers, 1)
+    places = counts.places(model) if kind == "macs" else dict.fromkeys(layers, 1)
     choices = {}
-    for path, count in places.items():
+    for path in layers:
+        if path not in places:
+            continue  # never called
+        count = places[path]
         energies = spectra[path].energies.numpy()
         whole, each = (count * weights(layers[path]) for weights in (low_rank.size, low_rank.rank_size))
         choices[path] = Choice(whole, each, energies / (energies.sum() or 1))
@@ -193,22 +196,6 @@ def _allocated(
             f"{where}: {kind}: {fraction} is out of reach; rank 1 for all {len(choices)} layers leaves "
             f"{1 - saved / size:.3f}; raise the target, or consider more layers"
         ) from None
-
-
-def _places(model: Denoiser, layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """How often each layer's matrix is applied in one evaluation at batch 1; without the layers that never are."""
-    shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
-    places: dict[str, int] = {}
-    for path in layers:
-
-        def count(module: Any, _inputs: object, output: torch.Tensor, path: str = path) -> None:
-            width = output.shape[1] if output.ndim == 4 else output.shape[-1]
-            places[path] = places.get(path, 0) + output.numel() // width
-
-        shadow.net.get_submodule(path).register_forward_hook(count)
-    with torch.no_grad():
-        shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
-    return places
 
 
 def _cheaper(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> dict[str, int]:

@@ -165,7 +165,7 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
         if not any(fnmatchcase(path, pattern) for path in layers):
             near = difflib.get_close_matches(pattern, layers, 1, 0) or [""]
             raise PassError(f"{where}: protect: {pattern!r} matches no layer; the nearest is {near[0]!r}")
-    applied = channels.costs(model) if config.target.params is None and config.target.bytes is None else None
+    applied = counts.places(model) if config.target.params is None and config.target.bytes is None else None
     found = []
     for place, one in enumerate(sets):
         writers = [member.path for member in one.members if member.dim == 0]
