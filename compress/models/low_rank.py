@@ -110,7 +110,7 @@ def fill(low: LowRank, layer: nn.Module, found: Spectrum) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a layer costs as it is, and each rank of its factors; energies: share [full rank] that each rank holds."""
+    """What a layer costs as it is and each rank of its factors; energies: what each rank holds [full rank], falling."""
 
     whole: int
     each: int
@@ -122,7 +122,7 @@ class Choice:
         return min(len(self.energies), (self.whole - 1) // self.each)
 
     def lost(self, rank: int) -> float:
-        """Share of the energy that `rank` leaves out."""
+        """Energy that `rank` leaves out."""
         return float(self.energies[rank:].sum())
 
 

@@ -34,7 +34,7 @@ from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.errors import PassError
 from compress.files import write_atomically
-from compress.models.denoiser import Denoiser, guided, predict, walk
+from compress.models.denoiser import Denoiser, example_inputs, guided, predict, walk
 from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import noised, null_share, with_null
 from compress.models.reference import conditions_for, noise_like
@@ -124,7 +124,8 @@ class Imitation(nn.Module):
         if config.losses.guided and student.sampling.guidance.kind == "none":
             raise PassError(f"{where}: losses.guided needs a guided model; set it to 0")
         if config.losses.feature:
-            self.taps = [tap for tap in student.family.stages(student.net) if tap in teacher.family.stages(teacher.net)]
+            ours, theirs = (_stage_sizes(model) for model in (student, teacher))
+            self.taps = [tap for tap, size in ours.items() if theirs.get(tap) == size]
             if not self.taps:
                 raise PassError(f"{where}: student and teacher have no stage in common; set losses.feature to 0")
             for tap in self.taps:
@@ -215,9 +216,17 @@ def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Conv2d | N
     nn.init.zeros_(projection.weight)
     nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
     with torch.no_grad():
-        for narrow, wide in enumerate(student.kept.get(tap, ())):
-            projection.weight[wide, narrow] = 1
+        for narrow, wide in enumerate(student.kept.get(tap, range(narrow_width))):
+            if wide < wide_width:  # a new student may be wider than its teacher
+                projection.weight[wide, narrow] = 1
     return projection
+
+
+def _stage_sizes(model: Denoiser) -> dict[str, torch.Size]:
+    """Height and width of every stage's feature map."""
+    with tapped(model, model.family.stages(model.net)) as features, torch.no_grad():
+        model.module(*example_inputs(model, batch=1))
+    return {tap: feature.shape[2:] for tap, feature in features.items()}
 
 
 def _stage_width(model: Denoiser, tap: str) -> int:

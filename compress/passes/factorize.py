@@ -3,8 +3,9 @@
 A k×k convolution becomes one of k×k to `rank` channels and a pointwise one; a linear layer becomes two. The factors
 are those of least error on what the layer is fed: at the model's own timesteps and share of null conditions, unless
 `activation_aware` is false (`models/low_rank.py` holds the mathematics). For a target in multiply-accumulates or
-parameters, the ranks of all layers are chosen together, by energy lost per cost saved. No width changes, so the
-feature maps still pair with the teacher's.
+parameters, the ranks of all layers are chosen together, by the error of the model's output (without data: by the share
+of the layer's energy) that each costs for what it saves. No width changes, so the feature maps still pair with the
+teacher's.
 """
 
 import copy
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -25,6 +27,7 @@ from compress.errors import PassError, suggest
 from compress.models import counts, edits, low_rank
 from compress.models.denoiser import Denoiser, predict
 from compress.models.low_rank import Choice, Spectrum
+from compress.models.moments import Readings, reading
 from compress.models.noising import noised, null_share, with_null
 
 BATCH = 64
@@ -56,9 +59,11 @@ class Config(PassConfig):
     )
     keep: tuple[str, ...] = Field((), description="layers to leave alone, as globs")
     activation_aware: bool = Field(
-        True, description="least error of what layers compute from the data; false: of their weights, without data"
+        True,
+        description="least error of what layers compute from the data, and of the model's output over all layers; "
+        "false: of their weights, without data",
     )
-    batches: int = Field(8, ge=1, description="batches of 64 images from which the layers' outputs are read")
+    batches: int = Field(8, ge=1, description="batches of 64 images on which the layers are read")
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
@@ -67,14 +72,15 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     kind, value = _wanted(config.target)
     if value == 1:
         return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
-    moments = _moments(model, layers, config.batches, context) if config.activation_aware else {}
+    readings = _read(model, layers, config, context) if config.activation_aware else None
     spectra: dict[str, Spectrum] = {}
     with context.progress(f"{context.name}: decomposition", len(layers)) as task:
         for path, layer in layers.items():
-            spectra[path] = low_rank.spectrum(layer, moments.get(path))
+            spectra[path] = low_rank.spectrum(layer, readings.moments(path) if readings else None)
             task.advance()
     if kind in ("macs", "params"):
-        ranks = _allocated(model, layers, spectra, kind, value, context.name)
+        losses = _losses(spectra, readings)
+        ranks = _allocated(model, layers, losses, kind, value, context.name)
     elif kind == "energy":
         ranks = _cheaper(layers, {path: low_rank.least_rank(spectra[path].energies, value) for path in layers})
     else:
@@ -122,71 +128,62 @@ def _considered(model: Denoiser, config: Config, where: str) -> dict[str, nn.Mod
     return {path: found[path] for path in wanted if not any(fnmatch(path, pattern) for pattern in config.keep)}
 
 
-def _moments(
-    model: Denoiser, layers: Mapping[str, nn.Module], batches: int, context: Context
-) -> dict[str, torch.Tensor]:
-    """E[z z^T] of the layers' outputs y without bias, z = basis^T y, where the student will be evaluated."""
-    sums: dict[str, torch.Tensor] = {}
-    rows: dict[str, int] = {}
-    handles = []
-    for path, layer in layers.items():
-        frame = low_rank.basis(layer)
-        turn = None if frame.shape[0] == frame.shape[1] else frame.float().to(model.device)
+def _read(model: Denoiser, layers: Mapping[str, nn.Module], config: Config, context: Context) -> Readings:
+    """What the layers compute from noisy training images, at the model's own timesteps and guidance.
 
-        def read(module: Any, _inputs: object, output: torch.Tensor, path: str = path, turn: Any = turn) -> None:
-            y = output.movedim(1, -1) if output.ndim == 4 else output
-            y = y.reshape(-1, y.shape[-1])
-            added = low_rank.bias(module)
-            y = y if added is None else y - added
-            y = y if turn is None else y @ turn
-            sums[path] = sums.get(path, 0) + (y.T @ y).cpu().double()
-            rows[path] = rows.get(path, 0) + len(y)
-
-        handles.append(layer.register_forward_hook(read))
-    try:
-        _evaluate(model, batches, context)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: total / rows[path] for path, total in sums.items()}
-
-
-@torch.no_grad()
-def _evaluate(model: Denoiser, batches: int, context: Context) -> None:
-    """Run the model on noisy training images, at its own timesteps and guidance."""
+    For a budget of all layers together, also how the model's output responds to each.
+    """
     dataset = context.training_data()
     own = torch.tensor(model.sampling.timesteps)
     share = null_share(model.sampling.guidance.scale)
-    with context.progress(f"{context.name}: reading outputs", batches) as task:
-        for step in range(batches):
+    together = _wanted(config.target)[0] in ("macs", "params")
+    with context.progress(f"{context.name}: reading layers", config.batches) as task, reading(layers) as found:
+        for step in range(config.batches):
             random = generator(context.seed, step)
             batch = dataset.batch(BATCH, context.seed, step).to(context.device)
             count = len(batch.images)
             timestep = own[torch.randint(len(own), (count,), generator=random)]
             sample, *_ = noised(model, batch, timestep, random)
             null = torch.rand(count, generator=random) < share
-            predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
+            conditions = with_null(model, batch.conditions, null)
+            with torch.set_grad_enabled(together):
+                output = predict(model, sample, timestep.to(context.device), conditions)
+            if together:
+                signs = torch.randint(2, output.shape, generator=random).to(output) * 2 - 1
+                output.backward(signs)
+            found.items += count
             task.advance()
+    return found
+
+
+def _losses(spectra: Mapping[str, Spectrum], readings: Readings | None) -> dict[str, np.ndarray]:
+    """What each direction [full rank] of a layer is worth.
+
+    readings: the error of the model's output without it, to first order; None: its share of the layer's energy.
+    """
+    energies = {path: found.energies.numpy() for path, found in spectra.items()}
+    if readings is not None:
+        return {path: values * readings.response(path) for path, values in energies.items()}
+    return {path: values / (values.sum() or 1) for path, values in energies.items()}
 
 
 def _allocated(
     model: Denoiser,
     layers: Mapping[str, nn.Module],
-    spectra: Mapping[str, Spectrum],
+    losses: Mapping[str, np.ndarray],
     kind: str,
     fraction: float,
     where: str,
 ) -> dict[str, int]:
-    """Ranks that leave `fraction` of the multiply-accumulates or parameters, for the least energy."""
+    """Ranks that leave `fraction` of the multiply-accumulates or parameters, at the least loss in all."""
     places = counts.places(model) if kind == "macs" else dict.fromkeys(layers, 1)
     choices = {}
     for path in layers:
         if path not in places:
             continue  # never called
         count = places[path]
-        energies = spectra[path].energies.numpy()
         whole, each = (count * weights(layers[path]) for weights in (low_rank.size, low_rank.rank_size))
-        choices[path] = Choice(whole, each, energies / (energies.sum() or 1))
+        choices[path] = Choice(whole, each, losses[path])
     size = counts.macs(model) if kind == "macs" else counts.parameters(model)
     try:
         return low_rank.allocate(choices, size - math.floor(fraction * size))

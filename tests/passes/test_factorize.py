@@ -59,7 +59,8 @@ def test_forecast_is_as_large_as_the_outcome(target: dict[str, float], tmp_path:
         assert count(planned.model) == count(done.model) < count(model)
 
 
-def test_outputs_stay_nearer_with_the_data_than_without(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [{"rank": 0.4}, {"macs": 0.6}, {"params": 0.6}])
+def test_outputs_stay_nearer_with_the_data_than_without(target: dict[str, float], tmp_path: Path) -> None:
     """By the whole net's error on inputs that were not read, at one budget."""
     model = make_denoiser(CLASS_CONFIG)
     context = make_context(model, tmp_path)
@@ -72,7 +73,7 @@ def test_outputs_stay_nearer_with_the_data_than_without(tmp_path: Path) -> None:
     inputs = (sample, own, batch.conditions)
     wanted = output(model, inputs)
     errors = [
-        (output(factorized(model, tmp_path, {"rank": 0.4}, activation_aware=aware).model, inputs) - wanted).square()
+        (output(factorized(model, tmp_path, target, activation_aware=aware).model, inputs) - wanted).square()
         for aware in (True, False)
     ]
     assert errors[0].mean() < errors[1].mean()

@@ -1,5 +1,6 @@
 """A student is what its config says, inherits what fits, and is a model of diffusers like any other."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from compress.contract import PassResult
+from compress.data import generator
 from compress.errors import PassError
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import distill, factorize, new_student, prune_channels
-from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, inputs_for, make_context, make_denoiser
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
 THREE = {
     **CLASS_CONFIG,
@@ -185,3 +187,17 @@ def test_student_of_a_changed_model(tmp_path: Path) -> None:
     student = born(changed, tmp_path, {"layers_per_block": 2}, inherit="slices").model
     checkpoint.save(student, tmp_path / "saved")
     assert not (tmp_path / "saved" / "structure.json").exists() and student.kept == {}
+
+
+def test_student_with_fewer_levels_is_distilled_by_the_stages_that_fit(tmp_path: Path) -> None:
+    """Stages whose maps differ in size are not compared; a wider stage, pruned, stays within its projection."""
+    teacher = make_denoiser(THREE)
+    config = {"block_out_channels": [16, 32], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
+    config |= {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    context = dataclasses.replace(make_context(teacher, tmp_path), teacher=lambda: teacher)
+    settings = new_student.Config.model_validate({"config": config})
+    student = new_student.run(teacher, settings, context).model
+    objective = distill.Imitation(student, teacher, distill.Config(), "distill")
+    assert objective.taps and "mid_block" not in objective.taps
+    losses = objective(dataset_for(teacher).batch(4, 0, 0), generator(0))
+    assert torch.isfinite(losses["feature"])
