@@ -103,9 +103,9 @@ def test_code_of_a_pass_is_what_it_can_reach() -> None:
     def names(kind: str) -> set[str]:
         return {str(file.relative_to(ROOT / "compress")) for file in engine.code_of(kind)}
 
-    pruning, judging = names("prune_channels"), names("verify")
-    assert {"passes/prune_channels.py", "models/checkpoint.py", "inputs.py", "data.py", "__init__.py"} <= pruning
-    assert not {name for name in pruning if name.startswith(("evaluation", "report", "onnx_graph"))}
+    training, judging = names("distill"), names("verify")
+    assert {"passes/distill.py", "models/checkpoint.py", "inputs.py", "data.py", "__init__.py"} <= training
+    assert not {name for name in training if name.startswith(("evaluation", "report", "onnx_graph"))}
     assert "training.py" not in judging and "evaluation/quality.py" in judging
     assert engine.code_identity("prune_channels") != engine.code_identity("verify")
 

@@ -36,7 +36,7 @@ def pruned(request: pytest.FixtureRequest) -> Denoiser:
     model = make_denoiser(CONFIGS[request.param])
     model.net.requires_grad_(True)
     config = prune_channels.Config(target={"channels": 0.5}, importance="l2")
-    pruned, _ = prune_channels.prune(model, config, 0.4)
+    pruned = prune_channels.prune(model, prune_channels.rank(model, config, 0, "prune"), config, 0.5)
     pruned.net.requires_grad_(False)
     return pruned
 
