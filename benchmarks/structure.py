@@ -159,7 +159,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     foot = (
         f"\n\nEvery row: {STEPS} steps of {BATCH} images, {MACS}× the teacher's multiply-accumulates or the next legal "
         f"net under it; {PAIRS} pairs of samples from the same noise, held against {OTHERS:,} others; 95% intervals. "
-        "One run a row: an interval holds the noise of judging, not that of training.\n"
+        "One run a row: an interval holds the noise of judging, not that of training. Rows with a guided loss evaluate "
+        f"every image twice. {len(known)} of {len(ROWS)} rows have been run.\n"
     )
     return head + "\n".join(lines) + foot
 
