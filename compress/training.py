@@ -4,6 +4,8 @@ Randomness is a function of (seed, step, rank), and the state is saved every few
 the same command again continues a killed run and ends with the same weights.
 """
 
+import dataclasses
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -25,7 +27,16 @@ from compress.files import write_atomically
 from compress.models.denoiser import Denoiser, example_inputs
 
 CHECKPOINT_SECONDS = 20.0
+HELD_OUT_KEY = 12  # of the noise of held-out probes: no other draw begins with the same
 _STATE = "training.safetensors"
+
+
+class EarlyStop(PassConfig):
+    """When to end before the last step."""
+
+    every: int = Field(100, ge=1, description="steps from one held-out probe to the next")
+    patience: int = Field(3, ge=1, description="probes without a new best after which training ends")
+    images: int = Field(256, ge=1, description="held-out images of a probe")
 
 
 class TrainingConfig(PassConfig):
@@ -33,16 +44,31 @@ class TrainingConfig(PassConfig):
 
     steps: int = Field(600, ge=1, description="optimizer steps")
     batch_size: int = Field(64, ge=1, description="images a step")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for machines with little memory")
     learning_rate: float = Field(4e-4, gt=0, description="peak learning rate of AdamW; decays to 0 by a cosine")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weight average, which is the result; 0: none")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the forward pass")
+    early_stop: EarlyStop | None = Field(
+        None, description="end when the losses of held-out images get no better, with the best weights so far"
+    )
+
+    @model_validator(mode="after")
+    def _parts(self) -> "TrainingConfig":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
+        return self
 
 
 class Objective(Protocol):
-    """What is trained: a module that turns a batch into named, weighted losses; the sum is minimised."""
+    """What is trained: a module that turns a batch into named, weighted losses; the sum is minimised.
+
+    average: if there is one, a copy of the trained net whose weights are kept at the average of the steps so far.
+    """
+
+    average: nn.Module | None
 
     def __call__(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Losses (scalars). random: a CPU generator for noise, timesteps and dropped labels."""
@@ -54,6 +80,24 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(config.steps - warmup, 1)))
+
+
+@dataclasses.dataclass
+class State:
+    """What a killed run needs to go on. probes: (step, loss on held-out images); best: the weights of the least."""
+
+    objective: nn.Module
+    optimizer: Any
+    ema: EMAModel
+    step: int = 0
+    probes: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    best: list[torch.Tensor] = dataclasses.field(default_factory=list)
+
+    @property
+    def stale(self) -> int:
+        """Probes since the best one."""
+        values = [value for _, value in self.probes]
+        return len(values) - 1 - values.index(min(values)) if values else 0
 
 
 def train(
@@ -70,8 +114,9 @@ def train(
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
-    ema = EMAModel(net.parameters(), decay=config.ema)
-    start = _restore(context, objective, optimizer, ema)
+    state = State(objective, optimizer, EMAModel(net.parameters(), decay=config.ema))
+    _restore(context, state)
+    start = state.step
     if start:
         context.log(f"{context.name}: continues at step {start} of {config.steps}")
     history: list[list[float]] = []
@@ -80,79 +125,125 @@ def train(
     with context.progress(context.name, config.steps) as task:
         task.advance(start)
         for step in range(start, config.steps):
+            state.step = step
+            if config.early_stop and state.stale >= config.early_stop.patience:
+                break
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                _save(context, step, objective, optimizer, ema)
+                _save(context, state)
                 saved = time.monotonic()
-            random = generator(context.seed, step, accelerator.process_index)
-            torch.manual_seed(random.initial_seed())  # for dropout inside the net
-            batch = dataset.batch(config.batch_size, random.initial_seed(), step).to(context.device)
+            if getattr(objective, "average", None) is not None:
+                state.ema.copy_to(objective.average.parameters())  # type: ignore[union-attr]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            with accelerator.autocast():
-                losses = prepared(batch, random)
-            total = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
-            accelerator.backward(total)
+            losses: dict[str, float] = {}
+            for part in range(step * config.accumulate, (step + 1) * config.accumulate):
+                random = generator(context.seed, part, accelerator.process_index)
+                torch.manual_seed(random.initial_seed())  # for dropout inside the net
+                size = config.batch_size // config.accumulate
+                batch = dataset.batch(size, random.initial_seed(), part).to(context.device)
+                with accelerator.autocast():
+                    found = prepared(batch, random)
+                accelerator.backward(torch.stack(list(found.values())).sum() / config.accumulate)
+                for name, loss in found.items():
+                    losses[name] = losses.get(name, 0.0) + float(loss.detach()) / config.accumulate
             norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
-            value = float(total.detach())
+            value = sum(losses.values())
             if not (math.isfinite(value) and math.isfinite(norm)):
-                _save(context, step, objective, optimizer, ema)
+                _save(context, state)
                 raise PassError(
                     f"{context.name}: the loss became {value} (gradient norm {norm}) at step {step}; the "
                     f"last good state (step {step}) is {context.workdir / _STATE}; lower learning_rate, "
                     "or use precision: fp32"
                 )
             optimizer.step()
-            ema.step(net.parameters())
+            state.ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
-                history.append([step, *(round(float(loss.detach()), 6) for loss in losses.values())])
+                history.append([step, *(round(loss, 6) for loss in losses.values())])
+            state.step = step + 1
+            stop = config.early_stop
+            if stop and (state.step % stop.every == 0 or state.step == config.steps):
+                _probe(state, net, stop, context)
             task.advance(1, loss=value)
-    if config.ema:
-        ema.copy_to(net.parameters())
+    ended = state.step
+    if config.early_stop:
+        _put(state.best, net)
+    elif config.ema:
+        state.ema.copy_to(net.parameters())
     objective.eval()
     return {
-        "steps": config.steps,
+        "steps": ended,
         "resumed_at": start,
-        "seconds_per_step": round((time.monotonic() - began) / max(config.steps - start, 1), 4),
-        "history_columns": ["step", *losses],
+        "seconds_per_step": round((time.monotonic() - began) / max(ended - start, 1), 4),
+        "history_columns": ["step", *(losses if ended > start else ())],
         "history": history,
+        **({"probes": state.probes} if state.probes else {}),
     }
 
 
-def _save(context: Context, step: int, objective: nn.Module, optimizer: Any, ema: EMAModel) -> None:
-    tensors = {f"objective.{name}": tensor for name, tensor in _trained(objective).items()}
-    tensors |= {f"ema.{i}": tensor for i, tensor in enumerate(ema.shadow_params)}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+@torch.no_grad()
+def _probe(state: State, net: nn.Module, config: EarlyStop, context: Context) -> None:
+    """Note the averaged net's loss on held-out images, always the same with the same noise, and the best weights."""
+    held_out = context.dataset().split()[1]
+    random = generator(context.seed, HELD_OUT_KEY)
+    batch = held_out.take(torch.arange(config.images) % len(held_out)).to(context.device)
+    trained = [parameter.clone() for parameter in net.parameters()]
+    state.ema.copy_to(net.parameters())
+    state.objective.eval()
+    value = float(torch.stack(list(state.objective(batch, random).values())).sum())
+    state.objective.train()
+    state.probes.append((state.step, value))
+    if state.stale == 0:
+        state.best = [parameter.clone() for parameter in net.parameters()]
+    _put(trained, net)
+
+
+@torch.no_grad()
+def _put(weights: list[torch.Tensor], net: nn.Module) -> None:
+    for parameter, weight in zip(net.parameters(), weights, strict=True):
+        parameter.copy_(weight)
+
+
+def _save(context: Context, state: State) -> None:
+    tensors = {f"objective.{name}": tensor for name, tensor in _trained(state.objective).items()}
+    tensors |= {f"ema.{i}": tensor for i, tensor in enumerate(state.ema.shadow_params)}
+    tensors |= {f"best.{i}": tensor for i, tensor in enumerate(state.best)}
+    for i, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(step)}
+    metadata = {"step": str(state.step), "probes": json.dumps(state.probes)}
     write_atomically(context.workdir / _STATE, lambda part: save_file(tensors, part, metadata))
 
 
-def _restore(context: Context, objective: nn.Module, optimizer: Any, ema: EMAModel) -> int:
-    """Load the state of a killed run, if there is one, and return the step to continue at."""
+def _restore(context: Context, state: State) -> None:
+    """Load the state of a killed run, if there is one."""
     file = context.workdir / _STATE
     if not file.is_file():
-        return 0
+        return
     try:
         with safe_open(file, framework="pt") as opened:
-            step = int(opened.metadata()["step"])
+            metadata = opened.metadata()
+            state.step = int(metadata["step"])
+            state.probes = [(int(step), float(value)) for step, value in json.loads(metadata["probes"])]
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise PassError(f"{file}: is damaged ({error}); delete it, or start over with --fresh") from None
     with torch.no_grad():
-        for name, tensor in _trained(objective).items():
+        for name, tensor in _trained(state.objective).items():
             tensor.copy_(tensors[f"objective.{name}"])
+    ema = state.ema
     ema.shadow_params = [tensors[f"ema.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
-    ema.optimization_step = step
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    if state.probes:
+        state.best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
+    ema.optimization_step = state.step
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer = state.optimizer
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _trained(objective: nn.Module) -> dict[str, torch.Tensor]:
@@ -166,7 +257,7 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed
 
     Memory: what autograd keeps for the backward pass, gradients, and three averages a parameter.
     """
-    sample, _, *conditions = example_inputs(model, config.batch_size)
+    sample, _, *conditions = example_inputs(model, config.batch_size // config.accumulate)
     batch = Batch(sample, dict(zip(model.conditions, conditions, strict=True)))
     kept: dict[int, int] = {}
 
@@ -183,4 +274,4 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed
         times.append(time.perf_counter() - began)
     objective.zero_grad()
     trained = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
-    return min(times) * config.steps, sum(kept.values()) + 4 * trained
+    return min(times) * config.accumulate * config.steps, sum(kept.values()) + 4 * trained

@@ -15,17 +15,17 @@ conditions is null: the weight of the unconditional evaluation in the guided one
 models are evaluated with and without the condition instead, and all losses hold for both.
 What is denoised are noised images of the data set, or states of the teacher's own sampling, where the
 student will be used: `states: trajectory` needs no images.
+With `teacher: average` the student learns the task from the data and agreement from the moving average of its own
+weights (Tarvainen & Valpola 2017, "Mean teachers").
 """
 
 import copy
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress import training
@@ -33,15 +33,14 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.errors import PassError
-from compress.files import write_atomically
-from compress.models.denoiser import Denoiser, example_inputs, guided, predict, walk
+from compress.models import trajectories
+from compress.models.denoiser import Denoiser, example_inputs, predict
 from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import noised, null_share, with_null
-from compress.models.reference import conditions_for, noise_like
+from compress.models.trajectories import Trajectories
 from compress.runtime.sampling import classifier_free_guidance
 
-WALK = 11  # key of the trajectories' noise: no other draw begins with the same
-WALKED_AT_ONCE = 50
+AVERAGE = "average"
 
 
 class Losses(PassConfig):
@@ -69,11 +68,15 @@ class Config(training.TrainingConfig):
     )
     trajectories: int = Field(500, ge=1, description="how often the teacher samples for `states: trajectory`")
     teacher: str | None = Field(
-        None, description="name of an earlier pass whose model is the teacher; default: the recipe's checkpoint"
+        None,
+        description="name of an earlier pass whose model is the teacher, or `average`: the student's own moving "
+        "average; default: the recipe's checkpoint",
     )
 
     @model_validator(mode="after")
     def _images(self) -> "Config":
+        if self.teacher == AVERAGE and not self.losses.task:
+            raise ValueError("a student that only copies itself learns nothing; with teacher: average set losses.task")
         if self.states == "trajectory" and self.losses.task:
             raise ValueError("losses.task needs images; with states: trajectory set it to 0")
         return self
@@ -89,31 +92,21 @@ class Inputs:
     truth: torch.Tensor | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Trajectories:
-    """states [step,n,c,h,w] that the teacher's sampling went through, timesteps [step], conditions [n,…]."""
-
-    states: torch.Tensor
-    timesteps: torch.Tensor
-    conditions: Mapping[str, torch.Tensor]
-
-    def draw(self, count: int, random: torch.Generator, device: torch.device) -> Inputs:
-        """`count` states at random."""
-        step = torch.randint(len(self.timesteps), (count,), generator=random)
-        which = torch.randint(self.states.shape[1], (count,), generator=random)
-        conditions = {name: value[which].to(device) for name, value in self.conditions.items()}
-        return Inputs(self.states[step, which].to(device), self.timesteps[step].to(device), conditions, None)
-
-
 class Imitation(nn.Module):
     """The distillation objective. Only the student and the projections are trained."""
 
     def __init__(
-        self, student: Denoiser, teacher: Denoiser, config: Config, where: str, walked: Trajectories | None = None
+        self,
+        student: Denoiser,
+        teacher: Denoiser,
+        config: Config,
+        where: str,
+        walked: Trajectories | None = None,
     ) -> None:
         super().__init__()
         self.net = student.module
         self.models = (student, teacher)  # in a tuple, so that the teacher's weights are not the module's
+        self.own_average = config.teacher == AVERAGE
         self.losses = config.losses
         self.walked = walked
         share = null_share(student.sampling.guidance.scale)
@@ -137,6 +130,11 @@ class Imitation(nn.Module):
             self.attending = [path for path in attending(student) if path in attending(teacher)]
             if not self.attending:
                 raise PassError(f"{where}: student and teacher share no attention; set losses.attention to 0")
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The student's moving average, where that is the teacher."""
+        return self.models[1].net if self.own_average else None
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Weighted losses of one batch."""
@@ -180,7 +178,9 @@ class Imitation(nn.Module):
             truth = target(student.sampling.prediction_type, batch.images, noise, alpha, sigma)
             given = Inputs(sample, timestep.to(sample.device), batch.conditions, truth)
         else:
-            given = self.walked.draw(count, random, batch.images.device)
+            timestep, states = self.walked.draw(count, random, held_out=not self.training)
+            states = states.to(batch.images.device)
+            given = Inputs(states.images, timestep.to(states.images.device), states.conditions, None)
         conditions = given.conditions
         if self.random_conditions:
             strange = torch.rand(count, generator=random) < self.random_conditions
@@ -234,35 +234,16 @@ def _stage_width(model: Denoiser, tap: str) -> int:
     return int(writer.get_parameter("weight").shape[0])
 
 
-def _walk(teacher: Denoiser, config: Config, context: Context) -> Trajectories:
-    """The states of the teacher's own sampling at every step; kept, so that a killed run need not sample again."""
-    file = context.workdir / "trajectories.safetensors"
-    conditions = conditions_for(teacher, config.trajectories, context.dataset, context.seed)
-    timesteps = torch.tensor(teacher.sampling.timesteps)
-    if file.is_file():
-        return Trajectories(load_file(file)["states"], timesteps, conditions)
-    noise = noise_like(teacher, config.trajectories, context.seed, WALK)
-    parts = []
-    with context.progress(f"{context.name}: the teacher's trajectories", config.trajectories) as task:
-        for start in range(0, config.trajectories, WALKED_AT_ONCE):
-            given = {
-                name: value[start : start + WALKED_AT_ONCE].to(teacher.device) for name, value in conditions.items()
-            }
-            parts.append(walk(teacher, noise[start : start + WALKED_AT_ONCE].to(teacher.device), given).cpu())
-            task.advance(parts[-1].shape[1])
-    states = torch.cat(parts, dim=1)
-    write_atomically(file, lambda part: save_file({"states": states}, part))
-    return Trajectories(states, timesteps, conditions)
-
-
 def _objective(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    return Imitation(student, _teacher(config, context), config, context.name, walked)
+    return Imitation(student, _teacher(model, config, context), config, context.name, walked)
 
 
-def _teacher(config: Config, context: Context) -> Denoiser:
+def _teacher(model: Denoiser, config: Config, context: Context) -> Denoiser:
     if config.teacher is None:
         return context.teacher()
+    if config.teacher == AVERAGE:
+        return dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(False))
     found = next((stage for stage in context.stages if stage.name == config.teacher), None)
     if found is None:
         known = ", ".join(stage.name for stage in context.stages) or "none"
@@ -275,7 +256,17 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     """Distill and return the averaged student."""
     if not any(config.losses.model_dump().values()):
         return PassResult(model, changed=False, notes={"reason": "all losses have weight 0"})
-    walked = _walk(_teacher(config, context), config, context) if config.states == "trajectory" else None
+    walked = None
+    if config.states == "trajectory":
+        walked = trajectories.drawn(
+            _teacher(model, config, context),
+            config.trajectories,
+            context.seed,
+            context.dataset,
+            context.workdir / "trajectories.safetensors",
+            context.progress,
+            f"{context.name}: the teacher's trajectories",
+        )
     objective = _objective(model, config, context, walked)
     student = objective.models[0]
     notes = training.train(objective, student.net, config, context, context.training_data())
@@ -290,12 +281,6 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     objective = _objective(model, config, context)
     seconds, memory = training.forecast(objective, objective.models[0], config, context.seed)
     if config.states == "trajectory":
-        teacher = _teacher(config, context)
-        noise = noise_like(teacher, WALKED_AT_ONCE, context.seed, WALK)
-        few = conditions_for(teacher, WALKED_AT_ONCE, context.dataset, context.seed)
-        began = time.perf_counter()
-        with torch.no_grad():
-            guided(teacher, noise, torch.full((WALKED_AT_ONCE,), teacher.sampling.timesteps[0]), few)
-        each = (time.perf_counter() - began) / WALKED_AT_ONCE
-        seconds += each * len(teacher.sampling.timesteps) * config.trajectories
+        teacher = _teacher(model, config, context)
+        seconds += config.trajectories * trajectories.seconds_each(teacher, context.seed, context.dataset)
     return Forecast(model, seconds, memory)

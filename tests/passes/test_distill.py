@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress import training
 from compress.contract import Stage
 from compress.data import generator
 from compress.errors import PassError
+from compress.models import trajectories
 from compress.models.denoiser import Denoiser, draw, guided, predict
 from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import null_share
+from compress.models.trajectories import Trajectories
 from compress.passes import distill, prune_channels
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
@@ -67,7 +70,7 @@ def test_null_share(scale: float, share: float) -> None:
     assert null_share(scale) == pytest.approx(share)
 
 
-def objective_for(model: Denoiser, settings: dict, walked: distill.Trajectories | None = None) -> distill.Imitation:
+def objective_for(model: Denoiser, settings: dict, walked: Trajectories | None = None) -> distill.Imitation:
     return distill.Imitation(model, model, distill.Config.model_validate(settings), "distill", walked)
 
 
@@ -118,9 +121,10 @@ def test_states_are_those_of_the_teachers_sampling(tmp_path: Path) -> None:
     teacher = make_denoiser(CLASS_CONFIG)
     context = dataclasses.replace(make_context(teacher, tmp_path), teacher=lambda: teacher)
     config = distill.Config.model_validate({"states": "trajectory", "trajectories": 7, "steps": 2, "batch_size": 4})
-    walked = distill._walk(teacher, config, context)
+    kept = (tmp_path / "kept.safetensors", context.progress, "")
+    walked = trajectories.drawn(teacher, 7, 0, context.dataset, *kept)
     assert walked.states.shape == (len(teacher.sampling.timesteps), 7, *teacher.sample_shape)
-    assert torch.equal(distill._walk(teacher, config, context).states, walked.states), "not kept"
+    assert torch.equal(trajectories.drawn(teacher, 7, 0, context.dataset, *kept).states, walked.states), "not kept"
     last = walked.states[-1]
     t = torch.full((7,), int(walked.timesteps[-1]))
     step = teacher.sampling.steps()[-1]
@@ -128,10 +132,11 @@ def test_states_are_those_of_the_teachers_sampling(tmp_path: Path) -> None:
         clean = step.clean_from_sample * last + step.clean_from_output * guided(teacher, last, t, walked.conditions)
         drawn = draw(teacher, walked.states[0], walked.conditions)
     assert clean.shape == drawn.shape and torch.isfinite(drawn).all()
-    given = walked.draw(5, generator(1), torch.device("cpu"))
-    for sample, timestep in zip(given.sample, given.timestep, strict=True):
-        place = int((walked.timesteps == timestep).nonzero())
-        assert any(torch.equal(sample, state) for state in walked.states[place])
+    for held_out, part in ((False, slice(0, 6)), (True, slice(6, 7))):
+        timesteps, given = walked.draw(5, generator(1), held_out)
+        for sample, timestep in zip(given.images, timesteps, strict=True):
+            place = int((walked.timesteps == timestep).nonzero())
+            assert any(torch.equal(sample, state) for state in walked.states[place, part])
     assert distill.run(make_denoiser(CLASS_CONFIG, seed=3), config, context).changed
 
 
@@ -155,8 +160,30 @@ def test_an_earlier_pass_can_be_the_teacher(tmp_path: Path) -> None:
     context = dataclasses.replace(
         make_context(model, tmp_path), stages=(Stage("first", "distill", lambda: first),), teacher=lambda: model
     )
-    assert distill._teacher(distill.Config(teacher="first"), context) is first
-    assert distill._teacher(distill.Config(), context) is model
+    assert distill._teacher(model, distill.Config(teacher="first"), context) is first
+    assert distill._teacher(model, distill.Config(), context) is model
+
+
+def test_the_students_own_average_is_the_teacher(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    settings = {"teacher": "average", "losses": {"output": 1, "feature": 0, "task": 1}, "steps": 4, "batch_size": 4}
+    config = distill.Config.model_validate({**settings, "ema": 0.5, "learning_rate": 0.01})
+    objective = distill._objective(model, config, make_context(model, tmp_path))
+    assert objective.average is not objective.models[0].net
+    random = generator(3)
+    batch = dataset_for(model).batch(4, 0, 0)
+    assert objective(batch, random)["output"] == 0, "it begins with itself"
+    average = next(objective.average.parameters()).clone()
+    training.train(objective, objective.net, config, make_context(model, tmp_path), dataset_for(model))
+    trained, shown = next(objective.models[0].net.parameters()), next(objective.average.parameters())
+    assert not torch.equal(shown, average) and not torch.equal(shown, trained)
+    result = distill.run(model, config, make_context(model, tmp_path / "run"))
+    assert any(loss > 0 for _, loss, _ in result.notes["history"])
+
+
+def test_a_student_that_only_copies_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"set losses\.task"):
+        distill.Config.model_validate({"teacher": "average"})
 
 
 def test_task_needs_images() -> None:
