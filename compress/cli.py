@@ -196,16 +196,13 @@ def sample(
         conditions["class_labels"], titles = labels, [str(label) for label in labels]
     elif class_ is not None:
         raise BundleError(f"{folder}: takes no class label; leave --class out")
-    if "encoder_hidden_states" in model.inputs:
-        if embeddings is None:
-            raise BundleError(f"{folder}: is text-conditional; give --embeddings with an .npz that holds `embeddings`")
-        from compress.data import read_npz
+    for name in set(model.inputs) & {"encoder_hidden_states", "class_embedding"}:
+        from compress.data import KEYS, read_embeddings
 
-        arrays = read_npz(embeddings)
-        if "embeddings" not in arrays:
-            raise BundleError(f"{embeddings}: has no `embeddings`")
-        given = arrays["embeddings"].astype(np.float32)
-        conditions["encoder_hidden_states"] = given[np.arange(count) % len(given)]
+        if embeddings is None:
+            raise BundleError(f"{folder}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
+        given = read_embeddings(embeddings, name)
+        conditions[name] = given[np.arange(count) % len(given)]
     noise = np.random.default_rng(seed).standard_normal((count, *model.sample_shape), dtype=np.float32)
     grid(model.sample(noise, **conditions), out, titles)
     print(out)

@@ -18,6 +18,7 @@ from compress.errors import DataError
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
 SPLIT_SEED = 0
+KEYS = {"encoder_hidden_states": "embeddings", "class_embedding": "class_embeddings"}  # of an .npz, by condition
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -40,7 +41,7 @@ class Folder(_Source):
 
 
 class Npz(_Source):
-    """An .npz file with `images` and, as the model needs, `labels` or `embeddings`.
+    """An .npz file with `images` and, as the model needs, `labels`, `embeddings` (of texts) or `class_embeddings`.
 
     images: [n,h,w], [n,h,w,c] or [n,c,h,w]; uint8 0…255, or float as the model takes them.
     """
@@ -107,8 +108,15 @@ class Dataset(Batch):
         return Dataset(train.images, train.conditions), Dataset(held_out.images, held_out.conditions)
 
 
-def load(config: Digits | Folder | Npz, shape: tuple[int, int, int], classes: int | None) -> Dataset:
+def load(
+    config: Digits | Folder | Npz,
+    shape: tuple[int, int, int],
+    classes: int | None,
+    embeddings: Mapping[str, tuple[int, ...]] | None = None,
+) -> Dataset:
     """Read a source for a model of sample shape (c,h,w) with `classes` labels (None: takes no label).
+
+    embeddings: the conditions of real numbers that the model takes, with the shape of one; None: whatever there is.
 
     Raises DataError if something is missing, unreadable, of the wrong shape or out of range.
     """
@@ -118,10 +126,16 @@ def load(config: Digits | Folder | Npz, shape: tuple[int, int, int], classes: in
         dataset, where = _folder(config, shape, classes is not None), f"data: {config.path}"
     else:
         dataset, where = _npz(config), f"data: {config.path}"
-    return check(dataset, shape, classes, where)
+    return check(dataset, shape, classes, embeddings, where)
 
 
-def check(dataset: Dataset, shape: tuple[int, int, int], classes: int | None, where: str) -> Dataset:
+def check(
+    dataset: Dataset,
+    shape: tuple[int, int, int],
+    classes: int | None,
+    embeddings: Mapping[str, tuple[int, ...]] | None,
+    where: str,
+) -> Dataset:
     """The part of the data set that a model uses, after checking that it fits. Raises DataError."""
     if tuple(dataset.images.shape[1:]) != shape:
         found = "×".join(map(str, dataset.images.shape[1:]))
@@ -130,15 +144,26 @@ def check(dataset: Dataset, shape: tuple[int, int, int], classes: int | None, wh
         )
     if not torch.isfinite(dataset.images).all():
         raise DataError(f"{where}: images hold NaN or infinity")
+    used = {
+        n: v
+        for n, v in dataset.conditions.items()
+        if n != "class_labels" and n in (KEYS if embeddings is None else embeddings)
+    }
+    for name, wanted in (embeddings or {}).items():
+        if name not in used:
+            raise DataError(f"{where}: has no {KEYS[name]}, which the model takes; add them to an .npz")
+        one = tuple(used[name].shape[1:])
+        if len(one) != len(wanted) or one[-1:] != wanted[-1:]:
+            raise DataError(f"{where}: {KEYS[name]} should be {['n', *wanted]}; got {list(used[name].shape)}")
     if classes is None:
-        return Dataset(dataset.images, {n: v for n, v in dataset.conditions.items() if n != "class_labels"})
+        return Dataset(dataset.images, used)
     labels = dataset.conditions.get("class_labels")
     if labels is None:
         raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
     first, last = int(labels.min()), int(labels.max())
     if first < 0 or last >= classes:
         raise DataError(f"{where}: labels run from {first} to {last}; the model has the classes 0…{classes - 1}")
-    return Dataset(dataset.images, {"class_labels": labels})
+    return Dataset(dataset.images, {"class_labels": labels, **used})
 
 
 def _digits() -> Dataset:
@@ -201,6 +226,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot be read as .npz arrays: {error}") from None
 
 
+def read_embeddings(path: Path, condition: str) -> np.ndarray:
+    """The embeddings [n,…] float32 that an .npz holds for a condition. Raises DataError."""
+    arrays, key = read_npz(path), KEYS[condition]
+    if key not in arrays:
+        raise DataError(f"{path}: has no `{key}` (found: {', '.join(arrays) or 'nothing'})")
+    return arrays[key].astype(np.float32)
+
+
 def _npz(config: Npz) -> Dataset:
     arrays = read_npz(config.path)
     if "images" not in arrays:
@@ -217,17 +250,17 @@ def _npz(config: Npz) -> Dataset:
     elif not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{config.path}: `images` should be uint8 or float; got {images.dtype}")
     conditions = {}
-    for key, name, dtype in (("labels", "class_labels", np.int64), ("embeddings", "encoder_hidden_states", np.float32)):
+    for name, key in {"class_labels": "labels", **KEYS}.items():
         if key in arrays:
             count = len(arrays[key]) if arrays[key].ndim else 0
             if count != len(images):
                 raise DataError(f"{config.path}: {len(images)} images but {count} {key}")
             floats = np.issubdtype(arrays[key].dtype, np.floating)
-            if key == "embeddings" and not (floats and np.isfinite(arrays[key]).all()):
-                raise DataError(f"{config.path}: `embeddings` should be finite floats; got {arrays[key].dtype}")
+            if key != "labels" and not (floats and np.isfinite(arrays[key]).all()):
+                raise DataError(f"{config.path}: `{key}` should be finite floats; got {arrays[key].dtype}")
             if key == "labels" and not (arrays[key].ndim == 1 and np.issubdtype(arrays[key].dtype, np.integer)):
                 raise DataError(
                     f"{config.path}: `labels` should be integers [n]; got {arrays[key].dtype} {arrays[key].shape}"
                 )
-            conditions[name] = torch.from_numpy(arrays[key].astype(dtype))
+            conditions[name] = torch.from_numpy(arrays[key].astype(np.int64 if key == "labels" else np.float32))
     return Dataset(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), conditions)

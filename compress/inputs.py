@@ -88,14 +88,18 @@ class Inputs:
         if guidance.null_class is not None and (count is None or guidance.null_class >= count):
             has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
             raise RecipeError([f"{where}.null_class: {guidance.null_class}, but the model {has}"])
-        if guidance.null_class is None and count is not None:
-            raise RecipeError([f"{where}: the model is class-conditional; give null_class"])
-        wanted = model.conditions.get("encoder_hidden_states")
-        if wanted is not None and (model.null_embedding is None or tuple(model.null_embedding.shape) != wanted.shape):
-            found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
-            raise RecipeError([f"{where}.null_embedding: should be [tokens, {wanted.shape[1]}]; got {found}"])
-        if count is None and wanted is None:
-            raise RecipeError([f"{where}: the model is unconditional and cannot be guided; remove guidance"])
+        if guidance.null_class is not None:
+            return
+        if model.dropped is None:
+            kind = "unconditional and cannot be guided; remove guidance"
+            raise RecipeError(
+                [f"{where}: the model is {kind if count is None else 'class-conditional; give null_class'}"]
+            )
+        wanted = model.conditions[model.dropped].shape
+        found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
+        if found != wanted:
+            shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
+            raise RecipeError([f"{where}.null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"])
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
@@ -105,7 +109,8 @@ class Inputs:
             )
         if not isinstance(config, data.FromTeacher):
             model = self._shape_giver()
-            return data.load(config, model.sample_shape, model.classes)
+            embeddings = {name: one.shape for name, one in model.conditions.items() if name in data.KEYS}
+            return data.load(config, model.sample_shape, model.classes, embeddings)
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress)
 

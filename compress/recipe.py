@@ -35,7 +35,9 @@ class GuidanceOptions(Frozen):
 
     scale: float = Field(ge=0, le=100, description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance")
     null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
-    null_embedding: Path | None = Field(None, description=".npy file [tokens, width]: embedding of the empty text")
+    null_embedding: Path | None = Field(
+        None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "GuidanceOptions":

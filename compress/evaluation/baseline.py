@@ -21,7 +21,8 @@ class OnnxTeacher:
         self.names = ["sample", "timestep", *teacher.conditions]
         null = teacher.sampling.guidance.null_class
         embedding = teacher.null_embedding
-        self._null = np.asarray(null) if embedding is None else embedding.cpu().numpy()
+        self._dropped = teacher.dropped
+        self._null = np.asarray(null) if null is not None or embedding is None else embedding.cpu().numpy()
         onnx.save(
             to_onnx(teacher.module, example_inputs(teacher, 2), self.names, None, opset=20),
             file,
@@ -41,11 +42,14 @@ class OnnxTeacher:
         if guidance.kind == "none":
             return self.predict(sample, timestep, conditions)
         both = {
-            name: np.concatenate([value, np.broadcast_to(self._null.astype(value.dtype), value.shape)])
+            name: np.concatenate([value, self._without(name, value)])  # the null condition second
             for name, value in conditions.items()
         }
         conditional, unconditional = np.split(self.predict(np.concatenate([sample, sample]), timestep, both), 2)
         return classifier_free_guidance(conditional, unconditional, guidance.scale)
+
+    def _without(self, name: str, value: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self._null.astype(value.dtype), value.shape) if name == self._dropped else value
 
     def sample(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Clean samples [b,c,h,w] from noise [b,c,h,w]."""

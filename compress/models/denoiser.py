@@ -20,7 +20,7 @@ class Denoiser:
     """A float model.
 
     scheduler: the diffusers scheduler config that `sampling` was read from.
-    null_embedding: the unconditional text embedding [tokens, width], for guided text models.
+    null_embedding: what guidance puts in place of the text embedding [tokens, width], or of the class embedding.
     kept: stage tap → the teacher's channels that survive, in order; the pairing that `distill` uses.
     """
 
@@ -45,12 +45,20 @@ class Denoiser:
     @property
     def tokens(self) -> int:
         """Text length for which the model is exported and counted."""
-        return DEFAULT_TOKENS if self.null_embedding is None else self.null_embedding.shape[0]
+        text = self.null_embedding is not None and self.null_embedding.ndim == 2
+        return self.null_embedding.shape[0] if text else DEFAULT_TOKENS  # type: ignore[union-attr]
 
     @property
     def conditions(self) -> dict[str, Condition]:
         """The model's inputs beside sample and timestep, in order."""
         return self.family.conditions(self.net, self.tokens)
+
+    @property
+    def dropped(self) -> str | None:
+        """The condition that guidance leaves out; the others stay as they are."""
+        if self.sampling.guidance.null_class is not None:
+            return "class_labels"
+        return next((name for name in ("encoder_hidden_states", "class_embedding") if name in self.conditions), None)
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
@@ -100,15 +108,14 @@ AnyDenoiser = Denoiser | QuantizedDenoiser
 
 
 def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's null condition in the shape of `conditions`."""
-    null: dict[str, torch.Tensor] = {}
-    for name, value in conditions.items():
-        if name == "class_labels":
-            null[name] = torch.full_like(value, model.sampling.guidance.null_class or 0)
-        else:
-            assert model.null_embedding is not None, "guided text models carry a null embedding"
-            null[name] = model.null_embedding.to(value).expand_as(value)
-    return null
+    """`conditions` with the null condition in place of the one that guidance leaves out."""
+    name = model.dropped
+    assert name is not None, "a guided model has a condition to leave out"
+    value, null_class = conditions[name], model.sampling.guidance.null_class
+    if null_class is not None:
+        return {**conditions, name: torch.full_like(value, null_class)}
+    assert model.null_embedding is not None, "without a null class there is a null embedding"
+    return {**conditions, name: model.null_embedding.to(value).expand_as(value)}
 
 
 def predict(

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from compress.data import Dataset, FromTeacher, generator, read_npz
+from compress.data import KEYS, Dataset, FromTeacher, generator, read_embeddings, read_npz
 from compress.errors import DataError
 from compress.files import write_npz
 from compress.models.denoiser import AnyDenoiser, Denoiser, draw
@@ -46,10 +45,10 @@ def cycled_labels(classes: int, count: int) -> torch.Tensor:
 def conditions_for(
     model: AnyDenoiser, count: int, dataset: Callable[[], Dataset], seed: int
 ) -> dict[str, torch.Tensor]:
-    """Conditions to draw `count` samples for: labels in turn; text embeddings from the data set."""
+    """Conditions to draw `count` samples for: labels in turn; embeddings, and labels beside them, from the data set."""
     if not model.conditions:
         return {}
-    if model.classes is not None:
+    if model.classes is not None and len(model.conditions) == 1:
         return {"class_labels": cycled_labels(model.classes, count)}
     return dict(dataset().batch(count, seed, 0).conditions)
 
@@ -108,7 +107,7 @@ def draw_kept(
 
 
 def _kept_conditions(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:
-    if not model.conditions or model.classes is not None:
+    if set(model.conditions) <= {"class_labels"}:
         return conditions_for(model, count, dataset, seed)
     batches = [dataset().batch(BATCH, seed, start).conditions for start in range(0, count, BATCH)]
     return {name: torch.cat([batch[name] for batch in batches])[:count] for name in model.conditions}
@@ -144,19 +143,18 @@ def draw_dataset(
 ) -> Dataset:
     """A data set drawn once from the teacher and kept in `file`. Raises DataError."""
     conditions: dict[str, torch.Tensor] = {}
-    if teacher.classes is not None:
-        conditions["class_labels"] = cycled_labels(teacher.classes, config.count)
-    if "encoder_hidden_states" in teacher.conditions:
+    for name, condition in teacher.conditions.items():
+        if name == "class_labels":
+            conditions[name] = cycled_labels(teacher.classes or 1, config.count)
+            continue
         if config.embeddings is None:
-            raise DataError("data: the model is text-conditional; name an .npz with `embeddings` to draw images for")
-        arrays = read_npz(config.embeddings)
-        if "embeddings" not in arrays:
-            raise DataError(f"{config.embeddings}: has no `embeddings` (found: {', '.join(arrays) or 'nothing'})")
-        embeddings = torch.from_numpy(arrays["embeddings"].astype(np.float32))
-        wanted = teacher.conditions["encoder_hidden_states"].shape
-        if tuple(embeddings.shape[1:]) != wanted:
-            raise DataError(f"{config.embeddings}: embeddings should be [n, {wanted}]; got {list(embeddings.shape)}")
-        conditions["encoder_hidden_states"] = embeddings[torch.arange(config.count) % len(embeddings)]
+            kind = "text-conditional" if name == "encoder_hidden_states" else f"conditioned on a {name}"
+            raise DataError(f"data: the model is {kind}; name an .npz with `{KEYS[name]}` to draw images for")
+        embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
+        if embeddings.shape[1:] != condition.shape:
+            wanted = ["n", *condition.shape]
+            raise DataError(f"{config.embeddings}: {KEYS[name]} should be {wanted}; got {list(embeddings.shape)}")
+        conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])
     else:

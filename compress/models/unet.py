@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
@@ -12,6 +13,28 @@ from torch import nn
 
 from compress.models import edits
 from compress.models.edits import LowRank, Passthrough, Shortcut
+from compress.models.family import Condition
+
+
+def classes(net: Any) -> int | None:
+    """Number of labels, where the net has an embedding for each."""
+    return None if net.config.class_embed_type is not None else net.config.num_class_embeds
+
+
+def class_condition(net: Any) -> dict[str, Condition]:
+    """`class_labels`, a label for which the net has an embedding; or `class_embedding`, a number or a vector.
+
+    diffusers calls both class_labels; only the former name a class.
+    """
+    kind, config = net.config.class_embed_type, net.config
+    if kind is None:
+        return {} if config.num_class_embeds is None else {"class_labels": Condition(torch.int64)}
+    shape: tuple[int, ...] = ()
+    if kind == "identity":
+        shape = (net.time_embedding.linear_2.out_features,)
+    elif kind != "timestep":
+        shape = (config.projection_class_embeddings_input_dim,)
+    return {"class_embedding": Condition(torch.float32, shape)}
 
 
 def stages(net: nn.Module) -> dict[str, tuple[str, str]]:
@@ -86,6 +109,8 @@ def protected(net: nn.Module) -> list[nn.Module]:
     in pairs; the inner width of such a block is left as it is.
     """
     kept: list[nn.Module] = [net.conv_out]  # type: ignore[list-item]
+    if getattr(net, "config").class_embed_type == "identity":  # noqa: B009
+        kept.append(net.time_embedding.linear_2)  # type: ignore[union-attr, arg-type]
     for module in net.modules():
         if isinstance(module, ResnetBlock2D) and module.time_embedding_norm == "scale_shift":
             kept += [module.conv1, module.time_emb_proj]

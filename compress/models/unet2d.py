@@ -23,7 +23,7 @@ class Unconditional(nn.Module):
 
 
 class ClassConditional(Unconditional):
-    """f(sample, timestep, class_labels) -> output."""
+    """f(sample, timestep, class_labels) -> output. class_labels: int64 [b], or what `class_condition` says."""
 
     def forward(  # type: ignore[override]
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor
@@ -32,21 +32,15 @@ class ClassConditional(Unconditional):
         return output.to(sample.dtype)
 
 
-def _classes(net: Any) -> int | None:
-    return net.config.num_class_embeds
-
-
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
-    return {} if _classes(net) is None else {"class_labels": Condition(torch.int64)}
+    return unet.class_condition(net)
 
 
 def _positional(net: Any) -> nn.Module:
-    return Unconditional(net) if _classes(net) is None else ClassConditional(net)
+    return ClassConditional(net) if unet.class_condition(net) else Unconditional(net)
 
 
 def _refuse(config: Mapping[str, Any]) -> str | None:
-    if config.get("class_embed_type") is not None:
-        return f"class_embed_type {config['class_embed_type']!r} is not supported (only num_class_embeds is)"
     if config.get("time_embedding_type", "positional") == "fourier":
         return "time_embedding_type 'fourier' (a score-SDE model with continuous noise levels) is not supported"
     return None
@@ -56,7 +50,7 @@ FAMILY = Family(
     name="UNet2DModel",
     build=lambda config: UNet2DModel.from_config(dict(config)),
     refuse=_refuse,
-    classes=_classes,
+    classes=unet.classes,
     conditions=_conditions,
     positional=_positional,
     stages=unet.stages,

@@ -10,7 +10,7 @@ from torch import nn
 from compress.models import unet
 from compress.models.family import Condition, Family
 
-_UNUSED = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+_UNUSED = ("addition_embed_type", "time_cond_proj_dim")
 
 
 class TextConditional(nn.Module):
@@ -28,8 +28,28 @@ class TextConditional(nn.Module):
         return output.to(sample.dtype)
 
 
+class TextAndClassConditional(TextConditional):
+    """f(sample, timestep, encoder_hidden_states, class_labels) -> output, in the sample's type."""
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        class_labels: torch.Tensor,
+    ) -> torch.Tensor:
+        dtype = self.net.dtype
+        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), class_labels)
+        output: torch.Tensor = self.net(*given, return_dict=False)[0]
+        return output.to(sample.dtype)
+
+
+def _positional(net: Any) -> nn.Module:
+    return TextAndClassConditional(net) if unet.class_condition(net) else TextConditional(net)
+
+
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
-    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))}
+    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))} | unet.class_condition(net)
 
 
 def _width(net: Any) -> int:
@@ -39,6 +59,8 @@ def _width(net: Any) -> int:
 
 def _refuse(config: Mapping[str, Any]) -> str | None:
     used = [key for key in _UNUSED if config.get(key) is not None]
+    if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
+        used.append("encoder_hid_dim_type")
     return f"{', '.join(used)} (conditions beside text embeddings) are not supported yet" if used else None
 
 
@@ -46,9 +68,9 @@ FAMILY = Family(
     name="UNet2DConditionModel",
     build=lambda config: UNet2DConditionModel.from_config(dict(config)),
     refuse=_refuse,
-    classes=lambda net: None,
+    classes=unet.classes,
     conditions=_conditions,
-    positional=TextConditional,
+    positional=_positional,
     stages=unet.stages,
     heads=unet.heads,
     protected=unet.protected,

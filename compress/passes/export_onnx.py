@@ -84,9 +84,9 @@ def _describe(
     guidance: dict[str, Any] = {"kind": sampling.guidance.kind, "scale": sampling.guidance.scale}
     if sampling.guidance.kind == "cfg":
         if sampling.guidance.null_class is not None:
-            guidance["null"] = {"class_labels": sampling.guidance.null_class}
+            guidance["null"] = {model.dropped: sampling.guidance.null_class}
         elif model.null_embedding is not None:
-            guidance["null"] = {"encoder_hidden_states": "null_embedding.npy"}
+            guidance["null"] = {model.dropped: "null_embedding.npy"}
             np.save(folder / "null_embedding.npy", model.null_embedding.cpu().numpy())
     manifest = {
         "format": FORMAT,

@@ -22,8 +22,8 @@ def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str,
             inputs = record["notes"]["inputs"]
             if "class_labels" in inputs:
                 conditions = ", class_labels=np.array([3])"
-            elif "encoder_hidden_states" in inputs:
-                conditions = ", encoder_hidden_states=embeddings"
+            for name in set(inputs) & {"encoder_hidden_states", "class_embedding"}:
+                conditions += f", {name}={name}"
     return environment.from_string(template).render(
         recipe=recipe,
         records=rows,

@@ -79,7 +79,7 @@ class Bundle:
         if self.guidance["kind"] == "none":
             return self.denoise(sample, timestep, conditions)
         both = {
-            name: np.concatenate([value, np.broadcast_to(self.null[name].astype(value.dtype), value.shape)])
+            name: np.concatenate([value, np.broadcast_to(self.null.get(name, value).astype(value.dtype), value.shape)])
             for name, value in conditions.items()
         }
         output = self.denoise(np.concatenate([sample, sample]), timestep, both)
@@ -89,9 +89,9 @@ class Bundle:
     def sample(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
         """Clean samples [b,c,h,w], float32, from standard normal `noise` [b,c,h,w].
 
-        conditions: `class_labels` int64 [b] or `encoder_hidden_states` float32 [b,tokens,width],
-        whichever the model takes. Raises BundleError for missing or unknown conditions, wrong shapes
-        and labels that the model does not have.
+        conditions: `class_labels` int64 [b], `encoder_hidden_states` float32 [b,tokens,width], `class_embedding`
+        float32 [b] or [b,width], whichever the model takes. Raises BundleError for missing or unknown conditions,
+        wrong shapes and labels that the model does not have.
         """
         self._check(noise, conditions)
         return solve(
