@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.errors import PassError
+from compress.models import edits
 from compress.models.channels import Coupled
 from compress.models.denoiser import Denoiser
 
@@ -18,6 +19,8 @@ def narrower(model: Denoiser, share: float, multiple_of: int, heads: Literal["na
 
     heads: whether attention heads become narrower or fewer. Raises PassError where the config cannot say that.
     """
+    if edits.found(model.net):
+        raise PassError("widths: stock needs a plain diffusers model; blocks or ranks were changed: use widths: free")
     config: dict[str, Any] = dict(model.config)
     dimension = config.get("attention_head_dim")
     levels = tuple(config["block_out_channels"])
@@ -78,15 +81,15 @@ def _width(one: Coupled, stock: nn.Module) -> int:
 def conform(pruned: Denoiser, stock: nn.Module) -> Denoiser:
     """The pruned model as the plain net `stock` (on the meta device). Raises PassError if a width differs.
 
-    A narrower first level has fewer sinusoids of time, at other frequencies: the weights of the nearest are taken.
+    A narrower first level has fewer sinusoids of time, and of a class that is a number, at other frequencies: the weights of the nearest are taken.
     """
     weights = dict(pruned.net.state_dict())
     wanted = stock.state_dict()
-    name = "time_embedding.linear_1.weight"
-    if name in wanted and weights[name].shape != wanted[name].shape:
-        old, new = weights[name].shape[1] // 2, wanted[name].shape[1] // 2
-        nearest = torch.linspace(0, old - 1, new).round().long()
-        weights[name] = weights[name][:, torch.cat([nearest, nearest + old])]
+    for name in ("time_embedding.linear_1.weight", "class_embedding.linear_1.weight"):
+        if name in wanted and weights[name].shape[1] != wanted[name].shape[1]:
+            old, new = weights[name].shape[1] // 2, wanted[name].shape[1] // 2
+            nearest = torch.linspace(0, old - 1, new).round().long()
+            weights[name] = weights[name][:, torch.cat([nearest, nearest + old])]
     unlike = [key for key in wanted if weights[key].shape != wanted[key].shape]
     if unlike:
         raise PassError(f"widths: stock cannot make {unlike[0]} {list(wanted[unlike[0]].shape)}; use widths: free")

@@ -106,15 +106,20 @@ def protected(net: nn.Module) -> list[nn.Module]:
     """The layer that writes the model's output, and layers whose widths the dependency graph gets wrong.
 
     Where a time embedding scales and shifts, its projection is split in two halves whose channels must go
-    in pairs; the inner width of such a block is left as it is.
+    in pairs; the inner width of such a block is left as it is. Attention with added keys is as wide inside as the
+    stream it adds to, because diffusers reshapes one by the other. A class embedding that is given is as wide as the
+    time embedding that it is added to.
     """
     kept: list[nn.Module] = [net.conv_out]  # type: ignore[list-item]
-    if getattr(net, "config").class_embed_type == "identity":  # noqa: B009
+    if net.config.class_embed_type == "identity":  # type: ignore[union-attr]
         kept.append(net.time_embedding.linear_2)  # type: ignore[union-attr, arg-type]
     for module in net.modules():
         if isinstance(module, ResnetBlock2D) and module.time_embedding_norm == "scale_shift":
             kept += [module.conv1, module.time_emb_proj]
-    return kept
+        elif isinstance(module, Attention) and module.added_kv_proj_dim is not None:
+            layers = (module.to_q, module.to_k, module.to_v, module.add_k_proj, module.add_v_proj, module.to_out[0])
+            kept += [layer for layer in layers if layer is not None]
+    return [layer.up if isinstance(layer, LowRank) else layer for layer in kept]
 
 
 def repair(net: Any) -> None:

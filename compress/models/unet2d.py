@@ -25,9 +25,16 @@ class Unconditional(nn.Module):
 class ClassConditional(Unconditional):
     """f(sample, timestep, class_labels) -> output. class_labels: int64 [b], or what `class_condition` says."""
 
+    def __init__(self, net: Any) -> None:
+        super().__init__(net)
+        if net.config.class_embed_type == "timestep":
+            net.class_embedding.float()  # diffusers gives it float32, whatever the net computes in
+
     def forward(  # type: ignore[override]
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor
     ) -> torch.Tensor:
+        if class_labels.is_floating_point():
+            class_labels = class_labels.to(self.net.dtype)
         output = self.net(sample.to(self.net.dtype), timestep, class_labels=class_labels, return_dict=False)[0]
         return output.to(sample.dtype)
 

@@ -39,6 +39,8 @@ class TextAndClassConditional(TextConditional):
         class_labels: torch.Tensor,
     ) -> torch.Tensor:
         dtype = self.net.dtype
+        if class_labels.is_floating_point():
+            class_labels = class_labels.to(dtype)
         given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), class_labels)
         output: torch.Tensor = self.net(*given, return_dict=False)[0]
         return output.to(sample.dtype)
@@ -61,6 +63,8 @@ def _refuse(config: Mapping[str, Any]) -> str | None:
     used = [key for key in _UNUSED if config.get(key) is not None]
     if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
         used.append("encoder_hid_dim_type")
+    if config.get("dual_cross_attention"):
+        return "dual_cross_attention is not supported: diffusers itself no longer runs it"
     return f"{', '.join(used)} (conditions beside text embeddings) are not supported yet" if used else None
 
 
