@@ -24,6 +24,7 @@ SUITE = {
     "edge": "digits-edge is made anew and verified",
     "verifier_power": "what the verifier catches, and its false alarms",
     "structure": "what to prune, how to rank it, what to distill back",
+    "configs": "models of many configs through every pass",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
 

@@ -24,6 +24,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "digits_structure_ssim": ("min", 0.95),
     "digits_slim_params": ("max", 0.4),
     "digits_slim_frechet_ratio": ("max", 1.2),
+    "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }
 

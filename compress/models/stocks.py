@@ -81,7 +81,8 @@ def _width(one: Coupled, stock: nn.Module) -> int:
 def conform(pruned: Denoiser, stock: nn.Module) -> Denoiser:
     """The pruned model as the plain net `stock` (on the meta device). Raises PassError if a width differs.
 
-    A narrower first level has fewer sinusoids of time, and of a class that is a number, at other frequencies: the weights of the nearest are taken.
+    A narrower first level has fewer sinusoids of time, and of a class that is a number, at other frequencies: the
+    weights of the nearest are taken.
     """
     weights = dict(pruned.net.state_dict())
     wanted = stock.state_dict()
