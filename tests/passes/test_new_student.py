@@ -145,7 +145,7 @@ def test_nothing_changed(changes: dict, tmp_path: Path) -> None:
         ({"out_channels": 2}, "changes the sample's channels"),
         ({"num_class_embeds": 5}, "changes the number of labels from 11 to 5"),
         ({"num_class_embeds": None}, "changes the number of labels from 11 to None"),
-        ({"class_embed_type": "timestep"}, "class_embed_type"),
+        ({"class_embed_type": "timestep"}, "changes the number of labels from 11 to None"),
         ({"time_embedding_type": "fourier"}, "fourier"),
     ],
 )
