@@ -68,8 +68,8 @@ def make_denoiser(config: dict, steps: int = 4, scale: float | None = 2.0, seed:
         net.conv_out.weight.mul_(3)  # an output of about unit size
     sampling = from_scheduler_config(SCHEDULER, SamplingOptions(steps=steps))
     null_embedding = None
-    if scale is not None and config is not UNCONDITIONAL_CONFIG:
-        text = config["_class_name"] == "UNet2DConditionModel"
+    text = config["_class_name"] == "UNet2DConditionModel"
+    if scale is not None and (text or config.get("num_class_embeds") or config.get("class_embed_type")):
         guidance = Guidance(kind="cfg", scale=scale, null_class=None if text else 10)
         sampling = sampling.model_copy(update={"guidance": guidance})
         null_embedding = torch.randn(TOKENS, 12) if text else None
