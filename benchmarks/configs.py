@@ -6,8 +6,8 @@ settings with a message; anything else that stops it is a failure.
 """
 
 import argparse
-import contextlib
 import dataclasses
+import json
 import random
 import tempfile
 import warnings
@@ -31,15 +31,9 @@ from compress.models.families import FAMILIES
 ROOT = Path(__file__).parents[1]
 TOKENS = 5
 IMAGES = 24
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-}
+SCHEDULER = json.loads(
+    (ROOT / "benchmarks" / "teachers" / "digits" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+)
 PLAIN = {
     "down": ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
     "up": ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
@@ -57,8 +51,8 @@ def config(seed: int) -> dict[str, Any]:
     levels = choose.choice((1, 2, 2, 3))
     groups = choose.choice((1, 2, 4, 8))
     head = choose.choice((4, 8))
-    kinds = [choose.randrange(len((TEXT if text else PLAIN)["down"])) for _ in range(levels)]
     names = TEXT if text else PLAIN
+    kinds = [choose.randrange(len(names["down"])) for _ in range(levels)]
     found: dict[str, Any] = {
         "_class_name": "UNet2DConditionModel" if text else "UNet2DModel",
         "sample_size": choose.choice((8, 16, [8, 16])),
@@ -287,7 +281,7 @@ def main() -> None:
     found: dict[int, dict[str, str]] = {}
     with terminal.progress("configs", asked.count) as task:
         for seed in range(asked.first, asked.first + asked.count):
-            with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack():
+            with tempfile.TemporaryDirectory() as folder:
                 try:
                     found[seed] = check(seed, Path(folder))
                 except Exception as error:  # a failure of any kind is what is looked for

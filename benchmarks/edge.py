@@ -98,6 +98,8 @@ def _fewer_steps(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
         return []
     factor = tried["ms_per_image"] / mine
     words = f"{factor:.2f}× faster" if factor > 1 else f"**{1 / factor:.2f}× slower**"
+    if f"{factor:.2f}" == "1.00":
+        words = "**no faster**"
     name = f"ms a guided image, {tried['name']}, {tried['evaluations']} steps"
     return [(name, f"{tried['ms_per_image']:.0f}", f"{mine:.0f}", words, "few_steps")]
 

@@ -196,8 +196,8 @@ def sample(
         conditions["class_labels"], titles = labels, [str(label) for label in labels]
     elif class_ is not None:
         raise BundleError(f"{folder}: takes no class label; leave --class out")
-    for name in set(model.inputs) & {"encoder_hidden_states", "class_embedding"}:
-        from compress.data import KEYS, read_embeddings
+    for name in (name for name in model.inputs if name not in ("sample", "timestep", "class_labels")):
+        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
 
         if embeddings is None:
             raise BundleError(f"{folder}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")

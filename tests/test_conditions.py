@@ -37,9 +37,6 @@ LABELS = {**TEXT_CONFIG, "num_class_embeds": 10}
 
 def model_of(config: dict) -> Denoiser:
     model = make_denoiser(config, scale=2.0)
-    model = dataclasses.replace(
-        model, sampling=model.sampling.model_copy(update={"guidance": model.sampling.guidance.model_copy()})
-    )
     if config in (NUMBER, VECTOR):
         guidance = model.sampling.guidance.model_copy(update={"null_class": None})
         model = dataclasses.replace(

@@ -1,6 +1,5 @@
 """The training loop: parts of a batch, early stop, and going on after a kill, to the bit."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -150,7 +149,7 @@ def test_an_average_that_an_objective_asks_for_is_kept(tmp_path: Path) -> None:
             return super().forward(batch, random)
 
     objective = Averaged()
-    context = dataclasses.replace(context_for(tmp_path))
+    context = context_for(tmp_path)
     training.train(objective, objective.net, config_for(steps=6), context, context.training_data())
     assert objective.seen[0] == 0 and sorted(objective.seen) == objective.seen and objective.seen[-1] > 0
     assert objective.seen[-1] < float(objective.net.weight)

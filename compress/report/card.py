@@ -22,8 +22,8 @@ def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str,
             inputs = record["notes"]["inputs"]
             if "class_labels" in inputs:
                 conditions = ", class_labels=np.array([3])"
-            for name in set(inputs) & {"encoder_hidden_states", "class_embedding"}:
-                conditions += f", {name}={name}"
+            others = [name for name in inputs if name not in ("sample", "timestep", "class_labels")]
+            conditions += "".join(f", {name}={name}" for name in others)
     return environment.from_string(template).render(
         recipe=recipe,
         records=rows,
