@@ -27,6 +27,7 @@ from compress.files import write_json, write_text
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, predict
 from compress.models.families import FAMILIES
+from compress.models.reference import silent
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 5
@@ -209,7 +210,7 @@ def context(made: Denoiser, folder: Path, name: str) -> Context:
         data=FromTeacher(source="teacher", count=IMAGES),
         teacher=lambda: made,
         dataset=lambda: Dataset(sample.clamp(-1, 1), conditions),
-        progress=terminal.silent,
+        progress=silent,
         log=lambda message: None,
     )
 

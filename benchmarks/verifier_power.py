@@ -37,7 +37,7 @@ from compress.files import cache_folder, write_json, write_npz, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint
 from compress.models.denoiser import QuantizedDenoiser
-from compress.models.reference import Drawn, Progress, draw_kept
+from compress.models.reference import Drawn, Progress, draw_kept, silent
 from compress.recipe import read
 from compress.runtime import Bundle
 from compress.runtime.bundle import sha256
@@ -97,13 +97,13 @@ def limits() -> dict[str, dict[str, float | None]]:
 
 
 @cache
-def bench(progress: Progress = terminal.silent) -> Bench:
+def bench(progress: Progress = silent) -> Bench:
     """The bundle and its teacher's samples."""
     torch.set_num_threads(1)
     recipe = read(RECIPE)
-    inputs = Inputs(recipe, Options(torch.device("cpu"), terminal.silent, lambda _: None), Path())
+    inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None), Path())
     context = inputs.context(recipe.steps[-1], Path(), Path())
-    judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, terminal.silent)
+    judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, silent)
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
     drawn = draw_pool(context, progress)
     frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
@@ -152,7 +152,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
     else:
         kept = cache_folder() / "power" / f"{sha256(bundle.path / bundle.manifest['model'])[:16]}-{start}.npz"
         clean = trial.fault not in OF_BUNDLE
-        ours = read_npz(kept)["samples"] if clean and kept.is_file() else sample(bundle, pairs, terminal.silent, "")
+        ours = read_npz(kept)["samples"] if clean and kept.is_file() else sample(bundle, pairs, silent, "")
         if clean and not kept.is_file():
             write_npz(kept, {"samples": ours})
         evaluate = probe.of_bundle(bundle)

@@ -56,17 +56,6 @@ def progress(title: str, total: int) -> Iterator[Bar]:
         yield Bar(bars, bars.add_task(title, total=total, figures=""))
 
 
-class _Silence:
-    def advance(self, count: int = 1, **shown: float) -> None:
-        """Show nothing."""
-
-
-@contextmanager
-def silent(title: str, total: int) -> Iterator[_Silence]:
-    """No bar: for what runs beside others."""
-    yield _Silence()
-
-
 def log(message: str) -> None:
     """One line that stays."""
     errors.print(message, markup=False)

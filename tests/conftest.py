@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.models.denoiser import Denoiser
 from compress.models.families import FAMILIES
+from compress.models.reference import silent
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
@@ -130,15 +130,6 @@ def dataset_for(model: Denoiser, count: int = 40) -> Dataset:
         random_embedding = torch.randn(count, *condition.shape, generator=random)
         conditions[name] = labels if condition.dtype == torch.int64 else random_embedding
     return Dataset(images, conditions)
-
-
-class Silent:
-    def advance(self, count: int = 1, **shown: float) -> None: ...
-
-
-@contextmanager
-def silent(title: str, total: int) -> Iterator[Silent]:
-    yield Silent()
 
 
 def make_context(model: Denoiser, folder: Path, name: str = "pass", seed: int = 0) -> Context:

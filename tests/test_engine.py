@@ -19,8 +19,9 @@ from compress.errors import CompressError, OutputError, PassError
 from compress.files import write_json
 from compress.inputs import Options
 from compress.models import checkpoint
+from compress.models.reference import silent
 from compress.recipe import read
-from tests.conftest import CLASS_CONFIG, SCHEDULER, make_denoiser, read_json, silent, write_recipe
+from tests.conftest import CLASS_CONFIG, SCHEDULER, make_denoiser, read_json, write_recipe
 
 ROOT = Path(__file__).parents[1]
 

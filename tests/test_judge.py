@@ -12,7 +12,8 @@ from compress.files import write_json
 from compress.inputs import Options
 from compress.judge import verify_bundle
 from compress.models import checkpoint
-from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json, silent
+from compress.models.reference import silent
+from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
 
 
 @pytest.fixture

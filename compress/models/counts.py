@@ -31,6 +31,13 @@ def macs(model: Denoiser) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def compared(before: Denoiser, after: Denoiser) -> dict[str, dict[str, float]]:
+    """MACs and parameters of two models and their ratios, for the record of a pass."""
+    sizes = [{"macs": macs(model), "params": parameters(model)} for model in (before, after)]
+    ratios = {key: round(sizes[1][key] / sizes[0][key], 4) for key in sizes[0]}
+    return {"before": dict(sizes[0]), "after": dict(sizes[1]), "ratios": ratios}
+
+
 def places(model: Denoiser) -> dict[str, int]:
     """How often each convolution and linear layer is applied in one evaluation at batch 1: positions or tokens.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,16 @@ from compress.models.denoiser import AnyDenoiser, Denoiser, draw
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
+
+
+class _Silence:
+    def advance(self, count: int = 1, **shown: float) -> None:
+        """Nothing."""
+
+
+def silent(_title: str, _total: int) -> AbstractContextManager[_Silence]:
+    """Progress without a bar: for what runs beside others."""
+    return nullcontext(_Silence())
 
 
 @dataclass(frozen=True)

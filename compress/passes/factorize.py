@@ -88,12 +88,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     if not ranks:
         return PassResult(model, changed=False, notes={"reason": "no layer is cheaper as two of the rank asked for"})
     result = _factorized(model, ranks, spectra)
-    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
-    after = {"macs": counts.macs(result), "params": counts.parameters(result)}
     notes = {
-        "before": before,
-        "after": after,
-        "ratios": {key: round(after[key] / before[key], 4) for key in after},
+        **counts.compared(model, result),
         "layers": {
             path: {
                 "rank": rank,

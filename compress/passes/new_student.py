@@ -41,14 +41,10 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
         return PassResult(model, changed=False, notes={"reason": "no value of the config is changed"})
     student = _build(model, changes, context)
     inherited = 0 if config.inherit == "none" else _inherit(student.net, model.net, config.inherit == "slices")
-    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
-    after = {"macs": counts.macs(student), "params": counts.parameters(student)}
     notes = {
-        "before": before,
-        "after": after,
-        "ratios": {key: round(after[key] / before[key], 4) for key in after},
+        **counts.compared(model, student),
         "config": changes,
-        "inherited": round(inherited / after["params"], 4),
+        "inherited": round(inherited / counts.parameters(student), 4),
     }
     return PassResult(student, changed=True, notes=notes)
 

@@ -14,7 +14,6 @@ training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import time
@@ -29,7 +28,7 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch, Dataset, generator
-from compress.errors import PassError
+from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
 from compress.files import remove, write_json
 from compress.models import counts
@@ -143,15 +142,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             f"{context.name}: without {', '.join(chosen)} nothing is left that reads {', '.join(unread)}; keep one of "
             "the blocks that do"
         )
-    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
-    after = {"macs": counts.macs(pruned), "params": counts.parameters(pruned)}
-    notes = {
-        "removed": list(chosen),
-        "before": before,
-        "after": after,
-        "ratios": {key: round(after[key] / before[key], 4) for key in after} | extra,
-        "ranking": table,
-    }
+    notes: dict[str, Any] = {"removed": list(chosen), **counts.compared(model, pruned), "ranking": table}
+    notes["ratios"] |= extra
     return PassResult(pruned, changed=True, notes=notes)
 
 
@@ -160,8 +152,8 @@ def _named(model: Denoiser, patterns: Sequence[str], context: Context) -> list[s
     blocks = list(model.family.blocks(model.net))
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in blocks):
-            near = ", ".join(difflib.get_close_matches(pattern, blocks, n=4, cutoff=0)) or "none is left"
-            raise PassError(f"{context.name}: blocks: {pattern!r} matches no block of this model; nearest: {near}")
+            more = suggest(pattern, blocks) if blocks else "; none is left"
+            raise PassError(f"{context.name}: blocks: {pattern!r} matches no block of this model{more}")
     return outermost(path for path in blocks if any(fnmatchcase(path, pattern) for pattern in patterns))
 
 

@@ -6,10 +6,8 @@ compare the student's features with the teacher's. For several rounds, write the
 after each: a target is a fraction of the model so far.
 """
 
-import contextlib
 import copy
 import dataclasses
-import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -21,12 +19,13 @@ from torch import nn
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import Dataset, generator
 from compress.diffusion.prediction import target as prediction_target
-from compress.errors import PassError
-from compress.evaluation import latency
+from compress.errors import PassError, suggest
+from compress.evaluation import blocks as timing
 from compress.models import channels, counts, stocks
 from compress.models.channels import Coupled, Couplings
-from compress.models.denoiser import Denoiser, example_inputs, predict
+from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
+from compress.models.reference import silent
 
 GRAIN = 2**12  # steps that the share of channels to remove is searched in
 BATCH = 64
@@ -38,7 +37,7 @@ class Target(PassConfig):
     macs: float | None = Field(None, gt=0, le=1, description="multiply-accumulates of one evaluation")
     params: float | None = Field(None, gt=0, le=1, description="parameters")
     bytes: float | None = Field(None, gt=0, le=1, description="bytes of the weights")
-    latency: float | None = Field(None, gt=0, le=1, description="measured time of one evaluation, PyTorch, one thread")
+    latency: float | None = Field(None, gt=0, le=1, description="measured time of one evaluation in PyTorch, here")
     channels: float | None = Field(None, gt=0, le=1, description="channels of every layer")
 
     @model_validator(mode="after")
@@ -116,12 +115,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     if "taylor" in config.importance:
         _accumulate_gradients(source, context.training_data(), config, context)
     pruned = _search(source, config, wanted, context)
-    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
-    after = {"macs": counts.macs(pruned), "params": counts.parameters(pruned)}
     notes = {
-        "before": before,
-        "after": after,
-        "ratios": {key: round(after[key] / before[key], 4) for key in after},
+        **counts.compared(model, pruned),
         "widths": {tap: len(left) for tap, left in pruned.kept.items()},
     }
     return PassResult(pruned, changed=True, notes=notes)
@@ -163,8 +158,7 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
     layers = sorted({member.path for one in sets for member in one.members})
     for pattern in config.protect:
         if not any(fnmatchcase(path, pattern) for path in layers):
-            near = difflib.get_close_matches(pattern, layers, 1, 0) or [""]
-            raise PassError(f"{where}: protect: {pattern!r} matches no layer; the nearest is {near[0]!r}")
+            raise PassError(f"{where}: protect: {pattern!r} matches no layer{suggest(pattern, layers)}")
     applied = counts.places(model) if config.target.params is None and config.target.bytes is None else None
     found = []
     for place, one in enumerate(sets):
@@ -238,10 +232,11 @@ def _search(model: Denoiser, config: Config, wanted: tuple[str, float], context:
         return prune(model, ranked, config, min(1.0, (1 - fraction) / config.max_ratio))
     measure = MEASURES[kind]
     best, low, high = prune(model, ranked, config, 1.0), 0, GRAIN
-    if measure(best, model) > fraction:
+    least = measure(best, model)
+    if least > fraction:
         raise PassError(
             f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
-            f"channels with legal widths leaves {measure(best, model):.3f}; raise the target or max_ratio"
+            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio"
         )
     with context.progress(f"{context.name}: search", GRAIN.bit_length() - 1) as task:
         while high - low > 1:
@@ -255,29 +250,9 @@ def _search(model: Denoiser, config: Config, wanted: tuple[str, float], context:
     return best
 
 
-def _time_ratio(student: Denoiser, whole: Denoiser) -> float:
-    """Median time of an evaluation at batch 1 on one thread, student ÷ whole, interleaved in one run."""
-
-    def call(model: Denoiser) -> Callable[[], object]:
-        inputs = example_inputs(model, batch=1)
-        return lambda: model.module(*inputs)
-
-    with torch.no_grad(), latency.threads(1):
-        calls = {"student": call(student), "whole": call(whole)}
-        taken = latency.interleaved(calls, 10, lambda title, total: contextlib.nullcontext(Silent()))
-    return latency.summary(taken["student"]).median / latency.summary(taken["whole"]).median
-
-
-class Silent:
-    """A line of progress that is not shown."""
-
-    def advance(self, count: int = 1, **shown: float) -> None:
-        """Nothing."""
-
-
 MEASURES: dict[str, Callable[[Denoiser, Denoiser], float]] = {
     "macs": lambda student, whole: counts.macs(student) / counts.macs(whole),
     "params": lambda student, whole: counts.parameters(student) / counts.parameters(whole),
     "bytes": lambda student, whole: counts.weight_bytes(student) / counts.weight_bytes(whole),
-    "latency": _time_ratio,
+    "latency": lambda student, whole: timing.share(whole, student, silent, ""),
 }

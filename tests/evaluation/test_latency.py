@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.evaluation import latency
-from tests.conftest import silent
+from compress.models.reference import silent
 
 
 class Clock:

@@ -7,7 +7,8 @@ import torch
 
 from compress.models import reference
 from compress.models.denoiser import Denoiser, draw
-from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, make_denoiser, silent
+from compress.models.reference import silent
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, make_denoiser
 
 
 def kept(model: Denoiser, count: int, folder: Path, seed: int = 0) -> reference.Drawn:

@@ -111,7 +111,7 @@ def test_globs_name_blocks_and_what_lies_within_goes_with_them(tmp_path: Path) -
 
 def test_a_pattern_that_matches_nothing_names_the_nearest(tmp_path: Path) -> None:
     model = make_denoiser(CONFIGS["class"])
-    with pytest.raises(PassError, match=r"'down_block\.0\.resnet\.1' matches no block .* down_blocks\.0\.resnets\.1"):
+    with pytest.raises(PassError, match=r"'down_block\.0\.resnet\.1' matches no block .* 'down_blocks\.0\.resnets\.1'"):
         run(model, tmp_path, blocks=["mid_block", "down_block.0.resnet.1"])
 
 

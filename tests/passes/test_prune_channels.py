@@ -167,7 +167,7 @@ def test_protected_layers_keep_their_width(tmp_path: Path) -> None:
 
 
 def test_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PassError, match=r"protect: 'mid_blok\.\*' matches no layer; the nearest is"):
+    with pytest.raises(PassError, match=r"protect: 'mid_blok\.\*' matches no layer; did you mean 'mid_block"):
         prune("class", tmp_path, importance="l2", protect=["mid_blok.*"])
 
 
