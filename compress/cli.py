@@ -89,8 +89,8 @@ def plan(
             row.name,
             f"{row.params:,}",
             f"{row.macs / 1e6:,.1f} M",
-            f"{row.bytes / 1e6:.2f} MB",
-            f"{row.seconds:,.0f} s" if row.seconds else "< 1 min",
+            f"{row.bytes / 1e6:.2f} MB" if row.bytes else "",
+            f"{row.seconds:,.0f} s",
             f"{row.memory_bytes / 1e6:,.0f} MB",
         )
         for row in rows(checked, _options(device, False, allow_pickle))

@@ -4,7 +4,7 @@ A pass is one file in `compress/passes/`; the file's name is its name in a recip
 
     class Config(PassConfig)         frozen, unknown keys forbidden; the field descriptions are the documentation
     def run(model, config, context) -> PassResult[Denoiser | QuantizedDenoiser | Bundle]
-    def forecast(model, config, context) -> Forecast       only if `run` takes long: what `compress plan` calls
+    def forecast(model, config, context) -> Forecast       only if `run` trains or judges: what `compress plan` calls
 
 What a pass accepts and returns is read from the annotations of `run`.
 """
@@ -54,13 +54,12 @@ class PassResult(Generic[Model]):
 class Forecast:
     """What `compress plan` says of a pass: the model it would give, and what running it would cost.
 
-    memory_bytes: peak beyond the models themselves. model_bytes: size of the exported file, once known.
+    memory_bytes: peak beyond the models themselves.
     """
 
     model: Any
     seconds: float = 0.0
     memory_bytes: int = 0
-    model_bytes: int | None = None
 
 
 class Task(Protocol):

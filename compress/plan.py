@@ -1,27 +1,34 @@
 """What a recipe would give and cost, without training."""
 
+import dataclasses
+import functools
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress import passes
-from compress.contract import Forecast
+from compress.contract import Forecast, Stage
 from compress.inputs import Inputs, Options
 from compress.models import counts
 from compress.models.denoiser import Denoiser
 from compress.recipe import Recipe
+from compress.runtime import Bundle
 
 
 @dataclass(frozen=True)
 class Row:
-    """The model after one step. memory_bytes: peak while the step runs, beyond the program itself."""
+    """The model after one step. bytes: of its weights or, once exported, of its file; None while it is simulated.
+
+    memory_bytes: peak while the step runs, beyond the program itself.
+    """
 
     name: str
     params: int
     macs: int
-    bytes: int
+    bytes: int | None
     seconds: float
     memory_bytes: int
 
@@ -29,29 +36,39 @@ class Row:
 def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
     """One row for the checkpoint and one for each pass.
 
-    Pruning is done for real; training is measured on a few steps.
+    Passes that say so forecast what they would give, from a few steps; all others are done for real.
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Inputs(recipe, options, Path(folder))
         model: Any = inputs.teacher() if recipe.head.checkpoint else None
-        size = None
+        net = model
+        stages: list[Stage] = []
         if model is not None:
-            yield _row("checkpoint", Forecast(model), None)
+            yield _row("checkpoint", net, Forecast(model))
         for number, step in enumerate(recipe.steps):
             work = Path(folder, str(number))
             work.mkdir()
-            context = inputs.context(step, work, work)
+            context = inputs.context(step, work, work, stages)
             module = passes.module(step.kind)
+            began = time.monotonic()
             if hasattr(module, "forecast"):
                 forecast = module.forecast(model, step.config, context)
             else:
                 forecast = Forecast(module.run(model, step.config, context).model)
-            model, size = forecast.model, forecast.model_bytes or size
-            yield _row(step.name, forecast, size)
+                forecast = dataclasses.replace(forecast, seconds=time.monotonic() - began)
+            model = forecast.model
+            net = model if isinstance(model, Denoiser) else net
+            stages.append(Stage(step.name, step.kind, functools.partial(_given, model)))
+            yield _row(step.name, net, forecast)
 
 
-def _row(name: str, forecast: Forecast, size: int | None) -> Row:
-    model: Denoiser = forecast.model
-    params = counts.parameters(model)
-    weights = 4 * params
-    return Row(name, params, counts.macs(model), size or weights, forecast.seconds, weights + forecast.memory_bytes)
+def _given(model: Any) -> Any:
+    return model
+
+
+def _row(name: str, net: Denoiser, forecast: Forecast) -> Row:
+    held = counts.weight_bytes(net)
+    size = held if forecast.model is net else None
+    if isinstance(forecast.model, Bundle):
+        size = forecast.model.size_bytes
+    return Row(name, counts.parameters(net), counts.macs(net), size, forecast.seconds, held + forecast.memory_bytes)

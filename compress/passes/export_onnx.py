@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from compress import __version__
-from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.contract import Context, PassConfig, PassResult
 from compress.data import generator
 from compress.errors import ExportError
 from compress.evaluation.quality import sqnr
@@ -64,11 +64,6 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
         "sqnr_to_pytorch_db": round(agreement, 2),
     }
     return PassResult(bundle, changed=True, notes=notes)
-
-
-def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
-    """The file has the model's bytes; the graph adds some hundred kilobytes."""
-    return Forecast(model)
 
 
 def _describe(

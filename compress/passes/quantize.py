@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.contract import Context, PassConfig, PassResult
 from compress.data import generator
-from compress.models import counts, quantized
+from compress.models import quantized
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, guided, null_conditions, predict
 from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
@@ -113,9 +113,3 @@ def trajectory_points(model: Denoiser, config: Config, context: Context) -> list
         chosen = {name: torch.cat([value[::2], null[name][1::2]]) for name, value in chosen.items()}
         sample, timestep = torch.cat([sample[::2], sample[1::2]]), torch.cat([timestep[::2], timestep[1::2]])
     return [sample, timestep, *chosen.values()]
-
-
-def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
-    """One byte a parameter for int8, two for fp16; calibration time is not measured."""
-    width = 1 if config.scheme == "int8" else 2
-    return Forecast(model, model_bytes=width * counts.parameters(model))
