@@ -24,6 +24,7 @@ SUITE = {
     "edge": "digits-edge is made anew and verified",
     "verifier_power": "what the verifier catches, and its false alarms",
     "structure": "what to prune, how to rank it, what to distill back",
+    "distill_cost": "what a step of distill costs beside the arithmetic it needs",
     "configs": "models of many configs through every pass",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }

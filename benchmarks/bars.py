@@ -24,6 +24,8 @@ BARS: dict[str, tuple[Kind, float]] = {
     "digits_structure_ssim": ("min", 0.95),
     "digits_slim_params": ("max", 0.4),
     "digits_slim_frechet_ratio": ("max", 1.2),
+    "digits_structure_distill_cost": ("max", 1.15),
+    "digits_edge_distill_cost": ("max", 1.15),
     "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }

@@ -112,9 +112,9 @@ def train(
     precision = "no" if config.precision == "fp32" else config.precision
     accelerator = Accelerator(mixed_precision=precision, cpu=context.device.type == "cpu")
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
-    state = State(objective, optimizer, EMAModel(net.parameters(), decay=config.ema))
+    state = State(objective, optimizer, EMAModel(net.parameters(), decay=config.ema, foreach=True))
     _restore(context, state)
     start = state.step
     if start:

@@ -234,7 +234,8 @@ def _stage_width(model: Denoiser, tap: str) -> int:
     return int(writer.get_parameter("weight").shape[0])
 
 
-def _objective(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
+def imitation(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
+    """The objective of a copy of `model` that is trained."""
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     return Imitation(student, _teacher(model, config, context), config, context.name, walked)
 
@@ -267,7 +268,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             context.progress,
             f"{context.name}: the teacher's trajectories",
         )
-    objective = _objective(model, config, context, walked)
+    objective = imitation(model, config, context, walked)
     student = objective.models[0]
     notes = training.train(objective, student.net, config, context, context.training_data())
     student.net.requires_grad_(False).eval()
@@ -278,7 +279,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
 
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """The model keeps its size; training time is measured on a few steps."""
-    objective = _objective(model, config, context)
+    objective = imitation(model, config, context)
     seconds, memory = training.forecast(objective, objective.models[0], config, context.seed)
     if config.states == "trajectory":
         teacher = _teacher(model, config, context)

@@ -168,7 +168,7 @@ def test_the_students_own_average_is_the_teacher(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     settings = {"teacher": "average", "losses": {"output": 1, "feature": 0, "task": 1}, "steps": 4, "batch_size": 4}
     config = distill.Config.model_validate({**settings, "ema": 0.5, "learning_rate": 0.01})
-    objective = distill._objective(model, config, make_context(model, tmp_path))
+    objective = distill.imitation(model, config, make_context(model, tmp_path))
     assert objective.average is not objective.models[0].net
     random = generator(3)
     batch = dataset_for(model).batch(4, 0, 0)
