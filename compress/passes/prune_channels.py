@@ -10,7 +10,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -58,7 +58,7 @@ class Config(PassConfig):
         "magnitude; random: a baseline",
     )
     ranking: Literal["per_layer", "global", "per_cost"] = Field(
-        "per_layer",
+        "global",
         description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
         "in units of the mean of their layer; per_cost: those whose importance is least for what they cost",
     )
@@ -76,6 +76,12 @@ class Config(PassConfig):
     )
     protect: tuple[str, ...] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_share(cls, given: Any) -> Any:
+        stock = isinstance(given, dict) and given.get("widths") == "stock"
+        return {"ranking": "per_layer"} | given if stock else given
 
     @model_validator(mode="after")
     def _stock(self) -> "Config":
@@ -144,8 +150,8 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
             output = predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
             truth = prediction_target(model.sampling.prediction_type, batch.images, noise, alpha, sigma)
             loss = nn.functional.mse_loss(output, truth)
-            largest = max(largest, float(loss))
-            if along and float(loss) < 0.05 * largest:
+            largest = max(largest, float(loss.detach()))
+            if along and float(loss.detach()) < 0.05 * largest:
                 break
             loss.backward()
             task.advance()
