@@ -60,7 +60,8 @@ class Config(PassConfig):
     ranking: Literal["per_layer", "global", "per_cost"] = Field(
         "global",
         description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
-        "in units of the mean of their layer; per_cost: those whose importance is least for what they cost",
+        "in units of the mean of their layer; per_cost: those whose importance is least for what they cost; default "
+        "for a target of channels and for widths: stock, which are shares of every layer: per_layer",
     )
     widths: Literal["free", "stock"] = Field(
         "free",
@@ -80,8 +81,11 @@ class Config(PassConfig):
     @model_validator(mode="before")
     @classmethod
     def _same_share(cls, given: Any) -> Any:
-        stock = isinstance(given, dict) and given.get("widths") == "stock"
-        return {"ranking": "per_layer"} | given if stock else given
+        if not isinstance(given, dict):
+            return given
+        target = given.get("target")
+        same = given.get("widths") == "stock" or (isinstance(target, dict) and target.get("channels") is not None)
+        return {"ranking": "per_layer"} | given if same else given
 
     @model_validator(mode="after")
     def _stock(self) -> "Config":
