@@ -8,7 +8,6 @@ strongest baselines at hand. The reference samples are drawn once and kept.
 
 import platform
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,12 +21,13 @@ from compress import __version__
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.errors import VerifyError
 from compress.evaluation import cost, decision, judging, latency, probe, stages
+from compress.evaluation import forecast as predicted
 from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.figure import Figure
 from compress.evaluation.response import sample
 from compress.files import cache_folder, write_json, write_npz
-from compress.models.denoiser import Denoiser, example_inputs, guided
-from compress.models.reference import Drawn, draw_kept, identity
+from compress.models.denoiser import Denoiser
+from compress.models.reference import BATCH, Drawn, draw_kept, identity
 from compress.runtime import Bundle
 
 Paired = Literal["psnr", "ssim", "class_agreement"]
@@ -217,16 +217,23 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     return PassResult(model, changed=False, notes={"verdict": report["verdict"], "values": values})
 
 
-def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
-    """Drawing the teacher's samples takes most of the time; it is measured on one evaluation."""
+def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
+    """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher = context.teacher()
-    sample, when, *conditions = example_inputs(teacher, batch=50)
-    began = time.perf_counter()
-    with torch.no_grad():
-        guided(teacher, sample, when, dict(zip(teacher.conditions, conditions, strict=True)))
-    each = (time.perf_counter() - began) / len(sample)
-    count = config.samples + (config.reference or config.samples)
-    return Forecast(model, each * len(teacher.sampling.timesteps) * count)
+    reference = config.reference or config.samples
+    files = len(list((cache_folder() / "samples" / identity(teacher)[:24]).glob(f"{context.seed}-*.npz")))
+    seconds = predicted.seconds(
+        teacher,
+        Bundle(model.path, threads=config.threads),
+        max(0, config.samples + reference - files * BATCH),
+        config.samples,
+        reference,
+        config.rounds,
+        config.batches,
+        context.stages,
+        config.threads,
+    )
+    return Forecast(model, seconds)
 
 
 def _quality(

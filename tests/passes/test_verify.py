@@ -13,6 +13,7 @@ from compress.contract import Stage
 from compress.data import Digits
 from compress.errors import VerifyError
 from compress.files import write_json
+from compress.models import reference
 from compress.models.denoiser import Denoiser
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
@@ -234,3 +235,26 @@ def test_student_that_draws_nan_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(VerifyError, match="NaN or infinity"):
         judged(altered(bundle, tmp_path / "altered", poison), teacher, tmp_path, samples=20)
+
+
+def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    model = make_denoiser(CLASS_CONFIG)
+    bundle, context = exported(model, tmp_path), make_context(model, tmp_path)
+    truly, missing = VERIFY.predicted.seconds, []
+
+    def noted(teacher: Denoiser, bundle: Bundle, count: int, *more: Any) -> float:
+        missing.append(count)
+        return float(truly(teacher, bundle, count, *more))
+
+    monkeypatch.setattr(VERIFY.predicted, "seconds", noted)
+
+    def predicted(count: int) -> float:
+        return float(VERIFY.forecast(bundle, VERIFY.Config(samples=count, reference=count), context).seconds)
+
+    assert 0 < 3 * predicted(1000) < predicted(100_000)
+    kept = tmp_path / "cache" / "samples"
+    reference.draw_kept(model, 1200, context.seed, context.dataset, kept, reference.silent, "")
+    predicted(1000)
+    predicted(500)
+    assert missing == [2000, 200_000, 800, 0]

@@ -1,0 +1,75 @@
+"""How long `verify` will take, from a few timed calls."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.evaluation import latency
+from compress.models.denoiser import Denoiser, example_inputs, guided, predict
+from compress.models.reference import BATCH
+from compress.runtime import Bundle
+
+# What a few calls cannot tell, from two cores of a server: they are small beside drawing samples.
+FIXED = 35.0  # seconds: exporting the baseline, training the judge, starting fresh processes
+EACH = 0.003  # seconds an image: features of both sides, distances and their intervals
+
+
+def seconds(
+    teacher: Denoiser,
+    bundle: Bundle,
+    missing: int,
+    samples: int,
+    reference: int,
+    rounds: int,
+    batches: Sequence[int],
+    stages: Sequence[Any],
+    threads: int,
+) -> float:
+    """missing: samples of the teacher that no earlier run has kept. rounds, batches: of timing. stages: models that
+    are timed at batch 1 as well. threads: while timing; samples are drawn with those that PyTorch has."""
+    steps = len(teacher.sampling.timesteps)
+    drawing = missing * steps * _teacher(teacher, BATCH, True) / BATCH if missing else 0.0
+    size = bundle.batch or 50
+    drawing += samples * len(bundle.steps) * _bundle(bundle, size, True) / size
+    with latency.threads(threads):
+        single = _teacher(teacher, 1, False)
+        timing = 0.0
+        for batch in sorted({1, *batches}):
+            # teacher and baseline, then the student; guided calls cost twice as much and are timed at batch 1 alone
+            call = 2 * _teacher(teacher, batch, False) + -(-batch // size) * _bundle(bundle, size, False)
+            timing += _trains(max(10, rounds // batch)) * call * (3 if batch == 1 else 1)
+    timing += _trains(rounds) * single * len(stages)
+    return FIXED + EACH * (samples + reference) + drawing + timing
+
+
+def _trains(rounds: int) -> int:
+    return (latency.WARM_UP + rounds) * (latency.TRAIN + 1)
+
+
+def _teacher(model: Denoiser, batch: int, guide: bool) -> float:
+    sample, when, *values = example_inputs(model, batch)
+    conditions = dict(zip(model.conditions, values, strict=True))
+    call = guided if guide else predict
+    return _taken(lambda: call(model, sample, when, conditions))
+
+
+def _bundle(bundle: Bundle, batch: int, guide: bool) -> float:
+    given = {name: np.zeros([batch, *spec["shape"][1:]], spec["dtype"]) for name, spec in bundle.inputs.items()}
+    sample, _ = given.pop("sample"), given.pop("timestep")
+    call = bundle.guided if guide else bundle.denoise
+    return _taken(lambda: call(sample, bundle.steps[0].timestep, given))
+
+
+@torch.no_grad()
+def _taken(call: Callable[[], object], times: int = 3) -> float:
+    """Seconds: the median of a few calls after one that warms up."""
+    call()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
