@@ -191,12 +191,12 @@ def sample(
     model = Bundle(folder, threads)
     conditions = {}
     titles = None
-    if "class_labels" in model.inputs:
+    if "class_labels" in model.conditions:
         labels = np.arange(count) % model.manifest["classes"] if class_ is None else np.full(count, class_)
         conditions["class_labels"], titles = labels, [str(label) for label in labels]
     elif class_ is not None:
         raise BundleError(f"{folder}: takes no class label; leave --class out")
-    for name in (name for name in model.inputs if name not in ("sample", "timestep", "class_labels")):
+    for name in (name for name in model.conditions if name != "class_labels"):
         from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
 
         if embeddings is None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance, SamplingOptions
+from compress.errors import PassError
 from compress.models.denoiser import Denoiser
 
 Model = TypeVar("Model", covariant=True)
@@ -103,6 +104,14 @@ class Context:
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
     stages: Sequence[Stage] = ()
+
+    def earlier(self, name: str) -> Any:
+        """The model that a pass before this one gave. Raises PassError."""
+        found = next((stage for stage in self.stages if stage.name == name), None)
+        if found is None:
+            known = ", ".join(stage.name for stage in self.stages) or "none"
+            raise PassError(f"{self.name}: teacher: no pass {name!r} before this one; there are: {known}")
+        return found.load()
 
     def training_data(self) -> Dataset:
         """The part of the data that may be trained on."""

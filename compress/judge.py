@@ -42,7 +42,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}
-    if bundle.guidance["kind"] == "cfg":
+    if bundle.guidance["kind"] != "none":
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
         head["guidance"] = {"scale": bundle.guidance["scale"], key: value}

@@ -258,7 +258,7 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed
     Memory: what autograd keeps for the backward pass, gradients, and three averages a parameter.
     """
     sample, _, *conditions = example_inputs(model, config.batch_size // config.accumulate)
-    batch = Batch(sample, dict(zip(model.conditions, conditions, strict=True)))
+    batch = Batch(sample, dict(zip(model.inputs, conditions, strict=True)))
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -53,8 +53,13 @@ class Frozen(BaseModel):
 class Guidance(Frozen):
     """How conditions steer the sample."""
 
-    kind: Literal["none", "cfg"] = "none"
+    kind: Literal["none", "cfg", "embedded", "baked"] = Field(
+        "none",
+        description="cfg: two evaluations, with and without the condition; embedded: one, of a net that takes the "
+        "scale as an input; baked: one, of a net that knows this scale alone",
+    )
     scale: float = Field(1.0, description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance")
+    scales: tuple[float, float] | None = Field(None, description="the scales that an embedded net was trained for")
     null_class: int | None = Field(None, description="label that stands for 'no class'")
 
 
@@ -75,15 +80,31 @@ class Sampling(Frozen):
     )
     clip_range: float | None = Field(None, gt=0)
     guidance: Guidance = Guidance()
+    others: tuple[tuple[int, ...], ...] = Field(
+        (), description="timesteps for other numbers of steps that the same net serves"
+    )
+
+    distilled: bool = Field(
+        False, description="one evaluation does the work of several of the teacher's, at these timesteps alone"
+    )
 
     @model_validator(mode="after")
     def _check_timesteps(self) -> "Sampling":
-        descending = sorted(set(self.timesteps), reverse=True)
-        if not descending or list(self.timesteps) != descending:
-            raise ValueError("timesteps should be a descending list without repetition")
-        if descending[0] >= self.num_train_timesteps or descending[-1] < 0:
-            raise ValueError(f"timesteps should lie in 0…{self.num_train_timesteps - 1}")
+        for timesteps in (self.timesteps, *self.others):
+            descending = sorted(set(timesteps), reverse=True)
+            if not descending or list(timesteps) != descending:
+                raise ValueError("timesteps should be a descending list without repetition")
+            if descending[0] >= self.num_train_timesteps or descending[-1] < 0:
+                raise ValueError(f"timesteps should lie in 0…{self.num_train_timesteps - 1}")
         return self
+
+    def at(self, count: int) -> "Sampling":
+        """The same sampling in another number of steps that the net serves. Raises ValueError if it does not."""
+        served = {len(timesteps): timesteps for timesteps in (self.timesteps, *self.others)}
+        if count not in served:
+            raise ValueError(f"{count} steps: the model serves {', '.join(map(str, sorted(served)))}")
+        others = tuple(timesteps for number, timesteps in sorted(served.items()) if number != count)
+        return self.model_copy(update={"timesteps": served[count], "others": others})
 
     @cached_property
     def alphas_cumprod(self) -> torch.Tensor:

@@ -24,12 +24,10 @@ from compress.runtime import Bundle
 
 TEACHER, COMPILED, ONNX = "teacher, PyTorch", "teacher, torch.compile", "teacher, onnxruntime fp32"
 STUDENT_PROGRAM = """
-import sys, numpy as np
+import sys
 from compress.runtime import Bundle
 bundle = Bundle(sys.argv[1], int(sys.argv[2]))
-size = bundle.batch or 1
-given = {n: np.zeros([size, *s["shape"][1:]], s["dtype"]) for n, s in bundle.inputs.items()}
-sample = given.pop("sample"); given.pop("timestep")
+sample, given = bundle.example(bundle.batch or 1)
 bundle.denoise(sample, bundle.steps[0].timestep, given)
 """
 TEACHER_PROGRAM = """
@@ -141,7 +139,7 @@ def _calls(
     """(one evaluation by every engine; why an engine is missing)."""
     zeros = example_inputs(teacher, batch)
     sample = noise_like(teacher, batch, 5).to(teacher.device)
-    given = dict(zip(teacher.conditions, zeros[2:], strict=True))
+    given = dict(zip(teacher.inputs, zeros[2:], strict=True))
     arrays = {name: value.cpu().numpy() for name, value in given.items()}
     noise = sample.cpu().numpy()
     own = np.arange(_items(bundle, "student", batch)) % batch

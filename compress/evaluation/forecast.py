@@ -51,14 +51,13 @@ def _trains(rounds: int) -> int:
 
 def _teacher(model: Denoiser, batch: int, guide: bool) -> float:
     sample, when, *values = example_inputs(model, batch)
-    conditions = dict(zip(model.conditions, values, strict=True))
+    conditions = dict(zip(model.inputs, values, strict=True))
     call = guided if guide else predict
     return _taken(lambda: call(model, sample, when, conditions))
 
 
 def _bundle(bundle: Bundle, batch: int, guide: bool) -> float:
-    given = {name: np.zeros([batch, *spec["shape"][1:]], spec["dtype"]) for name, spec in bundle.inputs.items()}
-    sample, _ = given.pop("sample"), given.pop("timestep")
+    sample, given = bundle.example(batch)
     call = bundle.guided if guide else bundle.denoise
     return _taken(lambda: call(sample, bundle.steps[0].timestep, given))
 

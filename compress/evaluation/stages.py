@@ -100,12 +100,10 @@ def _call(model: Denoiser | QuantizedDenoiser | Bundle) -> Callable[[], object] 
     if isinstance(model, QuantizedDenoiser):
         return None
     if isinstance(model, Bundle):
-        shapes = {name: [_items(model), *spec["shape"][1:]] for name, spec in model.inputs.items()}
-        given = {name: np.zeros(shape, model.inputs[name]["dtype"]) for name, shape in shapes.items()}
-        noise, _ = given.pop("sample"), given.pop("timestep")
+        noise, given = model.example(_items(model))
         return functools.partial(model.denoise, noise, model.steps[0].timestep, given)
     sample, times, *conditions = example_inputs(model, 1)
-    return functools.partial(predict, model, sample, times, dict(zip(model.conditions, conditions, strict=True)))
+    return functools.partial(predict, model, sample, times, dict(zip(model.inputs, conditions, strict=True)))
 
 
 def _size(model: Denoiser | QuantizedDenoiser | Bundle) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.diffusion.sampling import Sampling
+from compress.models import scalars
 from compress.models.family import Condition, Family
 from compress.runtime.sampling import classifier_free_guidance, solve
 
@@ -33,7 +34,7 @@ class Denoiser:
 
     @cached_property
     def module(self) -> nn.Module:
-        """f(sample [b,c,h,w], timestep int64 [b], *conditions) -> output [b,c,h,w]."""
+        """f(sample [b,c,h,w], timestep int64 [b], *inputs) -> output [b,c,h,w]; inputs: as in `inputs`."""
         return self.family.positional(self.net)
 
     @property
@@ -50,8 +51,13 @@ class Denoiser:
 
     @property
     def conditions(self) -> dict[str, Condition]:
-        """The model's inputs beside sample and timestep, in order."""
+        """What a sample is drawn for: class labels, texts."""
         return self.family.conditions(self.net, self.tokens)
+
+    @property
+    def inputs(self) -> dict[str, Condition]:
+        """The net's inputs beside sample and timestep, in order: conditions, then numbers that sampling sets."""
+        return self.conditions | {name: Condition(torch.float32) for name in scalars.names(self.net)}
 
     @property
     def dropped(self) -> str | None:
@@ -121,23 +127,42 @@ def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) 
 def predict(
     model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Raw model output [b,c,h,w], without guidance, for timesteps int64 [b]."""
-    output: torch.Tensor = model.module(sample, timestep, *(conditions[name] for name in model.conditions))
+    """Raw model output [b,c,h,w], one evaluation, for timesteps int64 [b].
+
+    conditions: may hold the model's scalars, float32 [b]; else they are those of its sampling.
+    """
+    given = _with_scalars(model, conditions, sample)
+    output: torch.Tensor = model.module(sample, timestep, *(given[name] for name in model.inputs))
     return output
+
+
+def _with_scalars(
+    model: AnyDenoiser, conditions: Mapping[str, torch.Tensor], sample: torch.Tensor
+) -> Mapping[str, torch.Tensor]:
+    missing = [name for name in model.inputs if name not in conditions and name not in model.conditions]
+    usual = {scalars.GUIDANCE_SCALE: model.sampling.guidance.scale, scalars.STEPS: len(model.sampling.timesteps)}
+    return {**conditions, **{n: torch.full((len(sample),), float(usual[n]), device=sample.device) for n in missing}}
 
 
 def guided(
     model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Model output [b,c,h,w] with the model's own guidance: one evaluation of a doubled batch."""
+    """Model output [b,c,h,w] with the model's own guidance: for `cfg` one evaluation of a doubled batch.
+
+    conditions: may hold a guidance scale for each item, float32 [b], instead of the model's own.
+    """
     guidance = model.sampling.guidance
-    if guidance.kind == "none":
+    if guidance.kind != "cfg":
         return predict(model, sample, timestep, conditions)
+    scale: Any = guidance.scale
+    if scalars.GUIDANCE_SCALE in conditions:
+        scale = conditions[scalars.GUIDANCE_SCALE].view(-1, *[1] * (sample.ndim - 1))
+        conditions = {name: value for name, value in conditions.items() if name != scalars.GUIDANCE_SCALE}
     null = null_conditions(model, conditions)
     both = {name: torch.cat([value, null[name]]) for name, value in conditions.items()}
     output = predict(model, torch.cat([sample, sample]), torch.cat([timestep, timestep]), both)
     conditional, unconditional = output.chunk(2)
-    result: torch.Tensor = classifier_free_guidance(conditional, unconditional, guidance.scale)
+    result: torch.Tensor = classifier_free_guidance(conditional, unconditional, scale)
     return result
 
 
@@ -159,22 +184,26 @@ def draw(
 
 @torch.no_grad()
 def walk(model: AnyDenoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The samples [step,b,c,h,w] that the model is asked about while it draws from noise [b,c,h,w]."""
+    """The samples [steps + 1,b,c,h,w] that drawing from noise [b,c,h,w] goes through: noise first, clean last."""
     states = []
 
     def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
         states.append(sample)
         return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
 
-    solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
-    return torch.stack(states)
+    clean = solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
+    return torch.stack([*states, clean])
 
 
 def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
-    """Zero-filled inputs of the right shapes and types on the model's device: sample, timestep, conditions."""
+    """Zero-filled inputs of the right shapes and types on the model's device: sample, timestep, `inputs`.
+
+    Scalars are ones, of which each has an embedding.
+    """
     device = model.device
     return (
         torch.zeros(batch, *model.sample_shape, device=device),
         torch.zeros(batch, dtype=torch.int64, device=device),
         *(torch.zeros(batch, *c.shape, dtype=c.dtype, device=device) for c in model.conditions.values()),
+        *(torch.ones(batch, device=device) for _ in scalars.names(model.net)),
     )

@@ -14,6 +14,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UNetMidBlock2DCrossAttn
 from torch import nn
 
+from compress.models.scalars import VALUES, ScalarEmbedding
+
 Edit = dict[str, Any]
 
 
@@ -102,14 +104,16 @@ class LowRank(nn.Module):
     out_features = out_channels
 
 
-def make(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
-    """The module that an edit puts in place of `module`. Raises ValueError where it cannot."""
+def make(module: Any, edit: Mapping[str, Any]) -> nn.Module:
+    """The module that an edit puts in place of `module` (or of None). Raises ValueError where it cannot."""
     kind, settings = edit.get("kind"), {key: value for key, value in edit.items() if key != "kind"}
     if kind == Shortcut.kind and isinstance(module, ResnetBlock2D) and not (module.up or module.down) and not settings:
         return Shortcut(module)
     whole = (Attention, Transformer2DModel, UNetMidBlock2D, UNetMidBlock2DCrossAttn)
     if kind == Passthrough.kind and isinstance(module, whole) and not settings:
         return Passthrough(module)
+    if kind == ScalarEmbedding.kind and _are_scalars(settings):
+        return ScalarEmbedding(module, settings["names"], settings["width"])
     rank = settings.get("rank")
     if (
         kind == LowRank.kind
@@ -122,6 +126,18 @@ def make(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
     raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
 
 
+def _are_scalars(settings: Mapping[str, Any]) -> bool:
+    names, width = settings.get("names"), settings.get("width")
+    return (
+        set(settings) == {"names", "width"}
+        and isinstance(names, list)
+        and 0 < len(names) == len(set(map(str, names)))
+        and set(map(str, names)) <= set(VALUES)
+        and isinstance(width, int)
+        and 0 < width < 2**31
+    )
+
+
 def can_be_low_rank(module: nn.Module) -> bool:
     """Whether a layer can be made of low rank, or of still lower rank."""
     return isinstance(module, nn.Linear | LowRank) or (isinstance(module, nn.Conv2d) and module.groups == 1)
@@ -131,7 +147,7 @@ def put(net: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
     """Edit `net` in place. Raises ValueError where the edit does not fit the module at `path`."""
     owner, _, name = path.rpartition(".")
     try:
-        module = net.get_submodule(path)
+        module = getattr(net.get_submodule(owner), name)
     except AttributeError:
         raise ValueError(f"{path} does not exist") from None
     if not path:
@@ -144,5 +160,5 @@ def found(net: nn.Module) -> dict[str, Edit]:
     return {
         path: module.edit
         for path, module in net.named_modules()
-        if isinstance(module, (Shortcut, Passthrough, LowRank))
+        if isinstance(module, (Shortcut, Passthrough, LowRank, ScalarEmbedding))
     }

@@ -135,7 +135,8 @@ def _read_kept(file: Path, shape: torch.Size) -> torch.Tensor | None:
 def identity(model: Denoiser) -> str:
     """SHA-256 of everything that a sample of the model depends on, besides noise and conditions."""
     found = hashlib.sha256(json.dumps(dict(model.config), sort_keys=True, default=str).encode())
-    found.update(model.sampling.model_dump_json().encode())
+    idle: Any = {"others": True, "distilled": True, "guidance": {"scales"}}  # a sample in these steps depends on none
+    found.update(model.sampling.model_dump_json(exclude=idle).encode())
     found.update(model.device.type.encode())
     tensors = model.net.state_dict() | ({} if model.null_embedding is None else {"null": model.null_embedding})
     for name, tensor in sorted(tensors.items()):

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.data import HELD_OUT, Batch, Dataset
+from compress.data import HELD_OUT, Batch, Dataset, generator
 from compress.files import write_atomically
 from compress.models.denoiser import Denoiser, guided, walk
 from compress.models.reference import Progress, conditions_for, noise_like
+from compress.models.scalars import GUIDANCE_SCALE
 
 WALK = 11  # key of the trajectories' noise: no other draw begins with the same
 AT_ONCE = 50
@@ -19,7 +20,10 @@ AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Trajectories:
-    """states [step,n,c,h,w] of a sampling, timesteps int64 [step], conditions [n,…]."""
+    """states [steps + 1,n,c,h,w] of a sampling, noise first and clean last; timesteps int64 [steps]; conditions [n,…].
+
+    Where guidance scales were asked for, conditions hold them.
+    """
 
     states: torch.Tensor
     timesteps: torch.Tensor
@@ -28,12 +32,17 @@ class Trajectories:
     def draw(self, count: int, random: torch.Generator, held_out: bool = False) -> tuple[torch.Tensor, Batch]:
         """(timesteps int64 [b], states) at random, of the trajectories to train on or of those held out."""
         step = torch.randint(len(self.timesteps), (count,), generator=random)
+        whole = self.paths(count, random, held_out)
+        return self.timesteps[step], Batch(whole.images[step, torch.arange(count)], whole.conditions)
+
+    def paths(self, count: int, random: torch.Generator, held_out: bool = False) -> Batch:
+        """Whole trajectories [steps + 1,b,c,h,w] at random, of those to train on or of those held out."""
         every = self.states.shape[1]
         trained = every - int(HELD_OUT * every)
         start, end = (trained, every) if held_out and trained < every else (0, trained)
         which = torch.randint(start, end, (count,), generator=random)
         conditions = {name: value[which] for name, value in self.conditions.items()}
-        return self.timesteps[step], Batch(self.states[step, which], conditions)
+        return Batch(self.states[:, which], conditions)
 
 
 def drawn(
@@ -44,9 +53,16 @@ def drawn(
     file: Path,
     progress: Progress,
     title: str,
+    scales: tuple[float, float] | None = None,
 ) -> Trajectories:
-    """`count` trajectories of the model's own sampling; kept in `file`, so that a killed run need not draw again."""
+    """`count` trajectories of the model's own sampling; kept in `file`, so that a killed run need not draw again.
+
+    scales: draw each at a guidance scale of its own in this range.
+    """
     conditions = conditions_for(model, count, dataset, seed)
+    if scales:
+        random = torch.rand(count, generator=generator(seed, WALK, 1))
+        conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
     timesteps = torch.tensor(model.sampling.timesteps)
     if file.is_file():
         return Trajectories(load_file(file)["states"], timesteps, conditions)

@@ -37,6 +37,12 @@ def class_condition(net: Any) -> dict[str, Condition]:
     return {"class_embedding": Condition(torch.float32, shape)}
 
 
+def labels(class_labels: torch.Tensor | None, first: torch.Tensor | None, second: torch.Tensor | None) -> Any:
+    """What diffusers takes as class_labels: those, or with the net's scalars, what `ScalarEmbedding` takes."""
+    scalars = tuple(scalar for scalar in (first, second) if scalar is not None)
+    return (class_labels, scalars) if scalars else class_labels
+
+
 def stages(net: nn.Module) -> dict[str, tuple[str, str]]:
     """Every down, mid and up block: tap name → (module path, path of the layer that writes its output)."""
     taps = {}

@@ -12,18 +12,26 @@ from compress.models.family import Condition, Family
 
 
 class Unconditional(nn.Module):
-    """f(sample, timestep) -> output, in the sample's type whatever the net computes in."""
+    """f(sample, timestep, *scalars) -> output, in the sample's type whatever the net computes in."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.net(sample.to(self.net.dtype), timestep, return_dict=False)[0].to(sample.dtype)
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        first: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        labels = unet.labels(None, first, second)
+        output = self.net(sample.to(self.net.dtype), timestep, class_labels=labels, return_dict=False)[0]
+        return output.to(sample.dtype)
 
 
 class ClassConditional(Unconditional):
-    """f(sample, timestep, class_labels) -> output. class_labels: int64 [b], or what `class_condition` says."""
+    """f(sample, timestep, class_labels, *scalars) -> output. class_labels: int64 [b], or as `class_condition` says."""
 
     def __init__(self, net: Any) -> None:
         super().__init__(net)
@@ -31,11 +39,17 @@ class ClassConditional(Unconditional):
             net.class_embedding.float()  # diffusers gives it float32, whatever the net computes in
 
     def forward(  # type: ignore[override]
-        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        class_labels: torch.Tensor,
+        first: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if class_labels.is_floating_point():
             class_labels = class_labels.to(self.net.dtype)
-        output = self.net(sample.to(self.net.dtype), timestep, class_labels=class_labels, return_dict=False)[0]
+        labels = unet.labels(class_labels, first, second)
+        output = self.net(sample.to(self.net.dtype), timestep, class_labels=labels, return_dict=False)[0]
         return output.to(sample.dtype)
 
 

@@ -14,22 +14,28 @@ _UNUSED = ("addition_embed_type", "time_cond_proj_dim")
 
 
 class TextConditional(nn.Module):
-    """f(sample, timestep, encoder_hidden_states [b,tokens,width]) -> output, in the sample's type."""
+    """f(sample, timestep, encoder_hidden_states [b,tokens,width], *scalars) -> output, in the sample's type."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        first: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
     ) -> torch.Tensor:
         dtype = self.net.dtype
-        output = self.net(sample.to(dtype), timestep, encoder_hidden_states.to(dtype), return_dict=False)[0]
+        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), unet.labels(None, first, second))
+        output = self.net(*given, return_dict=False)[0]
         return output.to(sample.dtype)
 
 
 class TextAndClassConditional(TextConditional):
-    """f(sample, timestep, encoder_hidden_states, class_labels) -> output, in the sample's type."""
+    """f(sample, timestep, encoder_hidden_states, class_labels, *scalars) -> output, in the sample's type."""
 
     def forward(  # type: ignore[override]
         self,
@@ -37,11 +43,14 @@ class TextAndClassConditional(TextConditional):
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         class_labels: torch.Tensor,
+        first: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
     ) -> torch.Tensor:
         dtype = self.net.dtype
         if class_labels.is_floating_point():
             class_labels = class_labels.to(dtype)
-        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), class_labels)
+        labels = unet.labels(class_labels, first, second)
+        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), labels)
         output: torch.Tensor = self.net(*given, return_dict=False)[0]
         return output.to(sample.dtype)
 

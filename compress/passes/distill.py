@@ -34,9 +34,10 @@ from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.errors import PassError
 from compress.models import trajectories
-from compress.models.denoiser import Denoiser, example_inputs, predict
+from compress.models.denoiser import Denoiser, example_inputs, guided, predict
 from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import noised, null_share, with_null
+from compress.models.scalars import GUIDANCE_SCALE, STEPS
 from compress.models.trajectories import Trajectories
 from compress.runtime.sampling import classifier_free_guidance
 
@@ -114,8 +115,13 @@ class Imitation(nn.Module):
         self.random_conditions = config.random_conditions
         self.projections = nn.ModuleDict()
         self.taps: list[str] = []
-        if config.losses.guided and student.sampling.guidance.kind == "none":
-            raise PassError(f"{where}: losses.guided needs a guided model; set it to 0")
+        if config.losses.guided and student.sampling.guidance.kind != "cfg":
+            raise PassError(f"{where}: losses.guided needs a model whose guidance takes two evaluations; set it to 0")
+        if student.sampling.distilled and not teacher.sampling.distilled:
+            raise PassError(
+                f"{where}: one evaluation of the student does the work of several of its teacher's; name the pass that "
+                "distilled the steps, or one after it, as `teacher`"
+            )
         if config.losses.feature:
             ours, theirs = (_stage_sizes(model) for model in (student, teacher))
             self.taps = [tap for tap, size in ours.items() if theirs.get(tap) == size]
@@ -147,7 +153,9 @@ class Imitation(nn.Module):
             attention_maps(teacher, self.attending) as wanted_looks,
         ):
             with torch.no_grad():
-                wanted = predict(teacher, given.sample, given.timestep, given.conditions)
+                # a student whose one evaluation is guided learns the guided output; features of the conditional half
+                ask = predict if student.sampling.guidance.kind == "cfg" else guided
+                wanted = ask(teacher, given.sample, given.timestep, given.conditions)
             output = predict(student, given.sample, given.timestep, given.conditions)
         losses = {}
         if self.losses.output:
@@ -158,10 +166,11 @@ class Imitation(nn.Module):
             ours, theirs = (classifier_free_guidance(with_it, without, scale) for with_it, without in pairs)
             losses["guided"] = self.losses.guided * _relative_error(ours, theirs)
         if self.losses.feature:
-            terms = [_relative_error(self._projected(tap, narrow[tap]), wide[tap]) for tap in self.taps]
+            count = len(output)
+            terms = [_relative_error(self._projected(tap, narrow[tap]), wide[tap][:count]) for tap in self.taps]
             losses["feature"] = self.losses.feature * torch.stack(terms).mean()
         if self.losses.attention:
-            terms = [_relative_error(looks[path], wanted_looks[path]) for path in self.attending]
+            terms = [_relative_error(looks[path], wanted_looks[path][: len(output)]) for path in self.attending]
             losses["attention"] = self.losses.attention * torch.stack(terms).mean()
         if self.losses.task:
             assert given.truth is not None
@@ -171,8 +180,10 @@ class Imitation(nn.Module):
     def _inputs(self, batch: Batch, random: torch.Generator) -> Inputs:
         student = self.models[0]
         count = len(batch.images)
+        paths = (student.sampling.timesteps, *student.sampling.others)
+        path = paths[int(torch.randint(len(paths), (), generator=random))] if len(paths) > 1 else paths[0]
         if self.walked is None:
-            own = torch.tensor(student.sampling.timesteps)
+            own = torch.tensor(path)
             timestep = own[torch.randint(len(own), (count,), generator=random)]
             sample, noise, alpha, sigma = noised(student, batch, timestep, random)
             truth = target(student.sampling.prediction_type, batch.images, noise, alpha, sigma)
@@ -186,6 +197,12 @@ class Imitation(nn.Module):
             strange = torch.rand(count, generator=random) < self.random_conditions
             places = torch.where(strange, torch.randperm(count, generator=random), torch.arange(count))
             conditions = {name: value[places.to(value.device)] for name, value in conditions.items()}
+        if student.sampling.guidance.scales:
+            low, high = student.sampling.guidance.scales
+            drawn = low + (high - low) * torch.rand(count, generator=random)
+            conditions = {GUIDANCE_SCALE: drawn.to(given.sample.device), **conditions}
+        if STEPS in student.inputs:
+            conditions = {**conditions, STEPS: torch.full((count,), float(len(path)), device=given.sample.device)}
         if not self.losses.guided:
             null = torch.rand(count, generator=random) < self.null_fraction
             return dataclasses.replace(given, conditions=with_null(student, conditions, null))
@@ -245,11 +262,7 @@ def _teacher(model: Denoiser, config: Config, context: Context) -> Denoiser:
         return context.teacher()
     if config.teacher == AVERAGE:
         return dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(False))
-    found = next((stage for stage in context.stages if stage.name == config.teacher), None)
-    if found is None:
-        known = ", ".join(stage.name for stage in context.stages) or "none"
-        raise PassError(f"{context.name}: teacher: no pass {config.teacher!r} before this one; there are: {known}")
-    teacher: Denoiser = found.load()
+    teacher: Denoiser = context.earlier(config.teacher)
     return teacher
 
 

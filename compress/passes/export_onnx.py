@@ -48,7 +48,7 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     source = model.source if isinstance(model, QuantizedDenoiser) else model
     scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
     inputs = example_inputs(source, batch=config.batch or 2)
-    names = ["sample", "timestep", *source.conditions]
+    names = ["sample", "timestep", *source.inputs]
     with context.progress(f"{context.name}: exporting", 1) as task, channels_first(source.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
         task.advance()
@@ -76,8 +76,10 @@ def _describe(
     context: Context,
 ) -> None:
     sampling = model.sampling
-    guidance: dict[str, Any] = {"kind": sampling.guidance.kind, "scale": sampling.guidance.scale}
-    if sampling.guidance.kind == "cfg":
+    guidance: dict[str, Any] = sampling.guidance.model_dump(include={"kind", "scale"})
+    if sampling.guidance.scales is not None:
+        guidance["scales"] = sampling.guidance.scales
+    if sampling.guidance.kind != "none":  # of a net that takes no null condition: what its teacher took
         if sampling.guidance.null_class is not None:
             guidance["null"] = {model.dropped: sampling.guidance.null_class}
         elif model.null_embedding is not None:
@@ -106,6 +108,7 @@ def _describe(
             "steps": [vars(step) for step in sampling.steps()],
             "clip_range": sampling.clip_range,
             "guidance": guidance,
+            "others": [[vars(step) for step in sampling.at(len(other)).steps()] for other in sampling.others],
         },
         "data": None if context.data is None else context.data.source,
         "teacher_sampling": context.sampling.model_dump(exclude_none=True),
@@ -124,11 +127,13 @@ def _check(
     sample = torch.randn(inputs[0].shape, generator=random)
     timestep = model.sampling.timesteps[len(model.sampling.timesteps) // 2]
     conditions = {}
-    for (name, condition), example in zip(model.conditions.items(), inputs[2:], strict=True):
+    for (name, condition), example in zip(model.inputs.items(), inputs[2:], strict=True):
         if condition.dtype == torch.int64:
             conditions[name] = torch.randint(model.classes or 1, example.shape, generator=random)
-        else:
+        elif name in model.conditions:
             conditions[name] = torch.randn(example.shape, generator=random)
+        else:
+            conditions[name] = 1 + 3 * torch.rand(example.shape, generator=random)
     with torch.no_grad():
         times = torch.full((len(sample),), timestep, device=device)
         wanted = model.module(sample.to(device), times, *(value.to(device) for value in conditions.values()))

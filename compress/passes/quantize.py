@@ -5,6 +5,7 @@ own timesteps and guidance, every label as often as any other, with and without 
 Weights are int8 per output channel and symmetric, activations uint8 per tensor.
 """
 
+import dataclasses
 from typing import Literal
 
 import torch
@@ -14,10 +15,10 @@ from torch import nn
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import generator
 from compress.models import quantized
-from compress.models.denoiser import Denoiser, QuantizedDenoiser, guided, null_conditions, predict
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, null_conditions, predict, walk
 from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
-from compress.runtime.sampling import solve
+from compress.models.scalars import GUIDANCE_SCALE, STEPS
 
 BATCH = 50
 
@@ -49,7 +50,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
 def calibrated(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
 ) -> PassResult[QuantizedDenoiser]:
-    """Quantize to int8 with the ranges met at `points`: (sample, timestep, *conditions), each [evaluations, ...]."""
+    """Quantize to int8 with the ranges met at `points`: (sample, timestep, *inputs), each [evaluations, ...]."""
     float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
     with context.progress(f"{context.name}: preparing", 1) as task:
         observed = quantized.observed(model, float_layers, config.observer == "histogram")
@@ -57,7 +58,7 @@ def calibrated(
     with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
         for start in range(0, len(points[0]), BATCH):
             sample, timestep, *conditions = (value[start : start + BATCH] for value in points)
-            predict(observed, sample, timestep, dict(zip(model.conditions, conditions, strict=True)))
+            predict(observed, sample, timestep, dict(zip(model.inputs, conditions, strict=True)))
             task.advance(len(sample))
     with context.progress(f"{context.name}: converting", 2) as task:
         ranges = quantized.ranges(observed)
@@ -82,23 +83,26 @@ def _narrow_attention(model: Denoiser, least_width: int) -> list[str]:
 
 
 def trajectory_points(model: Denoiser, config: Config, context: Context) -> list[torch.Tensor]:
-    """(sample, timestep, *conditions), each [evaluations, ...]: where the model will be evaluated.
+    """(sample, timestep, *inputs), each [evaluations, ...]: where the model will be evaluated.
 
-    Timesteps in equal numbers, half of them with the null condition where the model is guided.
+    Timesteps in equal numbers, of every number of steps that the model serves; half of them with the null condition
+    where guidance takes one; guidance scales that are an input over their whole range.
     """
     device = model.device
     noise = noise_like(model, config.samples, context.seed, 1).to(device)
     given = conditions_for(model, config.samples, context.dataset, context.seed)
+    if GUIDANCE_SCALE in model.inputs:
+        given[GUIDANCE_SCALE] = torch.linspace(*(model.sampling.guidance.scales or (1.0, 1.0)), config.samples)
     given = {name: value.to(device) for name, value in given.items()}
     visited: list[torch.Tensor] = []
-
-    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
-        visited.append(sample)
-        times = torch.full((len(sample),), timestep, device=device)
-        return guided(model, sample, times, given)
-
-    with torch.no_grad():
-        solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
+    times: list[int] = []
+    counts: list[int] = []
+    for path in (model.sampling.timesteps, *model.sampling.others):
+        sampling = model.sampling.at(len(path))
+        states = walk(dataclasses.replace(model, sampling=sampling), noise, given)[:-1]
+        visited += list(states)
+        times += path
+        counts += [len(path)] * len(path)
     steps = len(visited)
     random = generator(context.seed, 2)
     step = torch.arange(config.evaluations) % steps
@@ -106,10 +110,12 @@ def trajectory_points(model: Denoiser, config: Config, context: Context) -> list
     order = torch.randperm(config.evaluations, generator=random)
     step, item = step[order], item[order]
     sample = torch.stack(visited)[step, item]
-    timestep = torch.tensor(model.sampling.timesteps)[step].to(device)
-    chosen = {name: value[item] for name, value in given.items()}
+    timestep = torch.tensor(times)[step].to(device)
+    chosen = {name: value[item.to(device)] for name, value in given.items()}
+    if STEPS in model.inputs:
+        chosen[STEPS] = torch.tensor(counts)[step].float().to(device)
     if model.sampling.guidance.kind == "cfg":
         null = null_conditions(model, chosen)
         chosen = {name: torch.cat([value[::2], null[name][1::2]]) for name, value in chosen.items()}
         sample, timestep = torch.cat([sample[::2], sample[1::2]]), torch.cat([timestep[::2], timestep[1::2]])
-    return [sample, timestep, *chosen.values()]
+    return [sample, timestep, *(chosen[name] for name in model.inputs)]

@@ -124,9 +124,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
     bundle = Bundle(model.path, threads=config.threads)
     teacher = context.teacher()
-    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.inputs) - {"sample", "timestep"} != set(
-        teacher.conditions
-    ):
+    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
     reference = config.reference or config.samples
     drawn = draw_kept(

@@ -14,6 +14,7 @@ from compress.errors import BundleError
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
 
 FORMAT = 1
+SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
 
 class Bundle:
@@ -34,6 +35,8 @@ class Bundle:
             self.batch: int | None = self.manifest["batch"]
             sampling = self.manifest["sampling"]
             self.steps = [Step(**step) for step in sampling["steps"]]
+            others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
+            self.served = {len(steps): steps for steps in (self.steps, *others)}
             self.clip_range: float | None = sampling["clip_range"]
             self.guidance: dict[str, Any] = sampling["guidance"]
             self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
@@ -53,9 +56,36 @@ class Bundle:
         """The same bundle with another guidance scale (diffusers' convention). Raises BundleError if it has none."""
         if self.guidance["kind"] == "none":
             raise BundleError(f"{self.path}: is not guided, so it has no guidance scale")
+        if self.guidance["kind"] == "baked" and scale != self.guidance["scale"]:
+            raise BundleError(f"{self.path}: was distilled for the guidance scale {self.guidance['scale']} alone")
+        low, high = self.guidance.get("scales", (-np.inf, np.inf))
+        if not low <= scale <= high:
+            raise BundleError(f"{self.path}: was distilled for guidance scales {low} … {high}; got {scale}")
         other = copy.copy(self)
         other.guidance = {**self.guidance, "scale": scale}
         return other
+
+    def at_steps(self, count: int) -> "Bundle":
+        """The same bundle in another number of steps. Raises BundleError if it does not serve that number."""
+        if count not in self.served:
+            known = ", ".join(map(str, sorted(self.served)))
+            raise BundleError(f"{self.path}: serves {known} steps, not {count}")
+        other = copy.copy(self)
+        other.steps = self.served[count]
+        return other
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The inputs that a sample is drawn for."""
+        return tuple(name for name in self.inputs if name not in ("sample", "timestep", *SCALARS))
+
+    def example(self, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Zeros of the right shapes and types: (sample [count,c,h,w], conditions)."""
+        given = {
+            name: np.zeros([count, *self.inputs[name]["shape"][1:]], self.inputs[name]["dtype"])
+            for name in ("sample", *self.conditions)
+        }
+        return given.pop("sample"), given
 
     def _null(self, value: int | str) -> np.ndarray:
         """A null condition: a class number, or the name of an .npy file beside the manifest."""
@@ -63,7 +93,9 @@ class Bundle:
 
     def denoise(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, without guidance."""
-        feeds = {"sample": sample, "timestep": np.full(len(sample), timestep), **conditions}
+        count = len(sample)
+        scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
+        feeds = {"sample": sample, "timestep": np.full(count, timestep), **scalars, **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
         size = self.batch or len(sample)
         if len(sample) % size:
@@ -76,7 +108,7 @@ class Bundle:
 
     def guided(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Model output [b,c,h,w] with the bundle's own guidance."""
-        if self.guidance["kind"] == "none":
+        if self.guidance["kind"] != "cfg":
             return self.denoise(sample, timestep, conditions)
         both = {
             name: np.concatenate([value, np.broadcast_to(self.null.get(name, value).astype(value.dtype), value.shape)])
@@ -102,7 +134,7 @@ class Bundle:
         )
 
     def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
-        wanted = set(self.inputs) - {"sample", "timestep"}
+        wanted = set(self.conditions)
         if set(conditions) != wanted:
             given = sorted(conditions) or "none"
             raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")

@@ -47,6 +47,10 @@ CASES = {
         {"layout": "bk-small", "blocks": ["mid_block"]},
     ),
     "distill": Case(SHORT, {**SHORT, "losses": {"output": 0, "feature": 0}}, {"losses": {"output": -1}}),
+    "distill_guidance": Case(SHORT, None, {"mode": "embedded", "scales": [2, 1]}),
+    "distill_steps": Case(
+        {**SHORT, "sampling_steps": [2], "trajectories": 20}, None, {"sampling_steps": [1, 2], "method": "consistency"}
+    ),
     "quantize": Case({"samples": 4, "evaluations": 20}, None, {"scheme": "int3"}),
     "export_onnx": Case({}, None, {"batch": 0}),
     "verify": Case(
