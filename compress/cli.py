@@ -176,6 +176,11 @@ def sample(
     out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png"),
     class_: Annotated[Optional[int], typer.Option("--class", help="label; default: every one in turn")] = None,  # noqa: UP045
     embeddings: Annotated[Optional[Path], typer.Option(help=".npz with `embeddings`, for text models")] = None,  # noqa: UP045
+    guidance_scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="diffusers' convention; default: the bundle's own"),
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option(help="of those that the bundle serves")] = None,  # noqa: UP045
     count: Annotated[int, typer.Option(min=1, help="number of images")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="determines the noise")] = 0,
     threads: Threads = None,
@@ -189,6 +194,8 @@ def sample(
 
     folder = bundle / "onnx" if (bundle / "onnx" / "bundle.json").is_file() else bundle
     model = Bundle(folder, threads)
+    model = model if guidance_scale is None else model.at_scale(guidance_scale)
+    model = model if steps is None else model.at_steps(steps)
     conditions = {}
     titles = None
     if "class_labels" in model.conditions:

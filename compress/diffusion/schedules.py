@@ -55,3 +55,27 @@ def timesteps(kind: Spacing, steps: int, count: int, offset: int = 0, multistep:
     else:
         values = np.round(np.linspace(0, count - 1, steps + extra))[::-1][:steps]
     return [int(value) for value in values]
+
+
+def cheapest_path(cost: np.ndarray, count: int) -> list[int]:
+    """Places [count] where the steps of the cheapest path from the first to the last place begin.
+
+    cost [n + 1,n + 1]: of one step from place i to place j > i. Dynamic programming over the number of steps, as
+    Chen et al. 2024, "On the Trajectory Regularity of ODE-based Diffusion Sampling", algorithm 1.
+    """
+    last = len(cost) - 1
+    if not 1 <= count <= last:
+        raise ValueError(f"{count} steps over {last} places")
+    best = np.full((count + 1, last + 1), np.inf)
+    before = np.zeros((count + 1, last + 1), dtype=int)
+    best[0, 0] = 0
+    for step in range(1, count + 1):
+        for j in range(step, last + 1):
+            options = best[step - 1, :j] + cost[:j, j]
+            before[step, j] = int(np.argmin(options))
+            best[step, j] = options[before[step, j]]
+    path, place = [], last
+    for step in range(count, 0, -1):
+        place = int(before[step, place])
+        path.append(place)
+    return path[::-1]

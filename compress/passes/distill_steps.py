@@ -79,8 +79,8 @@ class Grid:
         level = torch.tensor([*cumulative, last], dtype=torch.float64)[:, None, None, None]
         self.alpha, self.sigma = level.sqrt().float(), (1 - level).sqrt().float()
         length = len(self.timesteps)
-        given = [sampling.timesteps.index(t) for t in own if t in sampling.timesteps]
-        self.places = {n: [*(given if len(given) == n else spaced(length, n)), length] for n in counts}
+        chosen = [sampling.timesteps.index(t) for t in own] if set(own) <= set(sampling.timesteps) else []
+        self.places = {n: [*(chosen if len(chosen) == n else spaced(length, n)), length] for n in counts}
 
     def levels(self, place: torch.Tensor | int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(α, σ) at places of the grid."""
@@ -211,6 +211,9 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
             f"{context.name}: sampling_steps: {max(counts)} of a teacher with {length}; it must have more: raise "
             "sampling: {steps: …}"
         )
+    own = model.sampling.timesteps
+    if len(own) in counts and not set(own) <= set(teacher.sampling.timesteps):
+        raise PassError(f"{context.name}: the model's {len(own)} timesteps are not among those of its teacher")
     if config.method == "progressive":  # its grids are nested, so the model's own timesteps cannot be kept
         rounds = _halvings(counts[0], length)
         grid = Grid(teacher.sampling, [2 * rounds[0], *rounds], ())

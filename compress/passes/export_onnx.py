@@ -2,7 +2,8 @@
 
 The bundle holds `denoiser.onnx` (inputs: sample, timestep and the conditions; output: out_sample) and
 `bundle.json` (shapes, the sampling table, guidance, hashes). The file is checked against the PyTorch
-model on random inputs before it counts as exported.
+model on random inputs before it counts as exported. `sampler.onnx`, if asked for, is the whole way from noise to image
+in one graph; it is checked against the step-by-step runtime.
 """
 
 from pathlib import Path
@@ -22,7 +23,10 @@ from compress.files import write_json
 from compress.models import counts
 from compress.models.attention import channels_first
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.reference import conditions_for, noise_like
+from compress.models.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.unroll import unroll
 from compress.runtime import Bundle
 from compress.runtime.bundle import FORMAT, sha256
 
@@ -30,7 +34,9 @@ MODEL = "denoiser.onnx"
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 # Least agreement of the file with the PyTorch model. int8 kernels round differently from simulated ones,
 # and differences grow with depth, so that comparison only catches a broken export.
+SAMPLER = "sampler.onnx"
 LEAST_SQNR_DB = {"float": 80.0, "fp16": 30.0, "int8": 10.0}
+LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "fp16": 20.0, "int8": 20.0}  # of the one graph against the steps, same kernels
 
 
 class Config(PassConfig):
@@ -38,6 +44,9 @@ class Config(PassConfig):
 
     batch: int | None = Field(None, ge=1, le=64, description="a fixed batch size; absent: any batch size")
     opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
+    sampler: bool = Field(
+        False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
+    )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
@@ -54,15 +63,20 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
         task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
     onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
+    if config.sampler:
+        whole = _sampler(source, graph)
+        onnx.save(whole, folder / SAMPLER, save_as_external_data=large or config.external_data, location="sampler.bin")
     _describe(source, scheme, folder, names, inputs, config, context)
     bundle = Bundle(folder)
     agreement = _check(model, bundle, inputs, LEAST_SQNR_DB[scheme], context)
-    notes = {
+    notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph.node),
         "sqnr_to_pytorch_db": round(agreement, 2),
     }
+    if config.sampler:
+        notes["sampler_sqnr_db"] = round(_check_sampler(source, bundle, LEAST_SAMPLER_SQNR_DB[scheme], context), 2)
     return PassResult(bundle, changed=True, notes=notes)
 
 
@@ -89,6 +103,7 @@ def _describe(
         "format": FORMAT,
         "name": context.recipe,
         "model": MODEL,
+        "sampler": SAMPLER if config.sampler else None,
         "scheme": scheme,
         "batch": config.batch,
         "inputs": {
@@ -116,6 +131,38 @@ def _describe(
         "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
     }
     write_json(folder / "bundle.json", manifest)
+
+
+def _sampler(model: Denoiser, graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The whole way from noise to image as one graph."""
+    sampling = model.sampling
+    null: dict[str, np.ndarray] = {}
+    scale = None
+    if sampling.guidance.kind == "cfg":
+        scale = sampling.guidance.scale
+        assert model.dropped is not None
+        if sampling.guidance.null_class is not None:
+            null[model.dropped] = np.asarray(sampling.guidance.null_class)
+        elif model.null_embedding is not None:
+            null[model.dropped] = model.null_embedding.cpu().numpy()
+    count = model.family.classes(model.net)
+    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, STEPS in model.inputs, count)
+
+
+def _check_sampler(model: Denoiser, bundle: Bundle, least: float, context: Context) -> float:
+    """SQNR in dB of the one graph against the steps, on noise. Raises ExportError."""
+    count = bundle.batch or 2
+    rounds = max(1, 4 // count)
+    noise = noise_like(model, rounds * count, context.seed, 7).numpy()
+    conditions = conditions_for(model, len(noise), context.dataset, context.seed)
+    given = {name: value.numpy() for name, value in conditions.items()}
+    agreement = sqnr(bundle.sample(noise, **given), bundle.sample_at_once(noise, **given))
+    if not agreement >= least:
+        raise ExportError(
+            f"{context.name}: {SAMPLER} differs from sampling step by step: {agreement:.1f} dB SQNR, at least "
+            f"{least:.0f} expected; please report the model's config"
+        )
+    return agreement
 
 
 def _check(

@@ -8,6 +8,7 @@ import jinja2
 
 from compress.report import words
 from compress.report.page import settings
+from compress.runtime.bundle import SCALARS
 
 
 def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None, bundle: bool) -> str:
@@ -22,7 +23,7 @@ def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str,
             inputs = record["notes"]["inputs"]
             if "class_labels" in inputs:
                 conditions = ", class_labels=np.array([3])"
-            others = [name for name in inputs if name not in ("sample", "timestep", "class_labels")]
+            others = [name for name in inputs if name not in ("sample", "timestep", "class_labels", *SCALARS)]
             conditions += "".join(f", {name}={name}" for name in others)
     return environment.from_string(template).render(
         recipe=recipe,

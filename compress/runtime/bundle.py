@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path / 'bundle.json'}: is damaged ({type(error).__name__}: {error}); export it again"
             ) from None
+        self.threads = threads
         self.session = open_session(model, threads, int8=self.manifest.get("scheme") == "int8")
 
     @property
@@ -132,6 +134,29 @@ class Bundle:
             self.steps,
             self.clip_range,
         )
+
+    @cached_property
+    def sampler(self) -> onnxruntime.InferenceSession:
+        """The whole sampler as one graph: (noise, conditions) -> image. Raises BundleError if there is none."""
+        name = self.manifest.get("sampler")
+        if name is None:
+            raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
+        return open_session(self.path / name, self.threads, int8=self.manifest.get("scheme") == "int8")
+
+    def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
+        """As `sample`, in one call of onnxruntime for each batch, in the number of steps that was exported."""
+        self._check(noise, conditions)
+        count = self.batch or len(noise)
+        scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
+        taken = [value.name for value in self.sampler.get_inputs()]
+        types = {"noise": "float32", **{name: self.inputs[name]["dtype"] for name in taken if name != "noise"}}
+        given = {"noise": noise, **scale, **conditions}
+        feeds = {name: np.asarray(given[name], dtype=types[name]) for name in taken}
+        parts = [
+            self.sampler.run(None, {name: value[start : start + count] for name, value in feeds.items()})[0]
+            for start in range(0, len(noise), count)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
         wanted = set(self.conditions)

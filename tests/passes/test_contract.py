@@ -47,6 +47,7 @@ CASES = {
         {"layout": "bk-small", "blocks": ["mid_block"]},
     ),
     "distill": Case(SHORT, {**SHORT, "losses": {"output": 0, "feature": 0}}, {"losses": {"output": -1}}),
+    "choose_timesteps": Case({"sampling_steps": 2}, {"sampling_steps": 4}, {"sampling_steps": 0}),
     "distill_guidance": Case(SHORT, None, {"mode": "embedded", "scales": [2, 1]}),
     "distill_steps": Case(
         {**SHORT, "sampling_steps": [2], "trajectories": 20}, None, {"sampling_steps": [1, 2], "method": "consistency"}
@@ -112,7 +113,9 @@ def test_changes_the_model_and_leaves_its_input_alone(name: str, results: dict[s
     result = results[name]
     assert result.changed
     assert isinstance(result.model, passes.returns(name))
-    if name != "export_onnx":  # an export changes the form, not the function
+    if name == "choose_timesteps":  # the net stays, it is asked at other times
+        assert result.model.sampling != student().sampling
+    elif name != "export_onnx":  # an export changes the form, not the function
         assert not np.allclose(output_of(result.model), output_of(student()), atol=1e-6)
 
 
