@@ -31,6 +31,7 @@ from compress.models.reference import silent
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 5
+SAMPLER = {"sampler": True}
 IMAGES = 24
 SCHEDULER = json.loads(
     (ROOT / "benchmarks" / "teachers" / "digits" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
@@ -154,6 +155,21 @@ def settings(seed: int, levels: int) -> dict[str, dict[str, Any]]:
                 "task": choose.choice((0, 1)),
             },
         },
+        "choose_timesteps": {"sampling_steps": 1, "samples": 4},
+        "distill_guidance": {"steps": 1, "batch_size": 4, "mode": choose.choice(("baked", "embedded"))},
+        "distill_steps": {
+            "steps": 1,
+            "batch_size": 4,
+            "trajectories": 10,
+            **choose.choice(
+                (
+                    {"sampling_steps": [1]},
+                    {"sampling_steps": [1, 2]},
+                    {"sampling_steps": [1], "method": "progressive"},
+                    {"sampling_steps": [1], "method": "consistency"},
+                )
+            ),
+        },
         "quantize": {"scheme": choose.choice(("int8", "int8", "fp16")), "samples": 2, "evaluations": 8},
     }
 
@@ -249,13 +265,13 @@ def check(seed: int, folder: Path, export: bool = True) -> dict[str, str]:
         chosen["prune_blocks"] = {"layout": "bk-base"}
     found = {kind: apply(kind, whole, whole, values, folder / "alone")[1] for kind, values in chosen.items()}
     student: Any = whole
-    for kind in ("prune_blocks", "prune_channels", "factorize", "distill"):
+    for kind in ("prune_blocks", "prune_channels", "factorize", "distill", "distill_guidance", "distill_steps"):
         student, found[f"{kind}, in a chain"] = apply(kind, student, whole, chosen[kind], folder / "chain")
     if export:  # export_onnx itself compares the file with the model
-        _, found["export_onnx"] = apply("export_onnx", student, whole, {}, folder / "chain")
+        _, found["export_onnx"] = apply("export_onnx", student, whole, SAMPLER, folder / "chain")
         small, found["quantize, in a chain"] = apply("quantize", student, whole, chosen["quantize"], folder / "chain")
         if found["quantize, in a chain"] == "changed":
-            _, found["export_onnx, quantized"] = apply("export_onnx", small, whole, {}, folder / "quantized")
+            _, found["export_onnx, quantized"] = apply("export_onnx", small, whole, SAMPLER, folder / "quantized")
     return found
 
 
