@@ -23,6 +23,7 @@ from compress.models.reference import Progress, noise_like
 from compress.runtime import Bundle
 
 TEACHER, COMPILED, ONNX = "teacher, PyTorch", "teacher, torch.compile", "teacher, onnxruntime fp32"
+WHOLE = "whole image, "
 STUDENT_PROGRAM = """
 import sys
 from compress.runtime import Bundle
@@ -85,8 +86,12 @@ def measure(
             calls, failed = _calls(teacher, bundle, baseline, batch, compiled)
             taken = latency.interleaved(calls, max(10, rounds // batch), progress, f"timing, batch {batch}")
             taken = {name: values * batch / _items(bundle, name, batch) for name, values in taken.items()}
-            rows += _rows(taken, failed, batch, threads)
+            rows += _rows(taken, failed, batch, threads, len(teacher.sampling.timesteps))
             single = single or taken
+    student, steps = student_name(bundle), len(teacher.sampling.timesteps)
+    image, evaluations = "guided " + student, len(bundle.steps)
+    if whole_image(bundle) in single:
+        image, evaluations = whole_image(bundle), 1
     sides = {
         "teacher": _side(
             counts.parameters(teacher),
@@ -94,27 +99,25 @@ def measure(
             4 * counts.parameters(teacher),
             single[TEACHER],
             single["guided " + TEACHER],
-            len(teacher.sampling.timesteps),
+            steps,
         ),
         "student": _side(
             bundle.manifest["params"],
             bundle.manifest["macs"],
             bundle.size_bytes,
-            single[student_name(bundle)],
-            single["guided " + student_name(bundle)],
-            len(bundle.steps),
+            single[student],
+            single[image],
+            evaluations,
         ),
     }
     ratios = {
         name: Figure(sides["student"][name] / sides["teacher"][name], "less") for name in ("params", "macs", "bytes")
     }
-    steps = len(teacher.sampling.timesteps) / len(bundle.steps)
-    student = student_name(bundle)
     for name, slow, fast, factor in (
         ("call_speedup", TEACHER, student, 1.0),
         ("call_speedup_over_onnxruntime", ONNX, student, 1.0),
-        ("image_speedup", "guided " + TEACHER, "guided " + student, steps),
-        ("image_speedup_over_onnxruntime", "guided " + ONNX, "guided " + student, steps),
+        ("image_speedup", "guided " + TEACHER, image, steps / evaluations),
+        ("image_speedup_over_onnxruntime", "guided " + ONNX, image, steps / evaluations),
     ):
         value, (low, high) = latency.speedup(single[slow], single[fast])
         ratios[name] = Figure(value * factor, "more", (low * factor, high * factor), len(single[slow]))
@@ -125,6 +128,11 @@ def measure(
 def student_name(bundle: Bundle) -> str:
     """As in the tables."""
     return f"student, onnxruntime {bundle.manifest['scheme']}"
+
+
+def whole_image(bundle: Bundle) -> str:
+    """As in the tables: all steps in one call."""
+    return f"{WHOLE}{student_name(bundle)}"
 
 
 def _items(bundle: Bundle, name: str, batch: int) -> int:
@@ -165,6 +173,8 @@ def _calls(
         calls["guided " + TEACHER] = functools.partial(guided, teacher, sample, times, given)
         calls["guided " + ONNX] = functools.partial(baseline.guided, noise, when, arrays)
         calls["guided " + student] = functools.partial(bundle.guided, own_noise, when, own_arrays)
+        if bundle.manifest.get("sampler"):
+            calls[whole_image(bundle)] = functools.partial(bundle.sample_at_once, own_noise, **own_arrays)
     return calls, failed
 
 
@@ -181,10 +191,14 @@ def _compiled(
     return call
 
 
-def _rows(taken: Mapping[str, np.ndarray], failed: Mapping[str, str], batch: int, threads: int) -> list[dict[str, Any]]:
+def _rows(
+    taken: Mapping[str, np.ndarray], failed: Mapping[str, str], batch: int, threads: int, steps: int
+) -> list[dict[str, Any]]:
+    """steps: the teacher's evaluations an image, against which a whole image is held."""
     rows: list[dict[str, Any]] = []
     for name, values in taken.items():
-        slow = taken["guided " + TEACHER if name.startswith("guided") else TEACHER]
+        slow = taken[TEACHER if not name.startswith(("guided", WHOLE)) else "guided " + TEACHER]
+        slow = slow * steps if name.startswith(WHOLE) else slow
         timing, (ratio, ends) = latency.summary(values), latency.speedup(slow, values)
         rows.append(
             {

@@ -34,6 +34,7 @@ LEAST = ITEMS_PER_DIMENSION * SMALLEST
 RESPONSE = 200  # images at each guidance scale
 FEW = 600  # images of each few-step baseline
 UNPAIRED = "the student does not map noise to images as the teacher does"
+DISTILLED = "one evaluation of the student does the work of several of the teacher's"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ class Measured:
 def table(models: Sequence[Measured], frozen: probe.Probe, rounds: int, progress: Progress) -> list[dict[str, Any]]:
     """A row for every model, the teacher first: size, arithmetic, time, and error on the probe against the teacher.
 
-    Models of other timesteps than the probe's, or of guidance of their own, are asked at the probe's timesteps. A
-    model in simulated arithmetic has no time: what it takes says nothing of the kernels.
+    Models of other timesteps than the probe's, or of guidance of their own, are asked at the probe's timesteps. Where
+    steps were distilled there is no error: one evaluation does the work of several of the teacher's. A model in
+    simulated arithmetic has no time: what it takes says nothing of the kernels.
     """
     answers = []
     with progress("what each pass cost", len(models)) as task:
@@ -49,8 +50,8 @@ def table(models: Sequence[Measured], frozen: probe.Probe, rounds: int, progress
             "pass": entry.kind,
             **_size(entry.model),
             "ms_per_call": float(np.median(taken[str(i)])) / _items(entry.model) if str(i) in taken else None,
-            "output_error": float(answer.curve(rounds=2)[0].mean()),
-            "sqnr_db": answer.sqnr(),
+            "output_error": None if _distilled(entry.model) else float(answer.curve(rounds=2)[0].mean()),
+            "sqnr_db": None if _distilled(entry.model) else answer.sqnr(),
         }
         for i, (entry, answer) in enumerate(zip(models, answers, strict=True))
     ]
@@ -89,6 +90,12 @@ def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -
 
 def _evaluate(model: Denoiser | QuantizedDenoiser | Bundle) -> probe.Evaluate:
     return probe.of_bundle(model) if isinstance(model, Bundle) else probe.of_model(model)
+
+
+def _distilled(model: Denoiser | QuantizedDenoiser | Bundle) -> bool:
+    if isinstance(model, Bundle):
+        return bool(model.manifest["sampling"].get("distilled", False))
+    return model.sampling.distilled
 
 
 def _items(model: object) -> int:

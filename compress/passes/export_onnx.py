@@ -122,6 +122,7 @@ def _describe(
             "prediction_type": sampling.prediction_type,
             "steps": [vars(step) for step in sampling.steps()],
             "clip_range": sampling.clip_range,
+            "distilled": sampling.distilled,
             "guidance": guidance,
             "others": [[vars(step) for step in sampling.at(len(other)).steps()] for other in sampling.others],
         },

@@ -31,6 +31,7 @@ from compress.models.reference import BATCH, Drawn, draw_kept, identity
 from compress.runtime import Bundle
 
 Paired = Literal["psnr", "ssim", "class_agreement"]
+Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
 Distributional = Literal[
     "frechet",
     "kid",
@@ -55,9 +56,7 @@ Cost = Literal[
 Metric = Literal[
     Paired,
     "class_accuracy",
-    "output_error",
-    "worst_timestep_error",
-    "guidance_ratio",
+    Evaluated,
     "sampling_error",
     "kernel_loss",
     Distributional,
@@ -165,6 +164,8 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         for name, figure in figures_of_space.items():
             figures.setdefault(name, []).append(figure)
     left_out = {name: judging.UNPAIRED for name in get_args(Paired) if not bundle.manifest.get("paired", True)}
+    if distilled(bundle):
+        left_out |= {name: judging.DISTILLED for name in get_args(Evaluated)}
     if not loss:
         left_out["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
     limits = {name: gate.model_dump() for name, gate in config.gates.items()}
@@ -243,11 +244,9 @@ def _quality(
     ours: np.ndarray,
     judged: judging.Judging,
     context: Context,
-) -> tuple[dict[str, Figure], dict[str, Any]]:
-    """(figures from the probe and from pairs of samples, the curve of the probe)."""
-    asked = tuple(step.timestep for step in bundle.steps)
-    own = teacher.sampling.timesteps
-    frozen = probe.make(teacher, others, own if len(own) == len(asked) else asked, context.seed)
+) -> tuple[dict[str, Figure], dict[str, Any] | None]:
+    """(figures from the probe and from pairs of samples, the curve of the probe where it means something)."""
+    frozen = probe.make(teacher, others, _asked(teacher, bundle), context.seed)
     with context.progress(f"{context.name}: probe", 3) as task:
         student = probe.answer(frozen, probe.of_bundle(bundle))
         task.advance()
@@ -268,7 +267,21 @@ def _quality(
     figures["sampling_error"] = probe.sampling_error(bundle, teacher)
     if not bundle.manifest.get("paired", True):
         figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
+    if distilled(bundle):
+        return {name: figure for name, figure in figures.items() if name not in get_args(Evaluated)}, None
     return figures, curve
+
+
+def distilled(bundle: Bundle) -> bool:
+    """Whether an evaluation of the student is none of the teacher's, because its steps were distilled."""
+    return bool(bundle.manifest["sampling"].get("distilled", False))
+
+
+def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[int, ...]:
+    """The timesteps of the probe: the teacher's where the student has as many, else the student's own."""
+    asked = tuple(step.timestep for step in bundle.steps)
+    own = teacher.sampling.timesteps
+    return own if len(own) == len(asked) else asked
 
 
 def _passes(
@@ -281,7 +294,7 @@ def _passes(
     for stage in context.stages:
         found = Bundle(bundle.path, config.threads) if stage.kind == "export_onnx" else stage.load()
         models.append(stages.Measured(stage.name, stage.kind, found))
-    frozen = probe.make(teacher, pairs, teacher.sampling.timesteps, context.seed)
+    frozen = probe.make(teacher, pairs, _asked(teacher, bundle), context.seed)
     with latency.threads(config.threads):
         rows = stages.table(models, frozen, config.rounds, context.progress)
     parity = stages.quantized(models, frozen)

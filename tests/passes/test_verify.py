@@ -258,3 +258,33 @@ def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pyte
     predicted(1000)
     predicted(500)
     assert missing == [2000, 200_000, 800, 0]
+
+
+def test_a_few_step_student_is_judged_by_its_samples(tmp_path: Path) -> None:
+    """One evaluation of it is none of the teacher's, so that what compares evaluations is left out, with the reason."""
+    teacher = make_denoiser(CLASS_CONFIG, steps=4)
+    steps, quantize = passes.module("distill_steps"), passes.module("quantize")
+    context = make_context(teacher, tmp_path / "made")
+    settings = {"sampling_steps": [2], "steps": 3, "batch_size": 8, "trajectories": 20}
+    few = steps.run(teacher, steps.Config.model_validate(settings), context).model
+    small = quantize.run(few, quantize.Config(samples=4, evaluations=20), context).model
+    bundle = EXPORT.run(small, EXPORT.Config(sampler=True, batch=1), context).model
+    context = make_context(teacher, tmp_path / "judged")
+    before = [Stage("few", "distill_steps", lambda: few), Stage("int8", "quantize", lambda: small)]
+    stages = [*before, Stage("onnx", "export_onnx", lambda: bundle)]
+    gates = {"output_error": {"max": 0.1}, "image_speedup": {"min": 0.001}, "kernel_loss": {"max": 100}}
+    config = VERIFY.Config.model_validate(
+        {"rounds": 10, "batches": [], "starts": 0, "judge_accuracy": 0, "samples": 20, "gates": gates}
+    )
+    VERIFY.run(bundle, config, dataclasses.replace(context, stages=stages))
+    report = read_json(context.output / "report.json")
+    found = {gate["name"]: gate for gate in report["gates"]}
+    assert "passed" not in found["output_error"] and "does the work of several" in found["output_error"]["reason"]
+    assert found["kernel_loss"]["passed"] and "output_error" not in report["quality"] and report["probe"] is None
+    assert report["quality"]["psnr"]["value"] > 0
+    rows = {row["name"]: row for row in report["latency"]}
+    whole, guided = rows["whole image, student, onnxruntime int8"], rows["guided teacher, PyTorch"]
+    assert whole["speedup"] == pytest.approx(4 * guided["ms"] / whole["ms"])
+    assert report["ratios"]["image_speedup"] == pytest.approx(whole["speedup"])
+    errors = {row["name"]: row["output_error"] for row in report["stages"]}
+    assert errors["teacher"] == 0 and errors["few"] is None and errors["onnx"] is None
