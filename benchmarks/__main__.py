@@ -25,6 +25,7 @@ SUITE = {
     "verifier_power": "what the verifier catches, and its false alarms",
     "structure": "what to prune, how to rank it, what to distill back",
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",
+    "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }

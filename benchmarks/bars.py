@@ -26,6 +26,11 @@ BARS: dict[str, tuple[Kind, float]] = {
     "digits_slim_frechet_ratio": ("max", 1.2),
     "digits_structure_distill_cost": ("max", 1.15),
     "digits_edge_distill_cost": ("max", 1.15),
+    "flagship_over_pytorch_50": ("min", 400.0),
+    "flagship_over_pytorch_1000": ("min", 10_000.0),
+    "flagship_over_onnxruntime": ("min", 20.0),
+    "flagship_frechet_ratio": ("max", 1.15),
+    "flagship_accuracy_lost": ("max", 0.01),
     "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }

@@ -1,0 +1,228 @@
+"""`python -m benchmarks.few_steps`: images in few steps, without training and by distilling, and the flagship's speed.
+
+Rows of the table draw with the same noise and are judged as those of `benchmarks.structure`; a row that is there is not
+run again unless --fresh or its code changed. Then recipes/digits-flagship.yaml, its one graph timed in one interleaved
+run with the teacher in PyTorch and in onnxruntime; the bars are of guided images.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bars import finish
+from benchmarks.structure import Judges, worst_ratio
+from compress import engine, passes, terminal
+from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.engine import code_identity
+from compress.evaluation import latency
+from compress.evaluation.baseline import OnnxTeacher
+from compress.files import write_json, write_text
+from compress.inputs import Inputs, Options, digest
+from compress.models import checkpoint
+from compress.models.denoiser import Denoiser, example_inputs, guided
+from compress.models.reference import draw_many, noise_like
+from compress.recipe import Recipe, Step, read
+from compress.runtime import Bundle
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+FLAGSHIP = ROOT / "recipes" / "digits-flagship.yaml"
+ROUNDS = 100
+SLOW = (50, 1000)  # guided steps of the teacher in PyTorch
+FAST = 10  # evaluations of the teacher in onnxruntime, whatever its solver: they cost the same
+TRAIN = {"batch_size": 64, "learning_rate": 1e-3}
+BUDGET = 600  # optimizer steps of a distilled row
+GUIDANCE = ("distill_guidance", {"steps": 400, **TRAIN})
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table. solver, steps: of the teacher as it is; else the passes that make the student."""
+
+    kind: str
+    steps: int
+    solver: str = "ddim"
+    passes: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def identity(self) -> str:
+        """Changes with everything that the row's figures depend on."""
+        return digest([dataclasses.asdict(self), [code_identity(kind) for kind, _ in self.passes]])
+
+
+def chosen(steps: int, solver: str) -> Row:
+    """Few of the teacher's timesteps, by dynamic programming."""
+    return Row("no training", steps, solver, (("choose_timesteps", {"sampling_steps": steps, "solver": solver}),))
+
+
+def distilled(steps: int, method: str) -> Row:
+    """Guidance in one evaluation, then few steps."""
+    settings: dict[str, Any] = {"method": method, "sampling_steps": [steps], "steps": BUDGET, **TRAIN}
+    if method == "progressive":
+        rounds = {4: 2, 2: 3, 1: 4}[steps]
+        settings["steps"] = BUDGET // rounds
+    return Row("distilled", steps, "ddim", (GUIDANCE, ("distill_steps", settings)))
+
+
+ROWS = {
+    **{f"{solver}, {n} steps": Row("no training", n, solver) for n in (10, 4, 2) for solver in ("ddim", "dpmpp_2m")},
+    **{f"chosen, {solver}, {n} steps": chosen(n, solver) for n in (10, 4, 2) for solver in ("ddim", "dpmpp_2m")},
+    **{f"{method}, {n} steps": distilled(n, method) for n in (4, 2) for method in ("trajectory", "progressive")},
+    "consistency, 2 steps": distilled(2, "consistency"),
+}
+
+
+def student(judges: Judges, row: Row) -> Denoiser:
+    """What the row draws with."""
+    if not row.passes:
+        sampling = from_scheduler_config(
+            judges.teacher.scheduler, SamplingOptions.model_validate({"solver": row.solver, "steps": row.steps})
+        )
+        sampling = sampling.model_copy(update={"guidance": judges.teacher.sampling.guidance})
+        return dataclasses.replace(judges.teacher, sampling=sampling)
+    chain = [Step(kind, kind, passes.module(kind).Config.model_validate(settings)) for kind, settings in row.passes]
+    head = judges.recipe.head.model_copy(update={"name": "few_steps"})
+    output = ROOT / "outputs" / "few_steps" / row.kind.replace(" ", "_")  # shared: what rows begin with is kept
+    options = Options(torch.device("cpu"), terminal.progress, terminal.log)
+    engine.apply(Recipe(head, chain, FLAGSHIP), output, options)
+    model = checkpoint.load(output / "passes" / f"{len(chain):02d}-{chain[-1].name}" / "model")
+    assert isinstance(model, Denoiser)
+    return model
+
+
+def judge(judges: Judges, model: Denoiser) -> dict[str, Any]:
+    """Figures of the samples, each as in report.json."""
+    ours = draw_many(model, judges.pairs.noise, judges.pairs.conditions, terminal.progress, "samples").numpy()
+    figures = judges.judged.pairs(judges.pairs, ours, judges.pairs.samples.numpy()[:30])
+    return {
+        "quality": {name: figure.as_json() for name, figure in figures.items()},
+        "spaces": judges.judged.spaces(judges.pairs, judges.others, ours).as_json(),
+        "evaluations": len(model.sampling.timesteps) * (2 if model.sampling.guidance.kind == "cfg" else 1),
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, in the order of the rows."""
+    head = (
+        "| | row | evaluations of the net | SSIM | PSNR, dB | Fréchet distance to the data, above the teacher's | named "
+        "as asked |\n|---|---|---:|---|---|---|---:|\n"
+    )
+    lines = []
+    for name in (name for name in ROWS if name in rows):
+        quality = rows[name]["quality"]
+        frechet = rows[name]["spaces"]["classifier"]["metrics"]["frechet_real"]
+        low, high = frechet["excess_interval"]
+        cells = [ROWS[name].kind, name, str(rows[name]["evaluations"])]
+        cells += [f"{quality['ssim']['value']:.3f}", f"{quality['psnr']['value']:.1f}"]
+        cells += [f"{frechet['excess']:+.2f} ({low:+.2f} … {high:+.2f})", f"{quality['class_accuracy']['value']:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return (
+        head
+        + "\n".join(lines)
+        + f"\n\nThe digits teacher with 20 steps of dpmpp_2m, two evaluations a step, is what all are held against: 640 "
+        f"pairs from the same noise. Distilled rows: {GUIDANCE[1]['steps']} optimizer steps for guidance, {BUDGET} for "
+        f"steps, batches of {TRAIN['batch_size']}, the net as large as the teacher's. 95% intervals of judging; one "
+        f"run a row. {len(lines)} of {len(ROWS)} rows have been run.\n"
+    )
+
+
+def speeds(bundle: Bundle, teacher: Denoiser) -> dict[str, Any]:
+    """Milliseconds of one guided image, all in one interleaved run, one thread, batch 1."""
+    sample, when, *values = example_inputs(teacher, 1)
+    given = dict(zip(teacher.inputs, values, strict=True))
+    arrays = {name: value.numpy() for name, value in given.items()}
+    noise = noise_like(teacher, 1, 5)
+    with tempfile.TemporaryDirectory() as folder, latency.threads(1), torch.no_grad():
+        baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), 1)
+        whole = Bundle(bundle.path, threads=1)
+        calls = {
+            "teacher, PyTorch": functools.partial(guided, teacher, noise, when + 500, given),
+            "teacher, onnxruntime fp32": functools.partial(baseline.guided, noise.numpy(), 500, arrays),
+            "student, one graph": functools.partial(whole.sample_at_once, noise.numpy(), **arrays),
+        }
+        taken = latency.interleaved(calls, ROUNDS, terminal.progress)
+    images = {f"teacher, PyTorch, {n} steps": taken["teacher, PyTorch"] * n for n in SLOW}
+    images[f"teacher, onnxruntime fp32, {FAST} steps"] = taken["teacher, onnxruntime fp32"] * FAST
+    images["student, one graph"] = taken["student, one graph"]
+    found = {}
+    for name, values in images.items():
+        ratio, ends = latency.speedup(values, images["student, one graph"])
+        found[name] = {"ms": float(np.median(values)), "student_faster": ratio, "interval": ends}
+    return found
+
+
+def speed_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of `speeds`."""
+    head = "| a guided image | ms | the flagship is faster |\n|---|---:|---|\n"
+    lines = [
+        f"| {name} | {row['ms']:,.2f} | {row['student_faster']:,.0f}× ({row['interval'][0]:,.0f} … "
+        f"{row['interval'][1]:,.0f}) |"
+        for name, row in found.items()
+    ]
+    return head + "\n".join(lines) + f"\n\n{latency.processor()}, one thread, batch 1, interleaved in one run.\n"
+
+
+def main() -> None:
+    """Run the rows that are missing, then the flagship; write the tables; print the bars."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.few_steps", description=__doc__)
+    parser.add_argument("--rows", nargs="*", metavar="ROW", help="only these rows of the table, and no flagship")
+    parser.add_argument("--flagship", action="store_true", help="only the flagship, and no row of the table")
+    parser.add_argument("--fresh", action="store_true", help="run again what is there")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.rows or () if name not in ROWS]
+    if unknown:
+        parser.error(f"no row is called {unknown[0]!r}; there are: {'; '.join(ROWS)}")
+    file = RESULTS / "few_steps.json"
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": {}}
+    if not asked.flagship:
+        judges = Judges()
+        for name in asked.rows or ROWS:
+            identity = ROWS[name].identity()
+            if kept["rows"].get(name, {}).get("identity") == identity and not asked.fresh:
+                continue
+            terminal.log(name)
+            kept["rows"][name] = {"identity": identity, **judge(judges, student(judges, ROWS[name]))}
+            _write(file, kept)
+    if asked.rows is not None:
+        return
+    output = ROOT / "outputs" / FLAGSHIP.stem
+    recipe = read(FLAGSHIP)
+    options = Options(torch.device("cpu"), terminal.progress, terminal.log)
+    engine.apply(recipe, output, options)
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    parts = ("verdict", "summary", "ratios", "intervals", "gates", "quality", "spaces", "samples", "environment")
+    kept["flagship"] = {name: report[name] for name in parts}
+    kept["speeds"] = speeds(Bundle(output / "onnx"), Inputs(recipe, options, Path()).teacher())
+    _write(file, kept)
+    print(file.with_suffix(".md").read_text(encoding="utf-8"))
+    accuracy = report["quality"]["class_accuracy"]
+    finish(
+        {
+            **{
+                f"flagship_over_pytorch_{n}": kept["speeds"][f"teacher, PyTorch, {n} steps"]["student_faster"]
+                for n in SLOW
+            },
+            "flagship_over_onnxruntime": kept["speeds"][f"teacher, onnxruntime fp32, {FAST} steps"]["student_faster"],
+            "flagship_frechet_ratio": worst_ratio(report)["value"],
+            "flagship_accuracy_lost": accuracy["teacher"] - accuracy["value"],
+        }
+    )
+
+
+def _write(file: Path, kept: Mapping[str, Any]) -> None:
+    write_json(file, kept)
+    text = table(kept["rows"])
+    if "speeds" in kept:
+        text += f"\n{speed_table(kept['speeds'])}\nThe flagship: {kept['flagship']['summary']}\n"
+    write_text(file.with_suffix(".md"), text)
+
+
+if __name__ == "__main__":
+    main()

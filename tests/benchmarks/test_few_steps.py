@@ -1,0 +1,48 @@
+"""The table of few steps; its rows are of passes that exist."""
+
+from benchmarks import few_steps
+from benchmarks.bars import BARS
+from compress import passes
+
+
+def test_every_row_has_valid_passes_and_an_identity_of_its_own() -> None:
+    for row in few_steps.ROWS.values():
+        for kind, settings in row.passes:
+            assert passes.module(kind).Config.model_validate(settings)
+    identities = [row.identity() for row in few_steps.ROWS.values()]
+    assert len(set(identities)) == len(identities)
+
+
+def test_distilled_rows_have_equal_budgets() -> None:
+    for name, row in few_steps.ROWS.items():
+        if row.kind == "distilled":
+            settings = row.passes[-1][1]
+            rounds = 1
+            if settings["method"] == "progressive":
+                rounds = len(passes.module("distill_steps")._halvings(row.steps, 20))
+            assert settings["steps"] * rounds == few_steps.BUDGET, name
+
+
+def test_tables_hold_what_was_run() -> None:
+    figure = {"value": 0.5}
+    frechet = {"frechet_real": {"excess": 0.25, "excess_interval": [0.1, 0.4]}}
+    row = {
+        "quality": {"ssim": figure, "psnr": {"value": 21.25}, "class_accuracy": {"value": 0.9}},
+        "spaces": {"classifier": {"metrics": frechet}},
+        "evaluations": 4,
+    }
+    text = few_steps.table({"trajectory, 4 steps": row})
+    assert "| distilled | trajectory, 4 steps | 4 | 0.500 | 21.2 | +0.25 (+0.10 … +0.40) | 90.0% |" in text
+    assert f"1 of {len(few_steps.ROWS)} rows" in text
+    slow = {"ms": 100.0, "student_faster": 412.4, "interval": (400.2, 420.0)}
+    assert "| teacher | 100.00 | 412× (400 … 420) |" in few_steps.speed_table({"teacher": slow})
+
+
+def test_bars_are_those_of_the_flagship() -> None:
+    assert {name for name in BARS if name.startswith("flagship")} == {
+        "flagship_over_pytorch_50",
+        "flagship_over_pytorch_1000",
+        "flagship_over_onnxruntime",
+        "flagship_frechet_ratio",
+        "flagship_accuracy_lost",
+    }
