@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,8 @@ def judge(judges: Judges, model: Denoiser) -> dict[str, Any]:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown, in the order of the rows."""
     head = (
-        "| | row | evaluations of the net | SSIM | PSNR, dB | Fréchet distance to the data, above the teacher's | named "
-        "as asked |\n|---|---|---:|---|---|---|---:|\n"
+        "| | row | evaluations of the net | SSIM | PSNR, dB | Fréchet distance to the data, above the teacher's | "
+        "named as asked |\n|---|---|---:|---|---|---|---:|\n"
     )
     lines = []
     for name in (name for name in ROWS if name in rows):
@@ -126,7 +126,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         head
         + "\n".join(lines)
-        + f"\n\nThe digits teacher with 20 steps of dpmpp_2m, two evaluations a step, is what all are held against: 640 "
+        + "\n\nThe digits teacher with 20 steps of dpmpp_2m, two evaluations a step, is what all are held against: 640 "
         f"pairs from the same noise. Distilled rows: {GUIDANCE[1]['steps']} optimizer steps for guidance, {BUDGET} for "
         f"steps, batches of {TRAIN['batch_size']}, the net as large as the teacher's. 95% intervals of judging; one "
         f"run a row. {len(lines)} of {len(ROWS)} rows have been run.\n"
@@ -135,14 +135,14 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def speeds(bundle: Bundle, teacher: Denoiser) -> dict[str, Any]:
     """Milliseconds of one guided image, all in one interleaved run, one thread, batch 1."""
-    sample, when, *values = example_inputs(teacher, 1)
+    _, when, *values = example_inputs(teacher, 1)
     given = dict(zip(teacher.inputs, values, strict=True))
     arrays = {name: value.numpy() for name, value in given.items()}
     noise = noise_like(teacher, 1, 5)
     with tempfile.TemporaryDirectory() as folder, latency.threads(1), torch.no_grad():
         baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), 1)
         whole = Bundle(bundle.path, threads=1)
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             "teacher, PyTorch": functools.partial(guided, teacher, noise, when + 500, given),
             "teacher, onnxruntime fp32": functools.partial(baseline.guided, noise.numpy(), 500, arrays),
             "student, one graph": functools.partial(whole.sample_at_once, noise.numpy(), **arrays),
@@ -152,9 +152,9 @@ def speeds(bundle: Bundle, teacher: Denoiser) -> dict[str, Any]:
     images[f"teacher, onnxruntime fp32, {FAST} steps"] = taken["teacher, onnxruntime fp32"] * FAST
     images["student, one graph"] = taken["student, one graph"]
     found = {}
-    for name, values in images.items():
-        ratio, ends = latency.speedup(values, images["student, one graph"])
-        found[name] = {"ms": float(np.median(values)), "student_faster": ratio, "interval": ends}
+    for name, each in images.items():
+        ratio, ends = latency.speedup(each, images["student, one graph"])
+        found[name] = {"ms": float(np.median(each)), "student_faster": ratio, "interval": ends}
     return found
 
 
@@ -203,13 +203,11 @@ def main() -> None:
     _write(file, kept)
     print(file.with_suffix(".md").read_text(encoding="utf-8"))
     accuracy = report["quality"]["class_accuracy"]
+    faster = {name: row["student_faster"] for name, row in kept["speeds"].items()}
     finish(
         {
-            **{
-                f"flagship_over_pytorch_{n}": kept["speeds"][f"teacher, PyTorch, {n} steps"]["student_faster"]
-                for n in SLOW
-            },
-            "flagship_over_onnxruntime": kept["speeds"][f"teacher, onnxruntime fp32, {FAST} steps"]["student_faster"],
+            **{f"flagship_over_pytorch_{n}": faster[f"teacher, PyTorch, {n} steps"] for n in SLOW},
+            "flagship_over_onnxruntime": faster[f"teacher, onnxruntime fp32, {FAST} steps"],
             "flagship_frechet_ratio": worst_ratio(report)["value"],
             "flagship_accuracy_lost": accuracy["teacher"] - accuracy["value"],
         }
