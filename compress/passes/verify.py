@@ -174,7 +174,11 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
     decisions = decision.decide(figures, limits, left_out)
     guidance = None
-    if config.guidance_scales and teacher.sampling.guidance.kind == "cfg" and teacher.classes is not None:
+    if config.guidance_scales and bundle.guidance["kind"] == "baked":
+        context.log(
+            f"{context.name}: no guidance response: the student knows the scale {bundle.guidance['scale']} alone"
+        )
+    elif config.guidance_scales and teacher.sampling.guidance.kind == "cfg" and teacher.classes is not None:
         guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context.name, context.seed)
     report = {
         "format": 2,

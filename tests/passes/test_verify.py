@@ -288,3 +288,16 @@ def test_a_few_step_student_is_judged_by_its_samples(tmp_path: Path) -> None:
     assert report["ratios"]["image_speedup"] == pytest.approx(whole["speedup"])
     errors = {row["name"]: row["output_error"] for row in report["stages"]}
     assert errors["teacher"] == 0 and errors["few"] is None and errors["onnx"] is None
+
+
+def test_a_baked_student_has_no_guidance_response_and_says_so(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+    guidance = teacher.sampling.guidance.model_copy(update={"kind": "baked"})
+    baked = dataclasses.replace(teacher, sampling=teacher.sampling.model_copy(update={"guidance": guidance}))
+    bundle = EXPORT.run(baked, EXPORT.Config(), make_context(teacher, tmp_path / "made")).model
+    said: list[str] = []
+    context = dataclasses.replace(make_context(teacher, tmp_path / "judged"), log=said.append)
+    config = VERIFY.Config(rounds=10, batches=(), starts=0, judge_accuracy=0, samples=20, guidance_scales=(1.0, 2.0))
+    VERIFY.run(bundle, config, context)
+    assert read_json(context.output / "report.json")["guidance"] is None
+    assert any("knows the scale 2.0 alone" in line for line in said)
