@@ -44,15 +44,14 @@ def error(student: Denoiser, teacher: Denoiser, scale: float) -> float:
     return float((found - wanted).square().mean() / wanted.square().mean())
 
 
-@pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG])
-def test_one_evaluation_comes_to_be_the_guided_output(config: dict, tmp_path: Path) -> None:
-    teacher = make_denoiser(config, scale=3.0)
+def test_one_evaluation_comes_to_be_the_guided_output(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG, scale=3.0)
     result = run(teacher, tmp_path, steps=150, batch_size=32, learning_rate=4e-3, ema=0.9)
     student = result.model
     assert student.sampling.guidance.kind == "baked" and student.sampling.guidance.scale == 3.0
     assert student.sampling.timesteps == teacher.sampling.timesteps and not student.sampling.distilled
     history = result.notes["history"]
-    assert history[-1][1] < 0.9 * history[0][1]
+    assert history[-1][1] < 0.5 * history[0][1]
     sample, timestep, conditions = inputs_for(student)
     assert torch.equal(guided(student, sample, timestep, conditions), predict(student, sample, timestep, conditions))
 
@@ -60,7 +59,7 @@ def test_one_evaluation_comes_to_be_the_guided_output(config: dict, tmp_path: Pa
 def test_embedded_answers_to_the_scale(tmp_path: Path) -> None:
     teacher = make_denoiser(CLASS_CONFIG, scale=2.0)
     student = run(
-        teacher, tmp_path, mode="embedded", scales=[1, 5], steps=300, batch_size=32, learning_rate=4e-3, ema=0.9
+        teacher, tmp_path, mode="embedded", scales=[1, 5], steps=200, batch_size=24, learning_rate=4e-3, ema=0.9
     ).model
     assert student.sampling.guidance.kind == "embedded" and student.sampling.guidance.scales == (1.0, 5.0)
     errors = {scale: error(student, teacher, scale) for scale in (1.0, 3.0, 5.0)}
@@ -73,8 +72,7 @@ def test_embedded_answers_to_the_scale(tmp_path: Path) -> None:
     assert not torch.allclose(*outputs, atol=1e-3)
 
 
-@pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG])
-@pytest.mark.parametrize("scheme", ["float", "int8"])
+@pytest.mark.parametrize(("config", "scheme"), [(CLASS_CONFIG, "int8"), (TEXT_CONFIG, "float")], ids=["class", "text"])
 def test_embedded_survives_save_load_and_export(config: dict, scheme: str, tmp_path: Path) -> None:
     teacher = make_denoiser(config, scale=2.0)
     model = run(teacher, tmp_path, mode="embedded", learning_rate=0.05, ema=0, **QUICK).model

@@ -69,8 +69,9 @@ def test_student_comes_nearer_than_the_teacher_with_as_few_steps(method: str, tm
     assert after < 0.8 * before, (method, before, after)
 
 
-@pytest.mark.parametrize("kind", list(CONFIGS))
-@pytest.mark.parametrize("method", ["trajectory", "progressive", "consistency"])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("text", "trajectory"), ("text", "consistency"), ("unconditional", "progressive")]
+)
 def test_runs_on_every_family_and_is_read_back(kind: str, method: str, tmp_path: Path) -> None:
     teacher = teacher_of(kind)
     more = {} if method == "trajectory" else {"method": method}
@@ -88,11 +89,11 @@ def test_one_student_serves_several_step_counts(tmp_path: Path) -> None:
         teacher,
         tmp_path,
         sampling_steps=[4, 1, 2],
-        steps=300,
+        steps=200,
         batch_size=16,
         learning_rate=2e-3,
         ema=0.9,
-        trajectories=300,
+        trajectories=200,
     ).model
     assert len(student.sampling.timesteps) == 4 and list(map(len, student.sampling.others)) == [1, 2]
     assert list(student.inputs) == ["class_labels", "steps"]
