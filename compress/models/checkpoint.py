@@ -231,7 +231,8 @@ def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
 def _load_file(file: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # copied, because tensors of a mapped file lie anywhere, and kernels round by where they lie
+            return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file}: is missing, truncated or damaged ({error}); copy or download it again"

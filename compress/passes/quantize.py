@@ -2,7 +2,8 @@
 
 int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
 own timesteps and guidance, every label as often as any other, with and without the condition.
-Weights are int8 per output channel and symmetric, activations uint8 per tensor.
+Weights are int8 per output channel and symmetric, of 7 bits so that sums are exact on every processor; activations
+uint8 per tensor.
 """
 
 import dataclasses

@@ -15,7 +15,15 @@ from compress.models.denoiser import (
     null_conditions,
     predict,
 )
-from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, TOKENS, UNCONDITIONAL_CONFIG, inputs_for, make_denoiser
+from tests.conftest import (
+    CLASS_CONFIG,
+    TEXT_CONFIG,
+    TOKENS,
+    UNCONDITIONAL_CONFIG,
+    assert_close_db,
+    inputs_for,
+    make_denoiser,
+)
 
 GUIDED = {"class": CLASS_CONFIG, "text": TEXT_CONFIG}
 
@@ -41,7 +49,7 @@ def test_guided_is_the_formula_of_two_separate_predictions(config: dict, scale: 
         result = guided(model, sample, timestep, conditions)
     assert (conditional - unconditional).abs().max() > 1e-3
     wanted = scale * conditional + (1 - scale) * unconditional
-    torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5)
+    assert_close_db(wanted, result, 90)
 
 
 def test_scale_1_is_the_conditional_prediction(config: dict) -> None:

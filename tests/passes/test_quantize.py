@@ -49,6 +49,15 @@ def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
     assert 0 < counts["many"] < counts["few"]
 
 
+def test_pairs_of_products_fit_in_16_bits(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    bundle = export_onnx.run(quantized(model, tmp_path), export_onnx.Config(), make_context(model, tmp_path)).model
+    graph = onnx.load(bundle.path / "denoiser.onnx").graph
+    weights = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    largest = max(int(np.abs(weight.astype(int)).max()) for weight in weights)
+    assert 32 < largest and 2 * 255 * largest < 2**15
+
+
 def test_lean_attention_is_not_quantized(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
