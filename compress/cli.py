@@ -8,7 +8,7 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -181,6 +181,11 @@ def sample(
         typer.Option(help="diffusers' convention; default: the bundle's own"),
     ] = None,
     steps: Annotated[Optional[int], typer.Option(help="of those that the bundle serves")] = None,  # noqa: UP045
+    psnr: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps"),
+    ] = None,
+    milliseconds: Annotated[Optional[float], typer.Option(help="time that all images may take together")] = None,  # noqa: UP045
     count: Annotated[int, typer.Option(min=1, help="number of images")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="determines the noise")] = 0,
     threads: Threads = None,
@@ -196,7 +201,7 @@ def sample(
     model = Bundle(folder, threads)
     model = model if guidance_scale is None else model.at_scale(guidance_scale)
     model = model if steps is None else model.at_steps(steps)
-    conditions = {}
+    conditions: dict[str, Any] = {}
     titles = None
     if "class_labels" in model.conditions:
         labels = np.arange(count) % model.manifest["classes"] if class_ is None else np.full(count, class_)
@@ -211,7 +216,12 @@ def sample(
         given = read_embeddings(embeddings, name)
         conditions[name] = given[np.arange(count) % len(given)]
     noise = np.random.default_rng(seed).standard_normal((count, *model.sample_shape), dtype=np.float32)
-    grid(model.sample(noise, **conditions), out, titles)
+    if psnr is None and milliseconds is None:
+        images = model.sample(noise, **conditions)
+    else:
+        images, taken = model.sample_adaptively(noise, psnr=psnr, milliseconds=milliseconds, **conditions)
+        print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
+    grid(images, out, titles)
     print(out)
 
 

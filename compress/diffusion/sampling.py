@@ -121,12 +121,15 @@ class Sampling(Frozen):
         cumulative = self.alphas_cumprod.to(timestep.device)[timestep][:, None, None, None]
         return cumulative.sqrt().float(), (1 - cumulative).sqrt().float()
 
-    def steps(self) -> list[Step]:
-        """The solver as a table, one entry for each of `timesteps`."""
+    def levels(self) -> tuple[list[float], list[float]]:
+        """(α, σ) at each of `timesteps` and where the last step arrives."""
         cumulative = self.alphas_cumprod[list(self.timesteps)].tolist()
         cumulative.append(1.0 if self.final == "clean" else float(self.alphas_cumprod[0]))
-        alpha = [value**0.5 for value in cumulative]
-        sigma = [(1 - value) ** 0.5 for value in cumulative]
+        return [value**0.5 for value in cumulative], [(1 - value) ** 0.5 for value in cumulative]
+
+    def steps(self) -> list[Step]:
+        """The solver as a table, one entry for each of `timesteps`."""
+        alpha, sigma = self.levels()
         return solvers.SOLVERS[self.solver](self.prediction_type, self.timesteps, alpha, sigma)
 
 

@@ -17,8 +17,8 @@ from pydantic import Field
 from compress import __version__
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import generator
-from compress.errors import ExportError
-from compress.evaluation.quality import sqnr
+from compress.errors import ExportError, PassError
+from compress.evaluation.quality import psnr, sqnr
 from compress.files import write_json
 from compress.models import counts
 from compress.models.attention import channels_first
@@ -35,6 +35,8 @@ INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 # Least agreement of the file with the PyTorch model. int8 kernels round differently from simulated ones,
 # and differences grow with depth, so that comparison only catches a broken export.
 SAMPLER = "sampler.onnx"
+TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
+CALIBRATION = 60  # images that adaptive steps are calibrated on
 LEAST_SQNR_DB = {"float": 80.0, "fp16": 30.0, "int8": 10.0}
 LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "fp16": 20.0, "int8": 20.0}  # of the one graph against the steps, same kernels
 
@@ -47,11 +49,17 @@ class Config(PassConfig):
     sampler: bool = Field(
         False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
     )
+    adaptive: bool = Field(
+        False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
+    )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
 def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
+    if config.adaptive and (model.sampling.distilled or (config.batch or 1) > 1):
+        why = "the steps of this model were distilled" if model.sampling.distilled else "they need batch: 1, or any"
+        raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     source = model.source if isinstance(model, QuantizedDenoiser) else model
@@ -75,6 +83,8 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
         "nodes": len(graph.graph.node),
         "sqnr_to_pytorch_db": round(agreement, 2),
     }
+    if config.adaptive:
+        notes["adaptive"] = _calibrate(source, bundle, context)
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(source, bundle, LEAST_SAMPLER_SQNR_DB[scheme], context), 2)
     return PassResult(bundle, changed=True, notes=notes)
@@ -123,6 +133,7 @@ def _describe(
             "steps": [vars(step) for step in sampling.steps()],
             "clip_range": sampling.clip_range,
             "distilled": sampling.distilled,
+            "levels": dict(zip(("alpha", "sigma"), sampling.levels(), strict=True)),
             "guidance": guidance,
             "others": [[vars(step) for step in sampling.at(len(other)).steps()] for other in sampling.others],
         },
@@ -132,6 +143,28 @@ def _describe(
         "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
     }
     write_json(folder / "bundle.json", manifest)
+
+
+def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
+    """PSNR in dB to sampling without leaps, and evaluations an image, by tolerance; also written to the bundle."""
+    noise = noise_like(model, CALIBRATION, context.seed, 8).numpy()
+    conditions = conditions_for(model, len(noise), context.dataset, context.seed)
+    given: dict[str, Any] = {name: value.numpy() for name, value in conditions.items()}
+    wanted = bundle.sample(noise, **given)
+    rows = []
+    with context.progress(f"{context.name}: calibrating steps", len(TOLERANCES)) as task:
+        for tolerance in TOLERANCES:
+            found, evaluations = bundle.sample_adaptively(noise, tolerance=tolerance, **given)
+            row = {
+                "tolerance": tolerance,
+                "psnr": float(psnr(wanted, found).mean()),
+                "evaluations": float(evaluations.mean()),
+            }
+            rows.append({name: round(value, 4) for name, value in row.items()})
+            task.advance()
+    bundle.manifest["sampling"]["adaptive"] = rows
+    write_json(bundle.path / "bundle.json", bundle.manifest)
+    return rows
 
 
 def _sampler(model: Denoiser, graph: onnx.ModelProto) -> onnx.ModelProto:

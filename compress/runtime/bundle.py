@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from compress.errors import BundleError
+from compress.runtime.adaptive import Grid, solve_adaptively
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
 
 FORMAT = 1
@@ -93,11 +94,13 @@ class Bundle:
         """A null condition: a class number, or the name of an .npy file beside the manifest."""
         return np.asarray(value) if isinstance(value, int) else np.load(self.path / value, allow_pickle=False)
 
-    def denoise(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, without guidance."""
+    def denoise(
+        self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, or at int64 [b], without guidance."""
         count = len(sample)
         scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
-        feeds = {"sample": sample, "timestep": np.full(count, timestep), **scalars, **conditions}
+        feeds = {"sample": sample, "timestep": np.broadcast_to(timestep, count), **scalars, **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
         size = self.batch or len(sample)
         if len(sample) % size:
@@ -108,15 +111,18 @@ class Bundle:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def guided(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Model output [b,c,h,w] with the bundle's own guidance."""
+    def guided(
+        self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Model output [b,c,h,w] with the bundle's own guidance. timestep: one, or int64 [b]."""
         if self.guidance["kind"] != "cfg":
             return self.denoise(sample, timestep, conditions)
         both = {
             name: np.concatenate([value, np.broadcast_to(self.null.get(name, value).astype(value.dtype), value.shape)])
             for name, value in conditions.items()
         }
-        output = self.denoise(np.concatenate([sample, sample]), timestep, both)
+        times = np.broadcast_to(timestep, len(sample))
+        output = self.denoise(np.concatenate([sample, sample]), np.concatenate([times, times]), both)
         conditional, unconditional = np.split(output, 2)
         return classifier_free_guidance(conditional, unconditional, self.guidance["scale"])
 
@@ -134,6 +140,52 @@ class Bundle:
             self.steps,
             self.clip_range,
         )
+
+    def sample_adaptively(
+        self,
+        noise: np.ndarray,
+        psnr: float | None = None,
+        tolerance: float | None = None,
+        milliseconds: float | None = None,
+        **conditions: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(clean samples [b,c,h,w], evaluations int64 [b]): as `sample`, with as many steps as each image needs.
+
+        psnr: wanted against `sample`, in dB; the tolerance is then the one that was calibrated for it. tolerance: of
+        one step, root mean square in pixels' units; 0 is `sample`. milliseconds: time that the batch may take; alone,
+        it sets the steps, and beside a quality it cuts them short.
+        Raises BundleError where steps cannot be passed over, or the quality was not calibrated.
+        """
+        self._check(noise, conditions)
+        sampling = self.manifest["sampling"]
+        if sampling.get("distilled") or "levels" not in sampling:
+            why = "its steps were distilled" if sampling.get("distilled") else "it holds no levels; export it again"
+            raise BundleError(f"{self.path}: its steps cannot adapt: {why}")
+        if self.batch and self.batch > 1:
+            raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
+        if psnr is not None:
+            tolerance = self._tolerance(psnr)
+        if tolerance is None and milliseconds is None:
+            raise BundleError(f"{self.path}: give psnr, tolerance or milliseconds")
+        return solve_adaptively(
+            lambda sample, times, items: self.guided(sample, times, {n: v[items] for n, v in conditions.items()}),
+            noise,
+            Grid.read(self.steps, sampling),
+            tolerance or 0.0,
+            self.clip_range,
+            None if milliseconds is None else milliseconds / 1000,
+        )
+
+    def _tolerance(self, psnr: float) -> float:
+        """The largest calibrated tolerance that keeps the quality."""
+        table = self.manifest["sampling"].get("adaptive") or []
+        if not table:
+            raise BundleError(f"{self.path}: no quality was calibrated; export it with `adaptive: true`")
+        kept = [row["tolerance"] for row in table if row["psnr"] >= psnr]
+        if not kept:
+            best = max(row["psnr"] for row in table)
+            raise BundleError(f"{self.path}: psnr {psnr:g} dB is more than adaptive steps reach ({best:.1f} dB)")
+        return float(max(kept))
 
     @cached_property
     def sampler(self) -> onnxruntime.InferenceSession:
