@@ -11,7 +11,8 @@ teacher says, at a later timestep s of the grid that the teacher samples on:
                   segment (Berthelot et al. 2023, "TRACT", with Song et al. 2023).
 
 Loss (Salimans & Ho 2022, eq. 9): max(α²/σ², 1)·(x̂_0 of the student − its target)², divided by the same of the target.
-The teacher samples with its own solver and guidance; the student with DDIM and the guidance that it has.
+The teacher samples with its own solver and guidance; the student with DDIM and the guidance that it has, or with
+`bake_guidance` with one evaluation.
 """
 
 import copy
@@ -49,6 +50,9 @@ class Config(training.TrainingConfig):
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
+    bake_guidance: bool = Field(
+        False, description="the student evaluates once for the teacher's guided samples: guidance and steps in one pass"
+    )
     teacher: str | None = Field(
         None, description="name of an earlier pass whose model is the teacher; default: the recipe's checkpoint"
     )
@@ -219,6 +223,11 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         grid = Grid(teacher.sampling, [2 * rounds[0], *rounds], ())
     else:
         grid = Grid(teacher.sampling, counts, model.sampling.timesteps)
+    guidance = model.sampling.guidance
+    if config.bake_guidance:
+        if guidance.kind != "cfg":
+            raise PassError(f"{context.name}: bake_guidance: the model's guidance is {guidance.kind} already")
+        guidance = guidance.model_copy(update={"kind": "baked"})
     paths = {n: tuple(int(grid.timesteps[place]) for place in grid.places[n][:-1]) for n in counts}
     if model.sampling.prediction_type == "epsilon" and float(grid.alpha[0]) == 0:
         raise PassError(f"{context.name}: ε-prediction says nothing at zero terminal SNR, where few steps begin")
@@ -229,7 +238,7 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         except ValueError as error:
             raise PassError(f"{context.name}: {error}; give one number of sampling_steps") from None
     others = tuple(paths[n] for n in counts[1:])
-    update = {"solver": "ddim", "timesteps": paths[counts[0]], "others": others, "distilled": True}
+    update = {"solver": "ddim", "timesteps": paths[counts[0]], "others": others, "distilled": True, "guidance": guidance}
     sampling = model.sampling.model_copy(update=update)
     student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling)
     return student, teacher, grid

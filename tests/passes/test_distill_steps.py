@@ -216,3 +216,19 @@ def test_forecast_gives_the_model_with_its_steps_and_a_time(method: str, tmp_pat
     config = STEPS.Config.model_validate({"method": method, "sampling_steps": [2], "steps": 5, "batch_size": 8})
     forecast = STEPS.forecast(teacher, config, make_context(teacher, tmp_path))
     assert len(forecast.model.sampling.timesteps) == 2 and forecast.seconds > 0 and forecast.memory_bytes > 0
+
+
+def test_guidance_and_steps_in_one_pass(tmp_path: Path) -> None:
+    teacher = teacher_of()
+    settings = {"batch_size": 16, "learning_rate": 2e-3, "ema": 0.9, "trajectories": 300}
+    result = run(teacher, tmp_path, sampling_steps=[2], bake_guidance=True, steps=250, **settings)
+    student = result.model
+    guidance = teacher.sampling.guidance
+    assert student.sampling.guidance == guidance.model_copy(update={"kind": "baked"})
+    unguided = at_few_steps(teacher, 2).sampling.model_copy(update={"guidance": student.sampling.guidance})
+    before = distance(dataclasses.replace(teacher, sampling=unguided), teacher, tmp_path)
+    assert distance(student, teacher, tmp_path) < 0.8 * before
+    with pytest.raises(PassError, match="the model's guidance is baked already"):
+        run(student, tmp_path / "again", teacher, sampling_steps=[1], bake_guidance=True, **QUICK)
+    with pytest.raises(PassError, match="the model's guidance is none already"):
+        run(teacher_of("unconditional"), tmp_path / "none", sampling_steps=[2], bake_guidance=True, **QUICK)
