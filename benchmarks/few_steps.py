@@ -24,6 +24,7 @@ from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.engine import code_identity
 from compress.evaluation import latency
 from compress.evaluation.baseline import OnnxTeacher
+from compress.evaluation.response import sample
 from compress.files import write_json, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint
@@ -40,6 +41,7 @@ SLOW = (50, 1000)  # guided steps of the teacher in PyTorch
 FAST = 10  # evaluations of the teacher in onnxruntime, whatever its solver: they cost the same
 TRAIN = {"batch_size": 64, "learning_rate": 1e-3}
 BUDGET = 600  # optimizer steps of a distilled row
+ORDER_BUDGET = 600  # optimizer steps of a row of orders, over all its passes
 GUIDANCE = ("distill_guidance", {"steps": 400, **TRAIN})
 
 
@@ -71,16 +73,52 @@ def distilled(steps: int, method: str) -> Row:
     return Row("distilled", steps, "ddim", (GUIDANCE, ("distill_steps", settings)))
 
 
+def ordered(*names: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Passes in an order, ORDER_BUDGET optimizer steps in all. A recovery learns from the model before pruning."""
+    shares = {"guidance": 1, "recover": 1, "steps": 2, "guided steps": 3, "guided steps, no recovery": 4}
+    unit = ORDER_BUDGET // sum(shares.get(name, 0) for name in names)
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for i, name in enumerate(names):
+        train = {"steps": unit * shares.get(name, 0), **TRAIN, "batch_size": 32}
+        if name == "guidance":
+            found.append(("distill_guidance", train))
+        elif name == "prune":
+            found.append(("prune_channels", {"target": {"macs": 0.4}}))
+        elif name == "recover":
+            before = {} if i < 2 else {"teacher": found[-2][0]}
+            after_steps = any(kind == "distill_steps" for kind, _ in found)
+            found.append(("distill", {**train, **before, "states": "trajectory" if after_steps else "data"}))
+        else:
+            baked = {"bake_guidance": True} if "guided" in name else {}
+            found.append(("distill_steps", {"sampling_steps": [2], "trajectories": 4000, **train, **baked}))
+    return tuple(found)
+
+
+ORDERS = {
+    "guidance, steps, prune, recover": ordered("guidance", "steps", "prune", "recover"),
+    "guidance, prune, recover, steps": ordered("guidance", "prune", "recover", "steps"),
+    "prune, recover, guidance, steps": ordered("prune", "recover", "guidance", "steps"),
+    "guided steps, prune, recover": ordered("guided steps", "prune", "recover"),
+    "prune, recover, guided steps": ordered("prune", "recover", "guided steps"),
+    "prune, guided steps": ordered("prune", "guided steps, no recovery"),
+}
+INT8: tuple[tuple[str, Mapping[str, Any]], ...] = (("quantize", {}), ("export_onnx", {"batch": 1}))
+
 ROWS = {
     **{f"{solver}, {n} steps": Row("no training", n, solver) for n in (10, 4, 2) for solver in ("ddim", "dpmpp_2m")},
     **{f"chosen, {solver}, {n} steps": chosen(n, solver) for n in (10, 4, 2) for solver in ("ddim", "dpmpp_2m")},
     **{f"{method}, {n} steps": distilled(n, method) for n in (4, 2) for method in ("trajectory", "progressive")},
     "consistency, 2 steps": distilled(2, "consistency"),
+    **{
+        f"{name}{ending}": Row("order of passes", 2, "ddim", (*chain, *last))
+        for name, chain in ORDERS.items()
+        for ending, last in (("", ()), (", int8", INT8))
+    },
 }
 
 
-def student(judges: Judges, row: Row) -> Denoiser:
-    """What the row draws with."""
+def student(judges: Judges, row: Row) -> Denoiser | Bundle:
+    """What the row draws with: the file where it was exported."""
     if not row.passes:
         sampling = from_scheduler_config(
             judges.teacher.scheduler, SamplingOptions.model_validate({"solver": row.solver, "steps": row.steps})
@@ -92,19 +130,27 @@ def student(judges: Judges, row: Row) -> Denoiser:
     output = ROOT / "outputs" / "few_steps" / row.kind.replace(" ", "_")  # shared: what rows begin with is kept
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     engine.apply(Recipe(head, chain, FLAGSHIP), output, options)
+    if chain[-1].kind == "export_onnx":
+        return Bundle(output / "onnx")
     model = checkpoint.load(output / "passes" / f"{len(chain):02d}-{chain[-1].name}" / "model")
     assert isinstance(model, Denoiser)
     return model
 
 
-def judge(judges: Judges, model: Denoiser) -> dict[str, Any]:
+def judge(judges: Judges, model: Denoiser | Bundle) -> dict[str, Any]:
     """Figures of the samples, each as in report.json."""
-    ours = draw_many(model, judges.pairs.noise, judges.pairs.conditions, terminal.progress, "samples").numpy()
+    pairs = judges.pairs
+    if isinstance(model, Bundle):
+        ours = sample(model, pairs, terminal.progress, "samples")
+        steps, guidance = len(model.steps), model.guidance["kind"]
+    else:
+        ours = draw_many(model, pairs.noise, pairs.conditions, terminal.progress, "samples").numpy()
+        steps, guidance = len(model.sampling.timesteps), model.sampling.guidance.kind
     figures = judges.judged.pairs(judges.pairs, ours, judges.pairs.samples.numpy()[:30])
     return {
         "quality": {name: figure.as_json() for name, figure in figures.items()},
         "spaces": judges.judged.spaces(judges.pairs, judges.others, ours).as_json(),
-        "evaluations": len(model.sampling.timesteps) * (2 if model.sampling.guidance.kind == "cfg" else 1),
+        "evaluations": steps * (2 if guidance == "cfg" else 1),
     }
 
 

@@ -104,8 +104,7 @@ def draw_kept(
         for start in range(0, count, BATCH):
             given = {name: value[start : start + BATCH] for name, value in conditions.items()}
             mine = noise[start : start + BATCH]
-            key = hashlib.sha256(b"".join(value.numpy().tobytes() for value in given.values())).hexdigest()[:8]
-            file = kept / f"{seed}-{start:06d}-{len(mine)}-{key}.npz"
+            file = kept / f"{seed}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
             samples = _read_kept(file, mine.shape)
             if samples is None:
                 on_device = {name: value.to(model.device) for name, value in given.items()}
@@ -114,6 +113,11 @@ def draw_kept(
             parts.append(samples)
             task.advance(len(mine))
     return Drawn(noise, conditions, torch.cat(parts))
+
+
+def key_of(conditions: Mapping[str, torch.Tensor]) -> str:
+    """A short hash of conditions, for the name of a file that depends on them."""
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in conditions.values())).hexdigest()[:8]
 
 
 def _kept_conditions(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:

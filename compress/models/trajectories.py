@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from compress.data import HELD_OUT, Batch, Dataset, generator
-from compress.files import write_atomically
+from compress.files import cache_folder, write_atomically
 from compress.models.denoiser import Denoiser, guided, walk
-from compress.models.reference import Progress, conditions_for, noise_like
+from compress.models.reference import Progress, conditions_for, identity, key_of, noise_like
 from compress.models.scalars import GUIDANCE_SCALE
 
 WALK = 11  # key of the trajectories' noise: no other draw begins with the same
@@ -50,32 +51,44 @@ def drawn(
     count: int,
     seed: int,
     dataset: Callable[[], Dataset],
-    file: Path,
     progress: Progress,
     title: str,
     scales: tuple[float, float] | None = None,
 ) -> Trajectories:
-    """`count` trajectories of the model's own sampling; kept in `file`, so that a killed run need not draw again.
+    """`count` trajectories of the model's own sampling, drawn once and then kept in the cache, fifty a file.
 
+    Stopped and called again, it goes on with the first file that is missing.
     scales: draw each at a guidance scale of its own in this range.
     """
+    folder = cache_folder() / "trajectories" / identity(model)[:24]
     conditions = conditions_for(model, count, dataset, seed)
     if scales:
         random = torch.rand(count, generator=generator(seed, WALK, 1))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
-    timesteps = torch.tensor(model.sampling.timesteps)
-    if file.is_file():
-        return Trajectories(load_file(file)["states"], timesteps, conditions)
-    noise = noise_like(model, count, seed, WALK)
     parts = []
     with progress(title, count) as task:
         for start in range(0, count, AT_ONCE):
-            given = {name: value[start : start + AT_ONCE].to(model.device) for name, value in conditions.items()}
-            parts.append(walk(model, noise[start : start + AT_ONCE].to(model.device), given).cpu())
-            task.advance(parts[-1].shape[1])
-    states = torch.cat(parts, dim=1)
-    write_atomically(file, lambda part: save_file({"states": states}, part))
-    return Trajectories(states, timesteps, conditions)
+            given = {name: value[start : start + AT_ONCE] for name, value in conditions.items()}
+            items = min(AT_ONCE, count - start)
+            file = folder / f"{seed}-{start:06d}-{items}-{key_of(given)}.safetensors"
+            states = _read_kept(file, (len(model.sampling.timesteps) + 1, items, *model.sample_shape))
+            if states is None:
+                noise = noise_like(model, AT_ONCE, seed, WALK, start)[:items].to(model.device)
+                states = walk(model, noise, {name: value.to(model.device) for name, value in given.items()}).cpu()
+                kept = {"states": states}
+                write_atomically(file, lambda part, kept=kept: save_file(kept, part))  # type: ignore[misc]
+            parts.append(states)
+            task.advance(items)
+    return Trajectories(torch.cat(parts, dim=1), torch.tensor(model.sampling.timesteps), conditions)
+
+
+def _read_kept(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """States of an earlier run; None if there are none that can be used."""
+    try:
+        states = load_file(file)["states"]
+    except (SafetensorError, OSError, KeyError):
+        return None
+    return states if states.shape == shape and states.isfinite().all() else None
 
 
 @torch.no_grad()

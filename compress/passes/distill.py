@@ -277,7 +277,6 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             config.trajectories,
             context.seed,
             context.dataset,
-            context.workdir / "trajectories.safetensors",
             context.progress,
             f"{context.name}: the teacher's trajectories",
         )

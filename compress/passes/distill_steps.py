@@ -238,7 +238,13 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         except ValueError as error:
             raise PassError(f"{context.name}: {error}; give one number of sampling_steps") from None
     others = tuple(paths[n] for n in counts[1:])
-    update = {"solver": "ddim", "timesteps": paths[counts[0]], "others": others, "distilled": True, "guidance": guidance}
+    update = {
+        "solver": "ddim",
+        "timesteps": paths[counts[0]],
+        "others": others,
+        "distilled": True,
+        "guidance": guidance,
+    }
     sampling = model.sampling.model_copy(update=update)
     student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling)
     return student, teacher, grid
@@ -264,7 +270,6 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             config.trajectories,
             context.seed,
             context.dataset,
-            context.workdir / "trajectories.safetensors",
             context.progress,
             f"{context.name}: the teacher's trajectories",
             student.sampling.guidance.scales,
