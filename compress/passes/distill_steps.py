@@ -29,7 +29,7 @@ from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
 from compress.diffusion.prediction import add_noise
-from compress.diffusion.sampling import Sampling
+from compress.diffusion.sampling import Sampling, SamplingOptions, from_scheduler_config
 from compress.diffusion.targets import arrival, clean_sample, clean_target, spaced, truncated_snr
 from compress.errors import PassError
 from compress.models import scalars, trajectories
@@ -50,6 +50,9 @@ class Config(training.TrainingConfig):
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
+    teacher_steps: int | None = Field(
+        None, ge=1, description="steps in which the teacher leads the way; default: as many as it samples with"
+    )
     bake_guidance: bool = Field(
         False, description="the student evaluates once for the teacher's guided samples: guidance and steps in one pass"
     )
@@ -208,12 +211,14 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
     teacher = context.earlier(config.teacher) if config.teacher else context.teacher()
     if not isinstance(teacher, Denoiser):
         raise PassError(f"{context.name}: teacher: {config.teacher} gives no float model")
+    if config.teacher_steps is not None:
+        teacher = _in_steps(teacher, config.teacher_steps, context)
     counts, length = config.sampling_steps, len(teacher.sampling.timesteps)
     least = 2 if config.method == "progressive" else 1
     if least * max(counts) > length:
         raise PassError(
             f"{context.name}: sampling_steps: {max(counts)} of a teacher with {length}; it must have more: raise "
-            "sampling: {steps: …}"
+            "teacher_steps or sampling: {steps: …}"
         )
     own = model.sampling.timesteps
     if len(own) in counts and not set(own) <= set(teacher.sampling.timesteps):
@@ -248,6 +253,19 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
     sampling = model.sampling.model_copy(update=update)
     student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling)
     return student, teacher, grid
+
+
+def _in_steps(teacher: Denoiser, count: int, context: Context) -> Denoiser:
+    """The teacher with its own solver in another number of steps. Raises PassError."""
+    if teacher.sampling.distilled:
+        raise PassError(f"{context.name}: teacher_steps: the teacher's steps are distilled; leave it away")
+    options = SamplingOptions(solver=teacher.sampling.solver, steps=count)
+    try:
+        sampling = from_scheduler_config(teacher.scheduler, options)
+    except ValueError as error:
+        raise PassError(f"{context.name}: teacher_steps: {error}") from None
+    sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
+    return dataclasses.replace(teacher, sampling=sampling)
 
 
 def _halvings(count: int, length: int) -> list[int]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from compress import passes
 from compress.contract import Context, PassResult
+from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw
@@ -232,3 +233,15 @@ def test_guidance_and_steps_in_one_pass(tmp_path: Path) -> None:
         run(student, tmp_path / "again", teacher, sampling_steps=[1], bake_guidance=True, **QUICK)
     with pytest.raises(PassError, match="the model's guidance is none already"):
         run(teacher_of("unconditional"), tmp_path / "none", sampling_steps=[2], bake_guidance=True, **QUICK)
+
+
+def test_teacher_leads_in_steps_of_its_own(tmp_path: Path) -> None:
+    teacher = teacher_of()
+    student = run(teacher, tmp_path, sampling_steps=[2], teacher_steps=4, **QUICK).model
+    wanted = from_scheduler_config(SCHEDULER, SamplingOptions(solver=teacher.sampling.solver, steps=4)).timesteps
+    assert student.sampling.timesteps == (wanted[0], wanted[2])
+    with pytest.raises(PassError, match="teacher_steps: 2000 sampling steps"):
+        run(teacher, tmp_path / "many", teacher_steps=2000, **QUICK)
+    context = dataclasses.replace(make_context(teacher, tmp_path / "few"), teacher=lambda: student)
+    with pytest.raises(PassError, match="the teacher's steps are distilled"):
+        STEPS.run(teacher, STEPS.Config.model_validate({"teacher_steps": 4, **QUICK}), context)
