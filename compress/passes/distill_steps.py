@@ -11,6 +11,7 @@ teacher says, at a later timestep s of the grid that the teacher samples on:
                   segment (Berthelot et al. 2023, "TRACT", with Song et al. 2023).
 
 Loss (Salimans & Ho 2022, eq. 9): max(α²/σ², 1)·(x̂_0 of the student − its target)², divided by the same of the target.
+To that, for `trajectory`, `moments` adds the gap between the moments of the student's and the teacher's samples.
 The teacher samples with its own solver and guidance; the student with DDIM and the guidance that it has, or with
 `bake_guidance` with one evaluation.
 """
@@ -28,6 +29,7 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
+from compress.diffusion.moments import MomentGap
 from compress.diffusion.prediction import add_noise
 from compress.diffusion.sampling import Sampling, SamplingOptions, from_scheduler_config
 from compress.diffusion.targets import arrival, clean_sample, clean_target, spaced, truncated_snr
@@ -50,6 +52,12 @@ class Config(training.TrainingConfig):
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
+    moments: float = Field(
+        0.0,
+        ge=0,
+        description="for trajectory: weight of the gap between the mean and covariance of the student's samples and "
+        "the teacher's; without it a student varies less than its teacher",
+    )
     teacher_steps: int | None = Field(
         None, ge=1, description="steps in which the teacher leads the way; default: as many as it samples with"
     )
@@ -67,6 +75,10 @@ class Config(training.TrainingConfig):
             raise ValueError("sampling_steps: give different numbers from 1 on")
         if len(counts) > 1 and self.method != "trajectory":
             raise ValueError(f"sampling_steps: method {self.method} takes one number; several need method: trajectory")
+        if self.moments and self.method != "trajectory":
+            raise ValueError(f"moments: needs method: trajectory; {self.method} does not reach the teacher's samples")
+        if self.moments and self.batch_size < 4 * self.accumulate:
+            raise ValueError("moments: the halves of a batch are compared; raise batch_size ÷ accumulate to 4 or more")
         if self.method == "consistency" and not self.ema:
             raise ValueError("ema: consistency learns from the student's average; give a decay above 0")
         return self
@@ -116,6 +128,8 @@ class Steps(nn.Module):
         self.models = (student, teacher, leads if config.method == "consistency" else None)
         self.method, self.grid, self.counts, self.walked = config.method, grid, counts, walked
         self.scales = student.sampling.guidance.scales
+        self.moments = config.moments
+        self.gap = MomentGap(walked.states[-1]) if config.moments and walked is not None else None
 
     @property
     def average(self) -> nn.Module | None:
@@ -125,7 +139,7 @@ class Steps(nn.Module):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """The weighted loss of one batch."""
         if self.method == "trajectory":
-            return {"steps": self._walk(len(batch.images), random, batch.images.device)}
+            return self._walk(len(batch.images), random, batch.images.device)
         count = self.counts[0]
         places = self.grid.places[count]
         segment = torch.randint(count, (len(batch.images),), generator=random)
@@ -155,8 +169,8 @@ class Steps(nn.Module):
         found = self._clean(self.models[0], sample, conditions, begin)
         return {"steps": self._distance(found, arrived, sample, begin, end)}
 
-    def _walk(self, batch_size: int, random: torch.Generator, device: torch.device) -> torch.Tensor:
-        """Mean loss over the steps of the student's own way from noise."""
+    def _walk(self, batch_size: int, random: torch.Generator, device: torch.device) -> Mapping[str, torch.Tensor]:
+        """Mean loss over the steps of the student's own way from noise, and how far its samples' moments are off."""
         assert self.walked is not None
         student = self.models[0]
         count = self.counts[int(torch.randint(len(self.counts), (), generator=random))]
@@ -164,15 +178,18 @@ class Steps(nn.Module):
         states, conditions = whole.images, dict(whole.conditions)
         if scalars.STEPS in student.inputs:
             conditions[scalars.STEPS] = torch.full((batch_size,), float(count), device=device)
-        sample = states[0]
-        losses = []
+        sample = arrived = states[0]
+        errors = []
         places = self.grid.places[count]
         for begin, end in itertools.pairwise(places):
             found = self._clean(student, sample, conditions, torch.full((batch_size,), begin))
-            losses.append(self._distance(found, states[end], sample, begin, end))
-            levels = (*self.grid.levels(begin, sample), *self.grid.levels(end, sample))
-            sample = arrival(found.detach(), sample, *levels)
-        return torch.stack(losses).mean()
+            errors.append(self._distance(found, states[end], sample, begin, end))
+            arrived = arrival(found, sample, *self.grid.levels(begin, sample), *self.grid.levels(end, sample))
+            sample = arrived.detach()
+        losses = {"steps": torch.stack(errors).mean()}
+        if self.gap is not None:
+            losses["moments"] = self.moments * self.gap(arrived, states[-1], random)
+        return losses
 
     def _clean(
         self, model: Denoiser, sample: torch.Tensor, conditions: Mapping[str, torch.Tensor], place: torch.Tensor

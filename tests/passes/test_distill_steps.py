@@ -245,3 +245,20 @@ def test_teacher_leads_in_steps_of_its_own(tmp_path: Path) -> None:
     context = dataclasses.replace(make_context(teacher, tmp_path / "few"), teacher=lambda: student)
     with pytest.raises(PassError, match="the teacher's steps are distilled"):
         STEPS.run(teacher, STEPS.Config.model_validate({"teacher_steps": 4, **QUICK}), context)
+
+
+def test_moments_bring_the_students_spread_nearer_to_the_teachers(tmp_path: Path) -> None:
+    teacher = teacher_of("unconditional")
+    noise = noise_like(teacher, 400, 77)
+    wanted = float(draw(teacher, noise, {}).var(0).sum())
+    settings = {"batch_size": 16, "learning_rate": 2e-3, "ema": 0.9, "trajectories": 300, "steps": 150}
+    off = {}
+    for weight in (0.0, 5.0):
+        student = run(teacher, tmp_path / str(weight), sampling_steps=[1], moments=weight, **settings).model
+        off[weight] = abs(float(draw(student, noise, {}).var(0).sum()) / wanted - 1)
+    assert off[5.0] < off[0.0], off
+
+
+def test_moments_need_trajectories() -> None:
+    with pytest.raises(ValidationError, match="moments: needs method: trajectory"):
+        STEPS.Config.model_validate({"moments": 1, "method": "progressive"})
