@@ -31,6 +31,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "flagship_over_onnxruntime": ("min", 20.0),
     "flagship_frechet_ratio": ("max", 1.15),
     "flagship_accuracy_lost": ("max", 0.01),
+    "adaptive_evaluations_saved": ("min", 0.45),
     "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }
