@@ -180,8 +180,7 @@ class Steps(nn.Module):
             conditions[scalars.STEPS] = torch.full((batch_size,), float(count), device=device)
         sample = arrived = states[0]
         errors = []
-        places = self.grid.places[count]
-        for begin, end in itertools.pairwise(places):
+        for begin, end in itertools.pairwise(self.grid.places[count]):
             found = self._clean(student, sample, conditions, torch.full((batch_size,), begin))
             errors.append(self._distance(found, states[end], sample, begin, end))
             arrived = arrival(found, sample, *self.grid.levels(begin, sample), *self.grid.levels(end, sample))

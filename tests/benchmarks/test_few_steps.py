@@ -38,11 +38,29 @@ def test_tables_hold_what_was_run() -> None:
     assert "| teacher | 100.00 | 412× (400 … 420) |" in few_steps.speed_table({"teacher": slow})
 
 
+def test_adaptive_steps_save_only_where_they_are_as_good() -> None:
+    def row(evaluations: float, low: float) -> dict:
+        return {
+            "evaluations": evaluations,
+            "spaces": {
+                "classifier": {"metrics": {"frechet_real": {"excess_interval": [-0.1, 0.1]}}},
+                "pixels": {"metrics": {"frechet_real": {"excess_interval": [low, 0.2]}}},
+                "random": {"metrics": {}},
+            },
+        }
+
+    rows = {"adaptive, 35 dB": row(16, -0.1), "adaptive, 25 dB": row(8, 0.01), "dpmpp_2m, 10 steps": row(20, -0.1)}
+    assert few_steps.saving(rows, "adaptive") == (0.6, "adaptive, 35 dB")
+    assert few_steps.saving(rows, "no training") == (0.5, "dpmpp_2m, 10 steps")
+    assert few_steps.saving({}, "adaptive") == (0.0, "none")
+
+
 def test_bars_are_those_of_the_flagship() -> None:
-    assert {name for name in BARS if name.startswith("flagship")} == {
+    assert {name for name in BARS if name.startswith(("flagship", "adaptive"))} == {
         "flagship_over_pytorch_50",
         "flagship_over_pytorch_1000",
         "flagship_over_onnxruntime",
         "flagship_frechet_ratio",
         "flagship_accuracy_lost",
+        "adaptive_evaluations_saved",
     }

@@ -262,3 +262,15 @@ def test_moments_bring_the_students_spread_nearer_to_the_teachers(tmp_path: Path
 def test_moments_need_trajectories() -> None:
     with pytest.raises(ValidationError, match="moments: needs method: trajectory"):
         STEPS.Config.model_validate({"moments": 1, "method": "progressive"})
+
+
+def test_a_few_step_student_is_distilled_further(tmp_path: Path) -> None:
+    """As a recipe does that ends with large batches: its steps and its guidance stay as they are."""
+    teacher = teacher_of()
+    first = run(teacher, tmp_path / "1", sampling_steps=[2], bake_guidance=True, teacher_steps=4, **QUICK).model
+    context = make_context(teacher, tmp_path / "2")
+    again = {"sampling_steps": [2], "teacher_steps": 4, "moments": 1.0, **QUICK}
+    second = STEPS.run(first, STEPS.Config.model_validate(again), context).model
+    assert second.sampling == first.sampling
+    with pytest.raises(PassError, match="the model's guidance is baked already"):
+        STEPS.run(first, STEPS.Config.model_validate({**again, "bake_guidance": True}), context)
