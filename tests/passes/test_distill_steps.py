@@ -262,6 +262,8 @@ def test_moments_bring_the_students_spread_nearer_to_the_teachers(tmp_path: Path
 def test_moments_need_trajectories() -> None:
     with pytest.raises(ValidationError, match="moments: needs method: trajectory"):
         STEPS.Config.model_validate({"moments": 1, "method": "progressive"})
+    with pytest.raises(ValidationError, match="raise batch_size ÷ accumulate to 4"):
+        STEPS.Config.model_validate({"moments": 1, "batch_size": 8, "accumulate": 4})
 
 
 def test_a_few_step_student_is_distilled_further(tmp_path: Path) -> None:
