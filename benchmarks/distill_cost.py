@@ -4,6 +4,7 @@ The floor is a loop with nothing but the teacher's forward pass and the student'
 that is there already: no data, no noise, no features, no optimizer, no average. Both take turns in one run.
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from compress.training import train
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECIPES = ("digits-structure", "digits-edge")
-STEPS = 20  # of either side in a round
+STEPS = 10  # of either side in a round
 ROUNDS = 10
 
 
@@ -63,8 +64,10 @@ def measure(name: str) -> dict[str, Any]:
         taken: dict[str, list[float]] = {"distill": [], "floor": []}
         with terminal.progress(name, ROUNDS) as task:
             for i in range(1 + ROUNDS):
+                work = Path(folder) / str(i)  # its own, so that no round goes on with the saved state of another
+                work.mkdir()
                 began = time.perf_counter()
-                train(objective, student.net, few, context, data)
+                train(objective, student.net, few, dataclasses.replace(context, workdir=work), data)
                 between = time.perf_counter()
                 for _ in range(STEPS):
                     plain()

@@ -3,9 +3,12 @@
 Samples [b,c,h,w]; levels α and σ, of where a step begins and of where it arrives (`_to`), broadcastable to them.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from compress.diffusion.prediction import PredictionType
+from compress.diffusion.sampling import Sampling
 
 
 def clean_sample(
@@ -55,3 +58,25 @@ def truncated_snr(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 def spaced(length: int, count: int) -> list[int]:
     """Places of `count` steps in a grid of `length`, from its first on; those of 2·count contain those of count."""
     return [round(i * length / count) for i in range(count)]
+
+
+class Grid:
+    """The levels that a teacher's sampling goes through, noise first and clean last.
+
+    timesteps int64 [n]; alpha, sigma float32 [n + 1,1,1,1]; places: step count → where on the grid its steps begin, and
+    the end.
+    """
+
+    def __init__(self, sampling: Sampling, counts: Iterable[int], own: tuple[int, ...]) -> None:
+        self.timesteps = torch.tensor(sampling.timesteps)
+        cumulative = [float(sampling.alphas_cumprod[t]) for t in sampling.timesteps]
+        last = 1.0 if sampling.final == "clean" else float(sampling.alphas_cumprod[0])
+        level = torch.tensor([*cumulative, last], dtype=torch.float64)[:, None, None, None]
+        self.alpha, self.sigma = level.sqrt().float(), (1 - level).sqrt().float()
+        length = len(self.timesteps)
+        chosen = [sampling.timesteps.index(t) for t in own] if set(own) <= set(sampling.timesteps) else []
+        self.places = {n: [*(chosen if len(chosen) == n else spaced(length, n)), length] for n in counts}
+
+    def levels(self, place: torch.Tensor | int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(α, σ) at places of the grid."""
+        return self.alpha[place].to(like.device), self.sigma[place].to(like.device)

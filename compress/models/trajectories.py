@@ -54,22 +54,23 @@ def drawn(
     progress: Progress,
     title: str,
     scales: tuple[float, float] | None = None,
+    skip: int = 0,
 ) -> Trajectories:
     """`count` trajectories of the model's own sampling, drawn once and then kept in the cache, fifty a file.
 
     Stopped and called again, it goes on with the first file that is missing.
-    scales: draw each at a guidance scale of its own in this range.
+    scales: draw each at a guidance scale of its own in this range. skip: leave out the first so many of this seed.
     """
     folder = cache_folder() / "trajectories" / identity(model)[:24]
-    conditions = conditions_for(model, count, dataset, seed)
+    conditions = conditions_for(model, skip + count, dataset, seed)
     if scales:
-        random = torch.rand(count, generator=generator(seed, WALK, 1))
+        random = torch.rand(skip + count, generator=generator(seed, WALK, 1))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
     parts = []
     with progress(title, count) as task:
-        for start in range(0, count, AT_ONCE):
-            given = {name: value[start : start + AT_ONCE] for name, value in conditions.items()}
-            items = min(AT_ONCE, count - start)
+        for start in range(skip, skip + count, AT_ONCE):
+            items = min(AT_ONCE, skip + count - start)
+            given = {name: value[start : start + items] for name, value in conditions.items()}
             file = folder / f"{seed}-{start:06d}-{items}-{key_of(given)}.safetensors"
             states = _read_kept(file, (len(model.sampling.timesteps) + 1, items, *model.sample_shape))
             if states is None:
@@ -79,6 +80,7 @@ def drawn(
                 write_atomically(file, lambda part, kept=kept: save_file(kept, part))  # type: ignore[misc]
             parts.append(states)
             task.advance(items)
+    conditions = {name: value[skip:] for name, value in conditions.items()}
     return Trajectories(torch.cat(parts, dim=1), torch.tensor(model.sampling.timesteps), conditions)
 
 

@@ -19,7 +19,7 @@ The teacher samples with its own solver and guidance; the student with DDIM and 
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -31,8 +31,8 @@ from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
 from compress.diffusion.moments import MomentGap
 from compress.diffusion.prediction import add_noise
-from compress.diffusion.sampling import Sampling, SamplingOptions, from_scheduler_config
-from compress.diffusion.targets import arrival, clean_sample, clean_target, spaced, truncated_snr
+from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.targets import Grid, arrival, clean_sample, clean_target, truncated_snr
 from compress.errors import PassError
 from compress.models import scalars, trajectories
 from compress.models.denoiser import Denoiser, guided
@@ -52,6 +52,9 @@ class Config(training.TrainingConfig):
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
+    skip: int = Field(
+        0, ge=0, description="for trajectory: how many of the seed's first trajectories to leave to an earlier pass"
+    )
     moments: float = Field(
         0.0,
         ge=0,
@@ -82,28 +85,6 @@ class Config(training.TrainingConfig):
         if self.method == "consistency" and not self.ema:
             raise ValueError("ema: consistency learns from the student's average; give a decay above 0")
         return self
-
-
-class Grid:
-    """The levels that a teacher's sampling goes through, noise first and clean last.
-
-    timesteps int64 [n]; alpha, sigma float32 [n + 1,1,1,1]; places: step count → where on the grid its steps begin, and
-    the end.
-    """
-
-    def __init__(self, sampling: Sampling, counts: Iterable[int], own: tuple[int, ...]) -> None:
-        self.timesteps = torch.tensor(sampling.timesteps)
-        cumulative = [float(sampling.alphas_cumprod[t]) for t in sampling.timesteps]
-        last = 1.0 if sampling.final == "clean" else float(sampling.alphas_cumprod[0])
-        level = torch.tensor([*cumulative, last], dtype=torch.float64)[:, None, None, None]
-        self.alpha, self.sigma = level.sqrt().float(), (1 - level).sqrt().float()
-        length = len(self.timesteps)
-        chosen = [sampling.timesteps.index(t) for t in own] if set(own) <= set(sampling.timesteps) else []
-        self.places = {n: [*(chosen if len(chosen) == n else spaced(length, n)), length] for n in counts}
-
-    def levels(self, place: torch.Tensor | int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(α, σ) at places of the grid."""
-        return self.alpha[place].to(like.device), self.sigma[place].to(like.device)
 
 
 class Steps(nn.Module):
@@ -307,6 +288,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             context.progress,
             f"{context.name}: the teacher's trajectories",
             student.sampling.guidance.scales,
+            config.skip,
         )
     objective = Steps(student, teacher, config, grid, config.sampling_steps, walked)
     notes = training.train(objective, student.net, config, context, context.training_data())

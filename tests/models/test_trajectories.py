@@ -40,6 +40,16 @@ def test_drawing_goes_on_where_it_was_stopped(cache: Path, monkeypatch: pytest.M
     assert not torch.equal(states(model, 10, scales=(1.0, 4.0)), whole) and len(drawn) == 8
 
 
+def test_those_left_to_an_earlier_pass_are_other_ones(cache: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    whole = trajectories.drawn(model, 12, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0))
+    rest = trajectories.drawn(model, 4, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0), skip=8)
+    assert torch.equal(rest.states, whole.states[:, 8:])
+    assert all(torch.equal(value, whole.conditions[name][8:]) for name, value in rest.conditions.items())
+    odd = states(model, 4, skip=3)
+    assert odd.shape[1] == 4 and not torch.isin(odd[0], states(model, 3)[0]).any()
+
+
 def test_scales_belong_to_their_trajectories(cache: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     walked = trajectories.drawn(model, 6, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0))
