@@ -32,6 +32,8 @@ BARS: dict[str, tuple[Kind, float]] = {
     "flagship_frechet_ratio": ("max", 1.15),
     "flagship_accuracy_lost": ("max", 0.01),
     "adaptive_evaluations_saved": ("min", 0.45),
+    "anystep_ssim_lost": ("max", 0.03),
+    "anystep_steps_back": ("max", 0.0),
     "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }

@@ -1,8 +1,9 @@
 """`python -m benchmarks.few_steps`: images in few steps, without training and by distilling, and the flagship's speed.
 
 Rows of the table draw with the same noise and are judged as those of `benchmarks.structure`; a row that is there is not
-run again unless --fresh or its code changed. Then recipes/digits-flagship.yaml, its one graph timed in one interleaved
-run with the teacher in PyTorch and in onnxruntime; the bars are of guided images.
+run again unless --fresh or its code changed. Then one student for any number of steps (`benchmarks.any_step`), and
+recipes/digits-flagship.yaml, its one graph timed in one interleaved run with the teacher in PyTorch and in onnxruntime;
+the bars are of guided images.
 """
 
 import argparse
@@ -10,13 +11,14 @@ import dataclasses
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks import any_step
 from benchmarks.bars import finish, rewrite_between
 from benchmarks.edge import publish
 from benchmarks.structure import Judges, worst_ratio
@@ -263,51 +265,66 @@ def judged(report: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the rows that are missing, then the flagship; write the tables; print the bars."""
+    """Run what is missing, write the tables, print the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.few_steps", description=__doc__)
-    parser.add_argument("--rows", nargs="*", metavar="ROW", help="only these rows of the table, and no flagship")
-    parser.add_argument("--flagship", action="store_true", help="only the flagship, and no row of the table")
+    parser.add_argument("--only", choices=("rows", "any-step", "flagship"), help="only this part")
+    parser.add_argument("--rows", nargs="*", metavar="ROW", help="only these rows of the table")
     parser.add_argument("--fresh", action="store_true", help="run again what is there")
     asked = parser.parse_args()
     unknown = [name for name in asked.rows or () if name not in ROWS]
     if unknown:
         parser.error(f"no row is called {unknown[0]!r}; there are: {'; '.join(ROWS)}")
+    parts = ("rows", "any-step", "flagship") if asked.only is None else (asked.only,)
+    parts = parts if asked.rows is None else ("rows",)
     file = RESULTS / "few_steps.json"
     kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": {}}
-    if not asked.flagship:
-        judges = Judges()
-        for name in asked.rows or ROWS:
-            identity = ROWS[name].identity()
-            if kept["rows"].get(name, {}).get("identity") == identity and not asked.fresh:
-                continue
+    judges = functools.cache(Judges)
+    for name in asked.rows or ROWS if "rows" in parts else ():
+        identity = ROWS[name].identity()
+        if asked.fresh or kept["rows"].get(name, {}).get("identity") != identity:
             terminal.log(name)
-            kept["rows"][name] = {"identity": identity, **judge(judges, ROWS[name], student(judges, ROWS[name]))}
+            found = judge(judges(), ROWS[name], student(judges(), ROWS[name]))
+            kept["rows"][name] = {"identity": identity, **found}
             _write(file, kept)
-    if asked.rows is not None:
-        return
+    if "any-step" in parts and (asked.fresh or kept.get("any_step", {}).get("identity") != any_step.identity()):
+        kept["any_step"] = any_step.measure(judges())
+        _write(file, kept)
+    if "flagship" in parts:
+        kept |= _flagship()
+        _write(file, kept)
+    print(file.with_suffix(".md").read_text(encoding="utf-8"))
+    finish(_bars(kept, parts))
+
+
+def _flagship() -> dict[str, Any]:
+    """Run the recipe, time its graph, publish the bundle and its table."""
     output = ROOT / "outputs" / FLAGSHIP.stem
     recipe = read(FLAGSHIP)
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     engine.apply(recipe, output, options)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     parts = ("verdict", "summary", "ratios", "intervals", "gates", "quality", "spaces", "samples", "environment")
-    kept["flagship"] = {name: report[name] for name in parts}
-    kept["speeds"] = speeds(Bundle(output / "onnx"), Inputs(recipe, options, Path()).teacher())
-    _write(file, kept)
+    found = speeds(Bundle(output / "onnx"), Inputs(recipe, options, Path()).teacher())
     publish(output, ROOT / "exported" / FLAGSHIP.stem)
-    rewrite_between(ROOT / "README.md", "flagship", f"{speed_table(kept['speeds'])}\n{judged(report)}")
-    print(file.with_suffix(".md").read_text(encoding="utf-8"))
-    accuracy = report["quality"]["class_accuracy"]
-    faster = {name: row["student_faster"] for name, row in kept["speeds"].items()}
-    finish(
-        {
-            **{f"flagship_over_pytorch_{n}": faster[f"teacher, PyTorch, {n} steps"] for n in SLOW},
-            "flagship_over_onnxruntime": faster[f"teacher, onnxruntime fp32, {FAST[0]} steps"],
-            "flagship_frechet_ratio": worst_ratio(report)["value"],
-            "flagship_accuracy_lost": accuracy["teacher"] - accuracy["value"],
-            "adaptive_evaluations_saved": saving(kept["rows"], "adaptive")[0],
-        }
-    )
+    rewrite_between(ROOT / "README.md", "flagship", f"{speed_table(found)}\n{judged(report)}")
+    return {"flagship": {name: report[name] for name in parts}, "speeds": found}
+
+
+def _bars(kept: Mapping[str, Any], parts: Sequence[str]) -> dict[str, float]:
+    """The figures that have bars, of the parts that were asked for."""
+    found = {}
+    if "rows" in parts:
+        found["adaptive_evaluations_saved"] = saving(kept["rows"], "adaptive")[0]
+    if "any-step" in parts:
+        found |= any_step.bars(kept["any_step"])
+    if "flagship" in parts:
+        accuracy = kept["flagship"]["quality"]["class_accuracy"]
+        faster = {name: row["student_faster"] for name, row in kept["speeds"].items()}
+        found |= {f"flagship_over_pytorch_{n}": faster[f"teacher, PyTorch, {n} steps"] for n in SLOW}
+        found["flagship_over_onnxruntime"] = faster[f"teacher, onnxruntime fp32, {FAST[0]} steps"]
+        found["flagship_frechet_ratio"] = worst_ratio(kept["flagship"])["value"]
+        found["flagship_accuracy_lost"] = accuracy["teacher"] - accuracy["value"]
+    return found
 
 
 def _write(file: Path, kept: Mapping[str, Any]) -> None:
@@ -316,6 +333,8 @@ def _write(file: Path, kept: Mapping[str, Any]) -> None:
     shares = [saving(kept["rows"], kind) for kind in ("adaptive", "no training")]
     text += "\nSaved of the teacher's evaluations at a Fréchet distance that no feature space tells from its own: "
     text += f"{shares[0][0]:.0%} by adaptive steps ({shares[0][1]}), {shares[1][0]:.0%} by fewer ({shares[1][1]}).\n"
+    if "any_step" in kept:
+        text += f"\n{any_step.table(kept['any_step'])}"
     if "speeds" in kept:
         text += f"\n{speed_table(kept['speeds'])}\nThe flagship: {judged(kept['flagship'])}\n"
     write_text(file.with_suffix(".md"), text)

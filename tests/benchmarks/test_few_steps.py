@@ -1,6 +1,8 @@
 """The table of few steps; its rows are of passes that exist."""
 
-from benchmarks import few_steps
+import pytest
+
+from benchmarks import any_step, few_steps
 from benchmarks.bars import BARS
 from compress import passes
 
@@ -55,12 +57,45 @@ def test_adaptive_steps_save_only_where_they_are_as_good() -> None:
     assert few_steps.saving({}, "adaptive") == (0.0, "none")
 
 
-def test_bars_are_those_of_the_flagship() -> None:
-    assert {name for name in BARS if name.startswith(("flagship", "adaptive"))} == {
-        "flagship_over_pytorch_50",
-        "flagship_over_pytorch_1000",
-        "flagship_over_onnxruntime",
-        "flagship_frechet_ratio",
-        "flagship_accuracy_lost",
-        "adaptive_evaluations_saved",
+def test_every_bar_is_measured() -> None:
+    ratio = {"spaces": {"pixels": {"metrics": {"frechet_ratio": {"value": 1.1}}}}}
+    names = [f"teacher, PyTorch, {n} steps" for n in few_steps.SLOW]
+    names += [f"teacher, onnxruntime fp32, {n} steps" for n in few_steps.FAST]
+    kept = {
+        "rows": {},
+        "any_step": {"cells": cells(0.9, 0.93)},
+        "flagship": {"quality": {"class_accuracy": {"teacher": 1.0, "value": 0.995}}, **ratio},
+        "speeds": {name: {"student_faster": 30.0} for name in names},
     }
+    found = few_steps._bars(kept, ("rows", "any-step", "flagship"))
+    assert set(found) == {name for name in BARS if name.startswith(("flagship", "adaptive", "anystep"))}
+    assert found["flagship_accuracy_lost"] == pytest.approx(0.005) and found["flagship_frechet_ratio"] == 1.1
+
+
+def cells(*quality: float) -> list[dict]:
+    return [
+        {
+            "scale": scale,
+            "steps": steps,
+            "any": {"ssim": ssim, "psnr": 20.0, "class_accuracy": 1.0},
+            "dedicated": {"ssim": 0.95, "psnr": 21.0, "class_accuracy": 1.0},
+            "lost": {"value": 0.95 - ssim, "interval": [0.01, 0.02]},
+        }
+        for scale in any_step.SCALES
+        for steps, ssim in zip(any_step.COUNTS, quality, strict=False)
+    ]
+
+
+def test_students_for_any_number_of_steps_and_for_one_have_equal_budgets() -> None:
+    trained = {name: chain[-2][1] for name, chain in any_step.CHAINS.items()}
+    assert trained["any"]["steps"] == sum(row["steps"] for name, row in trained.items() if name != "any")
+    for chain in any_step.CHAINS.values():
+        assert all(passes.module(kind).Config.model_validate(settings) for kind, settings in chain)
+
+
+def test_more_steps_that_are_worse_are_counted() -> None:
+    assert any_step.back(cells(0.8, 0.85, 0.9, 0.95)) == 0
+    assert any_step.back(cells(0.8, 0.85, 0.84, 0.95)) == len(any_step.SCALES)
+    found = {"cells": cells(0.8, 0.85, 0.84, 0.95)}
+    assert any_step.bars(found)["anystep_ssim_lost"] == pytest.approx(0.15)
+    assert "| 1.3 | 2 | 0.850 | 0.950 | +10.0% (+1.0% … +2.0%) | 20.0 | 21.0 | 100.0% |" in any_step.table(found)
