@@ -137,6 +137,6 @@ def table(found: Mapping[str, Any]) -> str:
         "\n".join(lines)
         + f"\n\nOne student for {', '.join(map(str, COUNTS))} steps and every guidance scale, beside one for each "
         f"number: 0.3 of the teacher's multiply-accumulates, {BUDGET} optimizer steps of {TRAIN['batch_size']} images "
-        f"for each number of steps ({BUDGET * len(COUNTS)} for the one student). {PAIRS} pairs from the teacher's noise "
+        f"for each number ({BUDGET * len(COUNTS)} for the one student). {PAIRS} pairs from the teacher's noise "
         "at each scale, drawn by onnxruntime; 95% intervals.\n"
     )
