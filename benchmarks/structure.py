@@ -8,6 +8,7 @@ recipes of the README, judged by `verify`, whose figures are the bars.
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -249,6 +250,7 @@ def main() -> None:
     """Run the rows that are missing, then the recipes; write the tables; print the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.structure", description=__doc__)
     parser.add_argument("--rows", nargs="*", metavar="ROW", help="only these rows of the table, and no recipe")
+    parser.add_argument("--recipes", action="store_true", help="only the two recipes, and no row of the table")
     parser.add_argument("--fresh", action="store_true", help="run again what is there")
     asked = parser.parse_args()
     unknown = [name for name in asked.rows or () if name not in ROWS]
@@ -256,16 +258,16 @@ def main() -> None:
         parser.error(f"no row is called {unknown[0]!r}; there are: {'; '.join(ROWS)}")
     file = RESULTS / "structure.json"
     kept = _read(file)
-    judges = Judges()
-    for name, (row) in ROWS.items():
-        if asked.rows is not None and name not in asked.rows:
+    judges = functools.cache(Judges)
+    for name, row in ROWS.items():
+        if asked.recipes or (asked.rows is not None and name not in asked.rows):
             continue
         identity = row.identity()
         if kept["rows"].get(name, {}).get("identity") == identity and not asked.fresh:
             continue
         terminal.log(name)
-        student, seconds = train(judges, row, ROOT / "outputs" / "structure" / identity[:12])
-        done = {"identity": identity, "seconds": seconds, **judges.judge(student)}
+        student, seconds = train(judges(), row, ROOT / "outputs" / "structure" / identity[:12])
+        done = {"identity": identity, "seconds": seconds, **judges().judge(student)}
         kept = _read(file)  # another process may have run other rows
         kept["rows"][name] = done
         write_json(file, kept)
