@@ -90,7 +90,7 @@ def _cifar10() -> Denoiser:
 
 def _trajectories(model: Denoiser, context: Context, count: int) -> Points:
     config = quantize.Config(samples=max(1, count // 10), evaluations=count)  # as many points an image as by default
-    return quantize.trajectory_points(model, config, context)
+    return quantize.trajectory_points(model, config.samples, config.evaluations, context)
 
 
 def _noise(model: Denoiser, context: Context, count: int) -> Points:

@@ -1,10 +1,12 @@
 """Quantized models: int8 by torchao's PT2E path, fp16 by conversion; rebuilt exactly from saved ranges."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatch
 
 import torch
+from torch import nn
 from torch.export import Dim
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
@@ -101,6 +103,48 @@ def ranges(model: QuantizedDenoiser) -> dict[str, torch.Tensor]:
             continue
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
     return found
+
+
+class FakeQuantize(nn.Module):
+    """Rounds as the int8 kernels will, and lets gradients through where nothing is clipped.
+
+    Activations: in the range that an observer settled on. Weights: in the range that they have at the moment.
+    """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, observer: UniformQuantizationObserverBase, settled: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = isinstance(observer, PerChannelMinMaxObserver)
+        self.limits = (int(observer.quant_min), int(observer.quant_max))
+        if not self.weights:
+            scale, zero_point = observer._calculate_qparams(*settled.to(observer.eps))
+            self.register_buffer("scale", scale, persistent=False)
+            self.register_buffer("zero_point", zero_point.int(), persistent=False)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the same shape, each one of 2⁸ levels, or of 2⁷ − 1 for a weight."""
+        if not self.weights:
+            return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *self.limits)
+        largest = values.detach().flatten(1).abs().amax(1)
+        scale = (largest / self.limits[1]).clamp_min(torch.finfo(torch.float32).eps)
+        zero_point = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(values, scale, zero_point, 0, *self.limits)
+
+
+def fake_quantized(model: QuantizedDenoiser) -> QuantizedDenoiser:
+    """An `observed` model that has met its calibration, with rounding in place of observers.
+
+    Its weights are those of the float model that it was made of, so that training it trains that.
+    """
+    settled = ranges(model)
+    for name, observer in list(model.module.named_modules()):
+        if name in settled:
+            assert isinstance(observer, UniformQuantizationObserverBase)
+            parent, _, own = name.rpartition(".")
+            setattr(model.module.get_submodule(parent), own, FakeQuantize(observer, settled[name]))
+    return dataclasses.replace(model, scheme="training")
 
 
 def rebuild(

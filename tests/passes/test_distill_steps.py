@@ -114,7 +114,7 @@ def test_one_student_serves_several_step_counts(tmp_path: Path) -> None:
         assert_close_db(wanted, got, 60)
     with pytest.raises(BundleError, match="serves 1, 2, 4 steps, not 3"):
         bundle.at_steps(3)
-    points = quantize.trajectory_points(student, quantize.Config(samples=4, evaluations=70), context)
+    points = quantize.trajectory_points(student, 4, 70, context)
     assert sorted(set(points[-1].tolist())) == [1, 2, 4]
     for count in (1, 2, 4):  # every evaluation is at a timestep that goes with its count
         path = student.sampling.at(count).timesteps

@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from pydantic import ValidationError
 
 from compress.models import checkpoint
+from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
 from tests.conftest import CLASS_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
@@ -36,6 +38,46 @@ def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_p
     with torch.no_grad():
         outputs = [predict(m, sample, timestep, conditions).numpy() for m in (result, loaded)]
     np.testing.assert_array_equal(*outputs)
+
+
+QAT = {"steps": 30, "batch_size": 52, "samples": 16, "evaluations": 320, "learning_rate": 1e-4}
+
+
+def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_models, "WEIGHT", 7)  # so coarse that training has much to mend
+    model = make_denoiser(CLASS_CONFIG)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    static = quantized(model, tmp_path / "static", least_attention_width=0)
+    aware = quantized(model, tmp_path / "aware", least_attention_width=0, qat=QAT)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    with torch.no_grad():
+        wanted, *got = (m.module(*points) for m in (model, static, aware))
+    errors = [float((one - wanted).square().mean()) for one in got]
+    assert errors[1] < 0.6 * errors[0], errors
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items()), "the input is kept"
+    checkpoint.save(aware, tmp_path / "saved")
+    with torch.no_grad():
+        np.testing.assert_array_equal(checkpoint.load(tmp_path / "saved").module(*points), got[1])
+
+
+def test_rounding_in_training_is_that_of_the_quantized_model(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    context = make_context(model, tmp_path)
+    points = quantize.trajectory_points(model, 8, 48, context)
+    config = quantize.Config(least_attention_width=0)
+    rounded = quantize_models.fake_quantized(quantize._observed(model, config.float_layers, config, context, points))
+    converted = quantize.calibrated(model, config, context, points).model
+    with torch.no_grad():
+        wanted, in_training, in_use = (m.module(*points) for m in (model, rounded, converted))
+    assert_close_db(in_use.numpy(), in_training.numpy(), 45)
+    assert float((in_training - wanted).square().mean()) > 30 * float((in_training - in_use).square().mean())
+
+
+def test_training_is_for_int8_alone() -> None:
+    with pytest.raises(ValidationError, match="qat: trains for int8"):
+        quantize.Config.model_validate({"scheme": "fp16", "qat": {}})
 
 
 def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
@@ -73,8 +115,7 @@ def test_lean_attention_is_not_quantized(tmp_path: Path) -> None:
 
 def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    config = quantize.Config(samples=8, evaluations=48)
-    _, timestep, labels = quantize.trajectory_points(model, config, make_context(model, tmp_path))
+    _, timestep, labels = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path))
     assert set(timestep.tolist()) == set(model.sampling.timesteps)
     assert (labels == 10).sum() == 24
     assert set(labels[labels != 10].tolist()) <= set(range(8))
