@@ -160,9 +160,7 @@ class _Run:
             if stored.name == "onnx":
                 return Bundle(stored)
             model = checkpoint.load(stored)
-            if isinstance(model, Denoiser):
-                model.net.to(self.options.device)
-            return model
+            return model.to(self.options.device) if isinstance(model, Denoiser) else model
 
         return load
 

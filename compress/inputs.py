@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from compress import data, passes
 from compress.contract import Context, Stage, Task
 from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
-from compress.models import checkpoint
+from compress.models import checkpoint, noise_classifier
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.models.reference import draw_dataset
 from compress.recipe import Recipe, Step
@@ -48,7 +49,10 @@ class Inputs:
     def guidance(self) -> Guidance:
         """The recipe's guidance in the form that models carry."""
         asked = self.recipe.head.guidance
-        return Guidance(kind="cfg", scale=asked.scale, null_class=asked.null_class) if asked else Guidance()
+        if asked is None:
+            return Guidance()
+        kind: Literal["cfg", "classifier"] = "cfg" if asked.classifier is None else "classifier"
+        return Guidance(kind=kind, scale=asked.scale, null_class=asked.null_class)
 
     def _null_embedding(self) -> torch.Tensor | None:
         asked = self.recipe.head.guidance
@@ -77,12 +81,21 @@ class Inputs:
                 [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
             )
         self._check_guidance(model)
-        model.net.to(self.options.device)
-        return dataclasses.replace(model, kept={})
+        return dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)
+
+    def _classifier(self, model: Denoiser) -> nn.Module | None:
+        asked = self.recipe.head.guidance
+        if asked is None or asked.classifier is None:
+            return model.classifier
+        if model.classes is None or len(model.conditions) > 1:
+            raise RecipeError([f"{self.recipe.path}: guidance.classifier: needs a model with class labels alone"])
+        if float(model.sampling.alphas_cumprod[model.sampling.timesteps[0]]) == 0:
+            raise RecipeError([f"{self.recipe.path}: guidance.classifier: no class is told at zero terminal SNR"])
+        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes)
 
     def _check_guidance(self, model: Denoiser) -> None:
         guidance, where = model.sampling.guidance, f"{self.recipe.path}: guidance"
-        if guidance.kind == "none":
+        if guidance.kind in ("none", "classifier"):
             return
         count = model.family.classes(model.net)
         if guidance.null_class is not None and (count is None or guidance.null_class >= count):
@@ -157,6 +170,7 @@ class Inputs:
             getattr(head.data, "path", None),
             getattr(head.data, "embeddings", None),
             getattr(head.guidance, "null_embedding", None),
+            getattr(head.guidance, "classifier", None),
         ):
             read += [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
         parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}

@@ -42,6 +42,8 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}
+    if bundle.guidance["kind"] != "none" and "null" not in bundle.guidance:
+        raise RecipeError([f"{bundle.path}: its teacher is guided by a classifier; name its recipe with --recipe"])
     if bundle.guidance["kind"] != "none":
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)

@@ -31,18 +31,31 @@ _WORDS = {
 
 
 class GuidanceOptions(Frozen):
-    """Classifier-free guidance. One of null_class and null_embedding is given."""
+    """Guidance, classifier-free or by a classifier. One of null_class, null_embedding and classifier is given."""
 
-    scale: float = Field(ge=0, le=100, description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance")
+    scale: float = Field(
+        ge=0,
+        le=100,
+        description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance. With a classifier: the factor of "
+        "its gradient; 0: no guidance",
+    )
     null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
     null_embedding: Path | None = Field(
         None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
     )
 
+    classifier: Path | None = Field(
+        None,
+        description="TorchScript file (.pt) of a classifier of noisy samples, f(sample, timestep) → logits, for a "
+        "class-conditional model",
+    )
+
     @model_validator(mode="after")
     def _one(self) -> "GuidanceOptions":
-        if (self.null_class is None) == (self.null_embedding is None):
-            raise ValueError("give one of null_class (class-conditional) and null_embedding (text-conditional)")
+        if sum(given is not None for given in (self.null_class, self.null_embedding, self.classifier)) != 1:
+            raise ValueError(
+                "give one of null_class (class-conditional), null_embedding (text-conditional) and classifier"
+            )
         return self
 
 
@@ -145,10 +158,30 @@ class _RecipeReader(YamlReader):
         steps = self._steps(raw)
         if isinstance(head, Head):
             head = self._resolve(head)
+            self._by_classifier(head, steps)
         if self.faults:
             raise RecipeError(self.faults)
         assert isinstance(head, Head)
         return Recipe(head, steps, self.file)
+
+    def _by_classifier(self, head: Head, steps: Sequence[Step]) -> None:
+        """A classifier guides a trained model, and a bundle only when its guidance has been distilled."""
+        if head.guidance is None or head.guidance.classifier is None:
+            return
+        place = ("guidance", "classifier")
+        if head.checkpoint is None:
+            self.fault(place, "guidance.classifier: guides a trained model; give its checkpoint")
+        kinds = [step.kind for step in steps]
+        before = steps[: kinds.index("export_onnx")] if "export_onnx" in kinds else None
+        distilled = [
+            step.kind == "distill_guidance" or getattr(step.config, "bake_guidance", False) for step in before or ()
+        ]
+        if before is not None and not any(distilled):
+            self.fault(
+                place,
+                "guidance.classifier: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
+                "`distill_steps: {bake_guidance: true}`, before export_onnx",
+            )
 
     def _steps(self, raw: dict[str, Any]) -> list[Step]:
         items = raw.get("passes")
@@ -205,7 +238,7 @@ class _RecipeReader(YamlReader):
                 changes["checkpoint"] = str(local)
             elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", head.checkpoint):
                 self.fault(("checkpoint",), f"checkpoint: {local or head.checkpoint} does not exist")
-        for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding",))):
+        for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding", "classifier"))):
             part = getattr(head, section)
             for key in keys:
                 path = getattr(part, key, None)

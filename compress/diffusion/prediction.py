@@ -26,6 +26,19 @@ def target(
     return alpha * noise - sigma * clean
 
 
+def score_shift(kind: PredictionType, gradient: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """How the model's output changes when `gradient` [b,c,h,w] is added to the score ∇ log p(x_t).
+
+    ε = −σ·∇ log p (Song et al. 2021, "Score-Based Generative Modeling"); x_0 and v follow from ε at the same x_t. Not
+    finite at α = 0 but for ε.
+    """
+    if kind == "epsilon":
+        return -sigma * gradient
+    if kind == "sample":
+        return sigma.square() / alpha * gradient
+    return -sigma / alpha * gradient
+
+
 def clean_coefficients(kind: PredictionType, alpha: float, sigma: float) -> tuple[float, float]:
     """(a, b) with x_0 = a·x_t + b·output.
 

@@ -53,14 +53,24 @@ class Frozen(BaseModel):
 class Guidance(Frozen):
     """How conditions steer the sample."""
 
-    kind: Literal["none", "cfg", "embedded", "baked"] = Field(
+    kind: Literal["none", "cfg", "classifier", "embedded", "baked"] = Field(
         "none",
-        description="cfg: two evaluations, with and without the condition; embedded: one, of a net that takes the "
-        "scale as an input; baked: one, of a net that knows this scale alone",
+        description="cfg: two evaluations, with and without the condition; classifier: one, and the gradient of a "
+        "classifier of noisy samples; embedded: one, of a net that takes the scale as an input; baked: one, of a net "
+        "that knows this scale alone",
     )
-    scale: float = Field(1.0, description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance")
+    scale: float = Field(
+        1.0,
+        description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance. Of a classifier: the factor "
+        "of its gradient, and 0 is without guidance",
+    )
     scales: tuple[float, float] | None = Field(None, description="the scales that an embedded net was trained for")
     null_class: int | None = Field(None, description="label that stands for 'no class'")
+
+    @property
+    def online(self) -> bool:
+        """Whether guidance costs more than one evaluation of the net, so that it can be distilled."""
+        return self.kind in ("cfg", "classifier")
 
 
 class Sampling(Frozen):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 
 from compress.evaluation.probe import Evaluate
-from compress.models.denoiser import Denoiser, example_inputs
+from compress.models.denoiser import Denoiser, example_inputs, steered
 from compress.onnx_graph.export import to_onnx
 from compress.runtime.bundle import open_session
 from compress.runtime.sampling import classifier_free_guidance, solve
@@ -17,7 +18,7 @@ class OnnxTeacher:
     """A float model exported to `file` and run by onnxruntime on the CPU, any batch size."""
 
     def __init__(self, teacher: Denoiser, file: Path, threads: int) -> None:
-        self.sampling = teacher.sampling
+        self.teacher, self.sampling = teacher, teacher.sampling
         self.names = ["sample", "timestep", *teacher.conditions]
         null = teacher.sampling.guidance.null_class
         embedding = teacher.null_embedding
@@ -39,8 +40,14 @@ class OnnxTeacher:
     def guided(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Model output [b,c,h,w] with the teacher's guidance."""
         guidance = self.sampling.guidance
-        if guidance.kind == "none":
+        if not guidance.online:
             return self.predict(sample, timestep, conditions)
+        if guidance.kind == "classifier":  # its gradient needs PyTorch
+            given = {name: torch.from_numpy(value).to(self.teacher.device) for name, value in conditions.items()}
+            device = self.teacher.device
+            times = torch.full((len(sample),), timestep, device=device)
+            direction = steered(self.teacher, torch.from_numpy(sample).to(device), times, given).cpu().numpy()
+            return self.predict(sample, timestep, conditions) + np.float32(guidance.scale) * direction
         both = {
             name: np.concatenate([value, self._without(name, value)])  # the null condition second
             for name, value in conditions.items()

@@ -14,7 +14,7 @@ from compress.diffusion.prediction import add_noise, clean_coefficients
 from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
-from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict
+from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict, steered
 from compress.models.reference import Drawn, noise_like
 from compress.runtime import Bundle
 from compress.runtime.sampling import classifier_free_guidance
@@ -53,7 +53,6 @@ def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int)
     device = teacher.device
     conditions = {name: value[:COUNT].to(device) for name, value in drawn.conditions.items()}
     guidance = teacher.sampling.guidance
-    null = null_conditions(teacher, conditions) if guidance.kind == "cfg" else conditions
     noise = noise_like(teacher, len(clean), seed, 6)
     samples: list[np.ndarray] = []
     conditional: list[np.ndarray] = []
@@ -63,16 +62,30 @@ def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int)
             times = torch.full((len(clean),), timestep)
             sample = add_noise(clean, noise, *teacher.sampling.alpha_sigma(times))
             samples.append(sample.numpy())
-            for outputs, given in ((conditional, conditions), (unconditional, null)):
-                outputs.append(predict(teacher, sample.to(device), times.to(device), given).cpu().numpy())
+            ends = _ends(teacher, sample.to(device), times.to(device), conditions)
+            for outputs, end in zip((conditional, unconditional), ends, strict=True):
+                outputs.append(end.cpu().numpy())
     return Probe(
         timesteps=timesteps,
         samples=np.stack(samples),
         conditions={name: value.cpu().numpy() for name, value in conditions.items()},
         conditional=np.stack(conditional),
         unconditional=np.stack(unconditional),
-        scale=guidance.scale if guidance.kind == "cfg" else 1.0,
+        scale=guidance.scale if guidance.online else 1.0,
     )
+
+
+def _ends(
+    teacher: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs [b,c,h,w] at guidance scales 1 and 0; every other lies on the line through them."""
+    conditional = predict(teacher, sample, timestep, conditions)
+    guidance = teacher.sampling.guidance
+    if guidance.kind == "classifier":
+        return conditional + steered(teacher, sample, timestep, conditions), conditional
+    if guidance.kind == "cfg":
+        return conditional, predict(teacher, sample, timestep, null_conditions(teacher, conditions))
+    return conditional, conditional
 
 
 def of_bundle(bundle: Bundle) -> Evaluate:

@@ -1,5 +1,6 @@
 """Reading and writing model folders: diffusers' own format, plus `structure.json` and `sampling.json`."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ from torch import nn
 
 from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
+from compress.models import noise_classifier
 from compress.models import structure as structures
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser
 from compress.models.families import FAMILIES
 from compress.models.family import Family
 
+_CLASSIFIER = "classifier.pt"
 _WEIGHTS = "diffusion_pytorch_model"
 # Attention weights of checkpoints written before diffusers 0.15.
 _RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -99,6 +102,9 @@ def load(
         null_embedding=null_embedding,
         kept={tap: tuple(channels) for tap, channels in kept.items()},
     )
+    if model.sampling.guidance.kind == "classifier" and guidance is None:
+        found = noise_classifier.load(source.root / _CLASSIFIER, model.sample_shape, model.classes)
+        model = dataclasses.replace(model, classifier=found)
     if quantization is None:
         return model
     from compress.models import quantized  # brings torchao, which only quantized models need
@@ -134,6 +140,8 @@ def save(model: AnyDenoiser, folder: Path) -> None:
     if source.scheduler:
         (folder / "scheduler").mkdir(exist_ok=True)
         _write(folder / "scheduler" / "scheduler_config.json", dict(source.scheduler))
+    if source.classifier is not None:
+        torch.jit.save(source.classifier, folder / _CLASSIFIER)
     _write(folder / "sampling.json", source.sampling.model_dump())
     if source.null_embedding is not None:
         save_file({"null_embedding": source.null_embedding.contiguous()}, folder / "null_embedding.safetensors")

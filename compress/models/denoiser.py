@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.diffusion.sampling import Sampling
-from compress.models import scalars
+from compress.models import noise_classifier, scalars
 from compress.models.family import Condition, Family
 from compress.runtime.sampling import classifier_free_guidance, solve
 
@@ -22,6 +22,7 @@ class Denoiser:
 
     scheduler: the diffusers scheduler config that `sampling` was read from.
     null_embedding: what guidance puts in place of the text embedding [tokens, width], or of the class embedding.
+    classifier: of noisy samples, for guidance of that kind.
     kept: stage tap → the teacher's channels that survive, in order; the pairing that `distill` uses.
     """
 
@@ -30,6 +31,7 @@ class Denoiser:
     sampling: Sampling
     scheduler: Mapping[str, Any]
     null_embedding: torch.Tensor | None = None
+    classifier: nn.Module | None = None
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
@@ -87,6 +89,13 @@ class Denoiser:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.net.parameters()).device
+
+    def to(self, device: torch.device) -> "Denoiser":
+        """This model, with its weights moved to a device."""
+        self.net.to(device)
+        if self.classifier is not None:
+            self.classifier.to(device)
+        return self
 
 
 @dataclass(frozen=True)
@@ -147,23 +156,34 @@ def _with_scalars(
 def guided(
     model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Model output [b,c,h,w] with the model's own guidance: for `cfg` one evaluation of a doubled batch.
+    """Model output [b,c,h,w] with the model's own guidance: for `cfg` one evaluation of a doubled batch, for
+    `classifier` one and the classifier's gradient.
 
     conditions: may hold a guidance scale for each item, float32 [b], instead of the model's own.
     """
     guidance = model.sampling.guidance
-    if guidance.kind != "cfg":
+    if not guidance.online:
         return predict(model, sample, timestep, conditions)
     scale: Any = guidance.scale
     if scalars.GUIDANCE_SCALE in conditions:
         scale = conditions[scalars.GUIDANCE_SCALE].view(-1, *[1] * (sample.ndim - 1))
         conditions = {name: value for name, value in conditions.items() if name != scalars.GUIDANCE_SCALE}
+    if guidance.kind == "classifier":
+        return predict(model, sample, timestep, conditions) + scale * steered(model, sample, timestep, conditions)
     null = null_conditions(model, conditions)
     both = {name: torch.cat([value, null[name]]) for name, value in conditions.items()}
     output = predict(model, torch.cat([sample, sample]), torch.cat([timestep, timestep]), both)
     conditional, unconditional = output.chunk(2)
     result: torch.Tensor = classifier_free_guidance(conditional, unconditional, scale)
     return result
+
+
+def steered(
+    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """What the model's classifier adds to its output [b,c,h,w] at guidance scale 1."""
+    assert model.classifier is not None, "guidance of kind classifier has one"
+    return noise_classifier.direction(model.classifier, model.sampling, sample, timestep, conditions["class_labels"])
 
 
 @torch.no_grad()

@@ -143,6 +143,9 @@ def identity(model: Denoiser) -> str:
     found.update(model.sampling.model_dump_json(exclude=idle).encode())
     found.update(model.device.type.encode())
     tensors = model.net.state_dict() | ({} if model.null_embedding is None else {"null": model.null_embedding})
+    if model.classifier is not None:
+        found.update(str(model.classifier.code).encode())
+        tensors |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

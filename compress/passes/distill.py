@@ -154,7 +154,7 @@ class Imitation(nn.Module):
         ):
             with torch.no_grad():
                 # a student whose one evaluation is guided learns the guided output; features of the conditional half
-                ask = predict if student.sampling.guidance.kind == "cfg" else guided
+                ask = predict if student.sampling.guidance.online else guided
                 wanted = ask(teacher, given.sample, given.timestep, given.conditions)
             output = predict(student, given.sample, given.timestep, given.conditions)
         losses = {}

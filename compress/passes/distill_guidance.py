@@ -1,4 +1,4 @@
-"""Distill the two evaluations of guidance into one.
+"""Distill guidance, two evaluations or one and a classifier's gradient, into one evaluation.
 
 The student learns the teacher's guided output. `baked`: at the recipe's scale. `embedded`: at every scale of a range,
 which is then an input of the net and may be chosen when a sample is drawn. Scales are diffusers': 1 + the papers' w.
@@ -78,9 +78,9 @@ def objective(model: Denoiser, config: Config, context: Context) -> GuidedImitat
     """The objective of a copy of `model`, which takes the scale where it is embedded. Raises PassError."""
     teacher = context.teacher()
     guidance = model.sampling.guidance
-    if teacher.sampling.guidance.kind != "cfg":
+    if not teacher.sampling.guidance.online:
         raise PassError(f"{context.name}: the teacher is not guided, so there is nothing to distill; remove the pass")
-    if guidance.kind != "cfg":
+    if not guidance.online:
         raise PassError(f"{context.name}: the model's guidance is {guidance.kind} already; remove the pass")
     net = copy.deepcopy(model.net).requires_grad_(True)
     scales = None
@@ -96,7 +96,7 @@ def objective(model: Denoiser, config: Config, context: Context) -> GuidedImitat
             raise PassError(f"{context.name}: {error}; use mode: baked") from None
     guidance = guidance.model_copy(update={"kind": config.mode, "scales": scales})
     sampling = model.sampling.model_copy(update={"guidance": guidance})
-    student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling)
+    student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling, classifier=None)
     return GuidedImitation(student, teacher, config)
 
 

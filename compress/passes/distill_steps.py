@@ -227,7 +227,7 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         grid = Grid(teacher.sampling, counts, model.sampling.timesteps)
     guidance = model.sampling.guidance
     if config.bake_guidance:
-        if guidance.kind != "cfg":
+        if not guidance.online:
             raise PassError(f"{context.name}: bake_guidance: the model's guidance is {guidance.kind} already")
         guidance = guidance.model_copy(update={"kind": "baked"})
     paths = {n: tuple(int(grid.timesteps[place]) for place in grid.places[n][:-1]) for n in counts}
@@ -248,7 +248,8 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         "guidance": guidance,
     }
     sampling = model.sampling.model_copy(update=update)
-    student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling)
+    classifier = model.classifier if guidance.kind == "classifier" else None
+    student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling, classifier=classifier)
     return student, teacher, grid
 
 

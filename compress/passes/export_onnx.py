@@ -60,6 +60,11 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     if config.adaptive and (model.sampling.distilled or (config.batch or 1) > 1):
         why = "the steps of this model were distilled" if model.sampling.distilled else "they need batch: 1, or any"
         raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if model.sampling.guidance.kind == "classifier":
+        raise PassError(
+            f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
+            "`distill_steps: {bake_guidance: true}`, before it"
+        )
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     source = model.source if isinstance(model, QuantizedDenoiser) else model

@@ -178,7 +178,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.log(
             f"{context.name}: no guidance response: the student knows the scale {bundle.guidance['scale']} alone"
         )
-    elif config.guidance_scales and teacher.sampling.guidance.kind == "cfg" and teacher.classes is not None:
+    elif config.guidance_scales and teacher.sampling.guidance.online and teacher.classes is not None:
         guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context.name, context.seed)
     report = {
         "format": 2,
