@@ -109,10 +109,12 @@ class FakeQuantize(nn.Module):
     """Rounds as the int8 kernels will, and lets gradients through where nothing is clipped.
 
     Activations: in the range that an observer settled on. Weights: in the range that they have at the moment.
+    active: whether it rounds at all.
     """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
+    active = True
 
     def __init__(self, observer: UniformQuantizationObserverBase, settled: torch.Tensor) -> None:
         super().__init__()
@@ -125,12 +127,27 @@ class FakeQuantize(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the same shape, each one of 2⁸ levels, or of 2⁷ − 1 for a weight."""
+        if not self.active:
+            return values
         if not self.weights:
             return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *self.limits)
         largest = values.detach().flatten(1).abs().amax(1)
         scale = (largest / self.limits[1]).clamp_min(torch.finfo(torch.float32).eps)
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(values, scale, zero_point, 0, *self.limits)
+
+
+def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
+    """Names of the observers of every layer of an `observed` model that computes in int8, by the layer's path."""
+    graph: torch.fx.Graph = model.module.graph  # type: ignore[assignment]
+    found: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+            around = [arg for arg in node.args[:2] if arg.op == "call_module"]
+            if len(around) == 2:  # of weight-only layers the weight alone is rounded
+                around += [user for user in node.users if user.op == "call_module"]
+                found[module_path(node)] = [str(each.target) for each in around]
+    return found
 
 
 def fake_quantized(model: QuantizedDenoiser) -> QuantizedDenoiser:

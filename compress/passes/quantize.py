@@ -1,14 +1,20 @@
-"""Quantize weights and arithmetic: int8 by static calibration, or fp16.
+"""Quantize weights and arithmetic: int8 by static calibration, int8 where it pays (auto), or fp16.
 
 int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
 own timesteps and guidance, every label as often as any other, with and without the condition.
 Weights are int8 per output channel and symmetric, of 7 bits so that sums are exact on every processor; activations
 uint8 per tensor. With `qat` the float weights are trained first, under the same rounding, to answer as before.
+
+`auto` measures on this machine: how much longer each layer takes in float than in int8 in onnxruntime, and how much
+error its rounding adds to the output. The cheapest choice of int8 layers within `least_sqnr` is kept, if the whole net
+is then faster than in float; else all of it stays float. Ends of the net and narrow attention stay float as ever.
 """
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,13 +24,17 @@ from torch import nn
 from compress import training
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import HELD_OUT, Batch, generator
+from compress.evaluation import kernels, latency
+from compress.evaluation.assignment import left_in_float
+from compress.evaluation.quality import sqnr
 from compress.models import quantized
-from compress.models.denoiser import Denoiser, QuantizedDenoiser, null_conditions, predict, walk
+from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
 from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
 
 BATCH = 50
+PROBE = 20  # points at which the error of a layer's rounding is measured
 QAT_KEY = 14  # of the noise that weights are trained on: no other draw begins with the same
 
 
@@ -42,7 +52,11 @@ class Qat(training.TrainingConfig):
 class Config(PassConfig):
     """Settings of `quantize`."""
 
-    scheme: Literal["int8", "fp16"] = Field("int8", description="int8: weights and activations; fp16: half precision")
+    scheme: Literal["int8", "auto", "fp16"] = Field(
+        "int8",
+        description="int8: weights and activations; auto: int8 for those layers alone for which it pays, measured "
+        "here; fp16: half precision",
+    )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
     observer: Literal["histogram", "minmax"] = Field(
@@ -54,6 +68,10 @@ class Config(PassConfig):
         ge=0,
         description="attention with fewer input channels stays float: there int8 costs more time than it saves",
     )
+    least_sqnr: float = Field(
+        30.0, description="for auto: signal to rounding noise of the output that is kept, in dB over the own timesteps"
+    )
+    batch: int = Field(1, ge=1, le=64, description="for auto: images at a time on the device; layers are timed so")
     qat: Qat | None = Field(
         None, description="train the weights under int8 rounding to answer as the float model does, then calibrate"
     )
@@ -62,6 +80,9 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
+        for name in ("least_sqnr", "batch"):
+            if name in self.model_fields_set and self.scheme != "auto":
+                raise ValueError(f"{name}: only for scheme: auto")
         return self
 
 
@@ -97,6 +118,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
     points = trajectory_points(model, config.samples, config.evaluations, context)
+    if config.scheme == "auto":
+        return _auto(model, config, context, points)
     if config.qat is None:
         return calibrated(model, config, context, points)
     trained, notes = _trained(model, config, config.qat, context, points)
@@ -108,7 +131,7 @@ def calibrated(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
 ) -> PassResult[QuantizedDenoiser]:
     """Quantize to int8 with the ranges met at `points`: (sample, timestep, *inputs), each [evaluations, ...]."""
-    float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
+    float_layers = _float_layers(model, config)
     observed = _observed(model, float_layers, config, context, points)
     with context.progress(f"{context.name}: converting", 2) as task:
         ranges = quantized.ranges(observed)
@@ -139,7 +162,7 @@ def _trained(
 ) -> tuple[Denoiser, dict[str, Any]]:
     """(a copy of the model whose weights were trained under rounding, figures for the record)."""
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    float_layers = (*config.float_layers, *_narrow_attention(model, config.least_attention_width))
+    float_layers = _float_layers(model, config)
     rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points))
     others = trajectory_points(model, qat.samples, qat.evaluations, context, QAT_KEY)
     answers = []
@@ -153,17 +176,104 @@ def _trained(
     return student, notes
 
 
-def _narrow_attention(model: Denoiser, least_width: int) -> list[str]:
-    """Patterns of the attention modules whose projections take fewer than `least_width` channels."""
+def _auto(
+    model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
+) -> PassResult[QuantizedDenoiser]:
+    """int8 where it is faster and within the margin, by measurement."""
+    observed = _observed(model, _float_layers(model, config), config, context, points)
+    layers = quantized.int8_layers(observed)
+    units = _units(model, layers)
+    rounded = quantized.fake_quantized(observed)
+    place = torch.arange(min(PROBE, len(points[0]))) * len(points[0]) // min(PROBE, len(points[0]))
+    probe = [value[place] for value in points]
+    with torch.no_grad():
+        wanted = model.module(*probe)
+
+        def error(chosen: Sequence[str]) -> float:
+            """Relative squared error of the output with these units alone in int8."""
+            active = {name for unit in chosen for path in units[unit] for name in layers[path]}
+            for name in {name for names in layers.values() for name in names}:
+                rounding = rounded.module.get_submodule(name)
+                assert isinstance(rounding, quantized.FakeQuantize)
+                rounding.active = name in active
+            return float((rounded.module(*probe) - wanted).square().sum() / wanted.square().sum())
+
+        errors = {}
+        with context.progress(f"{context.name}: sensitivity of layers", len(units)) as task:
+            for unit in units:
+                errors[unit] = error([unit])
+                task.advance()
+        batch = config.batch * (2 if model.sampling.guidance.kind == "cfg" else 1)
+        times = kernels.layer_times(model, list(layers), batch, context.progress, f"{context.name}: layers")
+        gains = {unit: sum(times[path].gain for path in paths) for unit, paths in units.items()}
+        reasons = left_in_float(errors, gains, 10 ** (-config.least_sqnr / 10), error)
+    mixed = config.model_copy(update={"float_layers": (*config.float_layers, *reasons)})
+    result = calibrated(model, mixed, context, points)
+    with tempfile.TemporaryDirectory() as folder:
+        both: dict[str, AnyDenoiser] = {"float": model, "mixed": result.model}
+        whole = kernels.whole_times(both, Path(folder), batch, context.progress, f"{context.name}: the whole net")
+    faster, ends = latency.speedup(whole["float"], whole["mixed"])
+    if faster <= 1:
+        context.log(f"{context.name}: no layer is int8: the net is no faster with it here ({faster:.2f}×)")
+        reasons = {unit: "the whole net is not faster with int8" for unit in units}
+        result = dataclasses.replace(result, model=quantized.rebuild(model, "int8", {}, ("*",)))
+    notes: dict[str, Any] = {
+        "scheme": "auto",
+        "int8_layers": sum(len(units[unit]) for unit in units if unit not in reasons),
+        "speedup": [faster, *ends],
+        "sqnr_db": _sqnr_by_timestep(model, result.model, points),
+        "layers": {
+            unit: {
+                "arithmetic": "float" if unit in reasons else "int8",
+                "reason": reasons.get(unit, "faster and within the margin"),
+                "float_ms": sum(times[path].float_ms for path in paths),
+                "int8_ms": sum(times[path].int8_ms for path in paths),
+                "error_alone": errors[unit],
+            }
+            for unit, paths in units.items()
+        },
+    }
+    return dataclasses.replace(result, notes=notes)
+
+
+def _units(model: Denoiser, layers: Iterable[str]) -> dict[str, list[str]]:
+    """Paths of the layers that are float or int8 together: those of an attention; every other one by itself."""
+    attentions = _attentions(model)
+    found: dict[str, list[str]] = {}
+    for path in layers:
+        unit = next((pattern for pattern in attentions if quantized.matches(path, (pattern,))), path)
+        found.setdefault(unit, []).append(path)
+    return found
+
+
+@torch.no_grad()
+def _sqnr_by_timestep(model: Denoiser, result: QuantizedDenoiser, points: list[torch.Tensor]) -> dict[str, float]:
+    """SQNR in dB of the output at each timestep, and over all."""
+    parts = list(zip(*(value.split(BATCH) for value in points), strict=True))
+    wanted, got = (torch.cat([each.module(*part) for part in parts]).cpu().numpy() for each in (model, result))
+    times = points[1].cpu().numpy()
+    own = sorted(set(times.tolist()), reverse=True)
+    return {"all": sqnr(wanted, got), **{str(t): sqnr(wanted[times == t], got[times == t]) for t in own}}
+
+
+def _float_layers(model: Denoiser, config: Config) -> tuple[str, ...]:
+    """Patterns of the layers that stay float in any case."""
+    widths = _attentions(model).items()
+    return (*config.float_layers, *(pattern for pattern, width in widths if width < config.least_attention_width))
+
+
+def _attentions(model: Denoiser) -> dict[str, int]:
+    """Pattern of each attention's layers → the channels that its narrowest projection takes."""
     heads = model.family.heads(model.net)
-    found = set()
+    found: dict[str, int] = {}
     for path, layer in model.net.named_modules():
         writer = layer.up if isinstance(layer, LowRank) else layer
         if path.endswith(".up") or not isinstance(layer, nn.Linear | LowRank):
             continue  # the second factor of a projection takes its rank, not the attention's width
-        if writer in heads and layer.in_features < least_width:
-            found.add(f"{path.rpartition('.')[0]}.*")
-    return sorted(found)
+        if writer in heads:
+            pattern = f"{path.rpartition('.')[0]}.*"
+            found[pattern] = min(layer.in_features, found.get(pattern, layer.in_features))
+    return dict(sorted(found.items()))
 
 
 def trajectory_points(

@@ -261,8 +261,8 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_session(file: Path, threads: int | None = None, int8: bool = False) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU. threads: intra-op threads; None: onnxruntime's choice.
+def open_session(file: Path | bytes, threads: int | None = None, int8: bool = False) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU, of a file or its content. threads: intra-op; None: onnxruntime's choice.
 
     int8: convolutions transpose to channels last and back within their kernels. onnxruntime would otherwise take
     those transposes out and move them past dequantization, which for small nets costs more kernels than it saves.
@@ -276,4 +276,5 @@ def open_session(file: Path, threads: int | None = None, int8: bool = False) -> 
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, undocumented exception types
-        raise BundleError(f"{file}: onnxruntime cannot open it: {error}") from None
+        name = file if isinstance(file, Path) else "the model"
+        raise BundleError(f"{name}: onnxruntime cannot open it: {error}") from None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compress.evaluation.kernels import Pair
 from compress.models import checkpoint
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
@@ -119,3 +120,73 @@ def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_pat
     assert set(timestep.tolist()) == set(model.sampling.timesteps)
     assert (labels == 10).sum() == 24
     assert set(labels[labels != 10].tolist()) <= set(range(8))
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, whole: float = 2.0, slow: str = "none") -> None:
+    """int8 saves a millisecond a layer, but for `slow`; the whole net is `whole` times as fast."""
+
+    def layers(model: Denoiser, paths: list[str], *_: object) -> dict[str, Pair]:
+        return {
+            path: Pair(1.0, 2.0, 0.5, (0.5, 0.5)) if path == slow else Pair(2.0, 1.0, 2.0, (2, 2)) for path in paths
+        }
+
+    monkeypatch.setattr(quantize.kernels, "layer_times", layers)
+    times = {"float": np.full(10, whole), "mixed": np.ones(10)}
+    monkeypatch.setattr(quantize.kernels, "whole_times", lambda *_: times)
+
+
+def test_auto_leaves_what_int8_makes_slower_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    slow = "down_blocks.0.resnets.0.conv1"
+    timed(monkeypatch, slow=slow)
+    config = quantize.Config(scheme="auto", samples=4, evaluations=24, least_sqnr=5.0, least_attention_width=0)
+    result = quantize.run(model, config, make_context(model, tmp_path))
+    layers = result.notes["layers"]
+    assert {name for name, layer in layers.items() if layer["arithmetic"] == "float"} == {slow}
+    assert layers[slow]["reason"] == "int8 is not faster"
+    assert "down_blocks.1.attentions.0.*" in layers, "an attention is decided as a whole"
+    bundle = export_onnx.run(result.model, export_onnx.Config(), make_context(model, tmp_path)).model
+    initializers = onnx.load(bundle.path / "denoiser.onnx").graph.initializer
+    weights = {tuple(t.dims) for t in initializers if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4}
+    assert tuple(model.net.get_submodule(slow).weight.shape) in weights
+
+
+def test_auto_finds_the_layer_that_ruins_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    bad = model.net.get_submodule("up_blocks.1.resnets.0.conv1")
+    with torch.no_grad():  # one input channel a thousand times as strong, and weights that undo it
+        norm = model.net.get_submodule("up_blocks.1.resnets.0.norm1")
+        norm.weight[0] *= 300
+        bad.weight[:, 0] /= 300
+    timed(monkeypatch)
+    settings = {"samples": 4, "evaluations": 24, "least_attention_width": 0}
+    config = quantize.Config(scheme="auto", least_sqnr=18.0, **settings)
+    result = quantize.run(model, config, make_context(model, tmp_path))
+    floats = [name for name, layer in result.notes["layers"].items() if layer["arithmetic"] == "float"]
+    assert "up_blocks.1.resnets.0.conv1" in floats and len(floats) <= 3, floats
+    plain = quantize.run(model, quantize.Config(**settings), make_context(model, tmp_path)).model
+    points = quantize.trajectory_points(model, 4, 24, make_context(model, tmp_path))
+    with torch.no_grad():
+        wanted, mixed, all_int8 = (m.module(*points) for m in (model, result.model, plain))
+    errors = [float((got - wanted).square().sum() / wanted.square().sum()) for got in (mixed, all_int8)]
+    assert errors[0] < 10 ** (-17.5 / 10) < errors[1], errors
+    assert result.notes["sqnr_db"]["all"] == pytest.approx(-10 * np.log10(errors[0]), abs=0.01)
+    assert set(result.notes["sqnr_db"]) == {"all", *map(str, model.sampling.timesteps)}
+
+
+def test_auto_is_float_where_the_net_is_no_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    timed(monkeypatch, whole=0.9)
+    config = quantize.Config(scheme="auto", samples=4, evaluations=8)
+    result = quantize.run(model, config, make_context(model, tmp_path))
+    assert result.notes["int8_layers"] == 0
+    assert all(layer["reason"] == "the whole net is not faster with int8" for layer in result.notes["layers"].values())
+    sample, timestep, conditions = inputs_for(model)
+    with torch.no_grad():
+        wanted, got = (predict(m, sample, timestep, conditions).numpy() for m in (model, result.model))
+    assert_close_db(wanted, got, 100)
+
+
+def test_settings_of_auto_are_for_auto() -> None:
+    with pytest.raises(ValidationError, match="least_sqnr: only for scheme: auto"):
+        quantize.Config.model_validate({"least_sqnr": 20})
