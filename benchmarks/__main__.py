@@ -27,6 +27,7 @@ SUITE = {
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",
     "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
+    "int8": "the ways to quantize, side by side",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
 

@@ -34,6 +34,12 @@ BARS: dict[str, tuple[Kind, float]] = {
     "adaptive_evaluations_saved": ("min", 0.45),
     "anystep_ssim_lost": ("max", 0.03),
     "anystep_steps_back": ("max", 0.0),
+    "int8_auto_over_float": ("max", 1.0),
+    "int8_auto_sqnr_db": ("min", 29.0),
+    "int8_cifar10_over_float": ("max", 0.35),
+    "int8_digits_psnr_db": ("min", 30.0),
+    "int8_digits_bytes": ("max", 0.27),
+    "int8_trained_gain_db": ("min", 0.0),
     "configs_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
 }

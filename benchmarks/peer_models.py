@@ -71,6 +71,7 @@ class Subject:
     load: Callable[[], Denoiser]
     points: Callable[[Denoiser, Context, int], Points]
     calibration: int
+    trained: bool = True
 
 
 def _digits() -> Denoiser:
@@ -103,7 +104,7 @@ def _noise(model: Denoiser, context: Context, count: int) -> Points:
 
 SUBJECTS = {
     "digits": Subject("digits teacher, 1.7 M parameters, trained", _digits, _trajectories, 400),
-    "cifar10": Subject("CIFAR-10 DDPM U-Net, 35.7 M parameters, random weights", _cifar10, _noise, 64),
+    "cifar10": Subject("CIFAR-10 DDPM U-Net, 35.7 M parameters, random weights", _cifar10, _noise, 64, False),
 }
 
 
@@ -124,7 +125,7 @@ def prepare(subject: Subject, batches: Sequence[int], folder: Path) -> Files:
     toolkit's export of the float model and of the quantized one.
     """
     model = subject.load()
-    context = _context(model, folder)
+    context = context_of(model, folder)
     names = ["sample", "timestep", *model.conditions]
     with terminal.progress("drawing inputs", 2) as task:
         points = subject.points(model, context, subject.calibration)
@@ -185,7 +186,9 @@ def _exported(model: AnyDenoiser, batch: int, kind: str, context: Context) -> Pa
     return output / "onnx" / export_onnx.MODEL
 
 
-def _context(model: Denoiser, folder: Path) -> Context:
+def context_of(model: Denoiser, folder: Path) -> Context:
+    """What a pass is given when it runs by itself."""
+
     def no_dataset() -> None:
         raise AssertionError("neither model needs a data set")
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from compress import training
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import HELD_OUT, Batch, generator
+from compress.data import HELD_OUT, Batch, Dataset, generator
 from compress.evaluation import kernels, latency
 from compress.evaluation.assignment import left_in_float
 from compress.evaluation.quality import sqnr
@@ -119,7 +119,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
     points = trajectory_points(model, config.samples, config.evaluations, context)
     if config.scheme == "auto":
-        return _auto(model, config, context, points)
+        return assigned(model, config, context, points)
     if config.qat is None:
         return calibrated(model, config, context, points)
     trained, notes = _trained(model, config, config.qat, context, points)
@@ -170,13 +170,14 @@ def _trained(
         for part in zip(*(value.split(BATCH) for value in others), strict=True):
             answers.append(model.module(*part))
             task.advance(len(part[0]))
-    objective = RoundedImitation(student, rounded, others, torch.cat(answers))
-    notes = training.train(objective, student.net, qat, context, context.training_data())
+    wanted = torch.cat(answers)
+    objective = RoundedImitation(student, rounded, others, wanted)
+    notes = training.train(objective, student.net, qat, context, Dataset(wanted, {}))  # no images are needed
     student.net.requires_grad_(False).eval()
     return student, notes
 
 
-def _auto(
+def assigned(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
 ) -> PassResult[QuantizedDenoiser]:
     """int8 where it is faster and within the margin, by measurement."""

@@ -1,0 +1,229 @@
+"""`python -m benchmarks.int8`: the ways to quantize, side by side: time, exactness, bytes.
+
+Every way is exported and run by onnxruntime, all of a model interleaved in one run, two threads, batch 1 and 8. SQNR is
+that of the output against PyTorch's fp32 on inputs that neither calibration nor training saw; PSNR that of whole images
+against the float model's of the same noise. Weights of the CIFAR-10 net are random: it says nothing of images. NNCF on
+OpenVINO and others: `python -m benchmarks.peers`.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bars import finish
+from benchmarks.peer_models import HELD_OUT, HELD_OUT_SEED, SUBJECTS, Subject, context_of
+from compress import terminal
+from compress.contract import Context
+from compress.evaluation import latency, quality
+from compress.evaluation.statistics import bootstrap, bootstrap_mean, interval
+from compress.files import write_json, write_text
+from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser
+from compress.models.reference import conditions_for, noise_like
+from compress.passes import export_onnx, quantize
+from compress.runtime import Bundle
+
+RESULT = Path(__file__).parent / "results" / "int8.json"
+BATCHES = (1, 8)
+THREADS = 2
+ROUNDS = {1: 30, 8: 10}
+IMAGES = 40
+QAT = {"steps": 300, "learning_rate": 1e-5, "warmup": 0.1}
+FLOAT, INT8, AUTO, TRAINED = "float", "int8", "auto", "int8, trained (qat)"
+
+
+def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch.Tensor]) -> dict[str, AnyDenoiser]:
+    """The model in every arithmetic, by name. Training needs the trajectories of a trained net."""
+
+    def config(**settings: Any) -> quantize.Config:
+        return quantize.Config.model_validate(settings)
+
+    found: dict[str, AnyDenoiser] = {FLOAT: model}
+    found["fp16"] = quantize.run(model, config(scheme="fp16"), context).model
+    found[INT8] = quantize.calibrated(model, config(), context, points).model
+    found["int8, ranges that clip nothing"] = quantize.calibrated(
+        model, config(observer="minmax"), context, points
+    ).model
+    everything = config(float_layers=(), least_attention_width=0)
+    found["int8, every layer"] = quantize.calibrated(model, everything, context, points).model
+    found[AUTO] = quantize.assigned(model, config(scheme="auto"), context, points).model
+    if subject.trained:
+        found[TRAINED] = quantize.run(model, config(qat=QAT), context).model
+    return found
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Every row of a subject at both batch sizes."""
+    subject = SUBJECTS[name]
+    model = subject.load()
+    with tempfile.TemporaryDirectory() as folder:
+        context = context_of(model, Path(folder))
+        points = subject.points(model, context, subject.calibration)
+        made = ways(subject, model, context, points)
+        unseen = subject.points(model, dataclasses.replace(context, seed=HELD_OUT_SEED), HELD_OUT)
+        with torch.no_grad():
+            parts = [model.module(*(value[i : i + 8] for value in unseen)) for i in range(0, HELD_OUT, 8)]
+        wanted = torch.cat(parts).numpy()
+        rows: dict[str, dict[str, Any]] = {way: {} for way in made}
+        for batch in BATCHES:
+            bundles = {
+                way: _export(one, batch, Path(folder, way.replace(" ", "_")), context) for way, one in made.items()
+            }
+            first = [value[:batch].numpy() for value in unseen]
+            calls = {way: _call(bundle, first) for way, bundle in bundles.items()}
+            taken = latency.interleaved(calls, ROUNDS[batch], terminal.progress, f"{name}, batch {batch}")
+            for way in bundles:
+                ratio, ends = latency.speedup(taken[way], taken[FLOAT])  # time ÷ the float model's
+                rows[way][f"batch {batch}"] = {"ms": float(np.median(taken[way])), "ratio": ratio, "interval": ends}
+            if batch == BATCHES[0]:
+                errors = {way: _errors(bundle, unseen, wanted, batch) for way, bundle in bundles.items()}
+                images = _images(subject, model, bundles)
+                for way, bundle in bundles.items():
+                    rows[way] |= _exactness(errors[way]) | images.get(way, {})
+                    rows[way]["bytes"] = sum(
+                        f.stat().st_size for f in bundle.path.iterdir() if f.suffix in (".onnx", ".bin")
+                    )
+        found: dict[str, Any] = {"title": subject.title, "rows": rows}
+        if TRAINED in errors:
+            found["trained_gain_db"] = _gain(errors[INT8], errors[TRAINED])
+        auto = made[AUTO]
+        assert isinstance(auto, QuantizedDenoiser)
+        found["auto_int8_observers"] = len(auto.ranges)
+    return found
+
+
+def _export(model: AnyDenoiser, batch: int, output: Path, context: Context) -> Bundle:
+    given = dataclasses.replace(context, output=output / str(batch))
+    exported = export_onnx.run(model, export_onnx.Config(batch=batch), given).model
+    return Bundle(exported.path, threads=THREADS)
+
+
+def _call(bundle: Bundle, inputs: list[np.ndarray]) -> Any:
+    sample, timestep, *values = inputs
+    conditions = dict(zip(bundle.conditions, values, strict=True))
+    return lambda: bundle.denoise(sample, timestep, conditions)
+
+
+def _errors(bundle: Bundle, points: list[torch.Tensor], wanted: np.ndarray, batch: int) -> np.ndarray:
+    """Squared error and squared answer of every input, [n,2]."""
+    parts = []
+    for start in range(0, len(wanted), batch):
+        parts.append(_call(bundle, [value[start : start + batch].numpy() for value in points])())
+    got, axes = np.concatenate(parts), tuple(range(1, wanted.ndim))
+    return np.stack([np.square(got - wanted).sum(axes), np.square(wanted).sum(axes)], axis=1)
+
+
+def _decibels(errors: np.ndarray) -> float:
+    error, answer = errors.sum(axis=0)
+    return float(10 * np.log10(answer / max(error, 1e-30)))
+
+
+def _exactness(errors: np.ndarray) -> dict[str, Any]:
+    ends = interval(bootstrap(lambda i: _decibels(errors[i]), len(errors)))
+    return {"sqnr_db": _decibels(errors), "sqnr_interval": ends}
+
+
+def _gain(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Decibels by which `after` is more exact on the same inputs."""
+    ends = interval(bootstrap(lambda i: _decibels(after[i]) - _decibels(before[i]), len(before)))
+    return {"value": _decibels(after) - _decibels(before), "interval": ends}
+
+
+def _images(subject: Subject, model: Denoiser, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, Any]]:
+    """PSNR of whole images to those of the float bundle."""
+    if not subject.trained:
+        return {}
+    noise = noise_like(model, IMAGES, HELD_OUT_SEED, 9).numpy()
+
+    def no_dataset() -> Any:
+        raise AssertionError("the model takes labels alone")
+
+    given = {n: v.numpy() for n, v in conditions_for(model, IMAGES, no_dataset, HELD_OUT_SEED).items()}
+    drawn = {}
+    with terminal.progress("images", len(bundles)) as task:
+        for way, bundle in bundles.items():
+            parts = [
+                bundle.sample(noise[i : i + 1], **{n: v[i : i + 1] for n, v in given.items()}) for i in range(IMAGES)
+            ]
+            drawn[way] = np.concatenate(parts)
+            task.advance()
+    values = {way: quality.psnr(drawn[FLOAT], images) for way, images in drawn.items() if way != FLOAT}
+    return {way: {"psnr_db": float(each.mean()), "psnr_interval": bootstrap_mean(each)} for way, each in values.items()}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: one table a model."""
+    parts = ["# Ways to quantize\n", (__doc__ or "").partition("\n\n")[2]]
+    for subject in found.values():
+        parts.append(f"## {subject['title']}\n")
+        parts.append(
+            "| | batch 1: ms | time ÷ float | batch 8: ms | time ÷ float | SQNR, dB | PSNR of images, dB | "
+            "bytes ÷ float |"
+        )
+        parts.append("|---|---:|---|---:|---|---|---|---:|")
+        whole = subject["rows"][FLOAT]["bytes"]
+        for way, row in subject["rows"].items():
+            cells = [way]
+            for batch in BATCHES:
+                one = row[f"batch {batch}"]
+                cells += [
+                    f"{one['ms']:.2f}",
+                    f"{one['ratio']:.2f} ({one['interval'][0]:.2f} … {one['interval'][1]:.2f})",
+                ]
+            cells.append(f"{row['sqnr_db']:.1f} ({row['sqnr_interval'][0]:.1f} … {row['sqnr_interval'][1]:.1f})")
+            shown = (
+                f"{row['psnr_db']:.1f} ({row['psnr_interval'][0]:.1f} … {row['psnr_interval'][1]:.1f})"
+                if "psnr_db" in row
+                else ""
+            )
+            cells += [shown, f"{row['bytes'] / whole:.2f}"]
+            parts.append(f"| {' | '.join(cells)} |")
+        if "trained_gain_db" in subject:
+            gain = subject["trained_gain_db"]
+            low, high = gain["interval"]
+            parts.append(f"\nTraining under rounding gains {gain['value']:+.2f} dB ({low:+.2f} … {high:+.2f}).")
+        parts.append("")
+    return "\n".join([*parts, f"{latency.processor()}, {THREADS} threads; 95% intervals.\n"])
+
+
+def bars(found: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that are held to a limit."""
+    autos = [subject["rows"][AUTO] for subject in found.values()]
+    values = {
+        "int8_auto_over_float": max(row[f"batch {batch}"]["ratio"] for row in autos for batch in BATCHES),
+        "int8_auto_sqnr_db": min(row["sqnr_db"] for row in autos),
+    }
+    if "cifar10" in found:
+        values["int8_cifar10_over_float"] = found["cifar10"]["rows"][INT8]["batch 1"]["ratio"]
+    if "digits" in found:
+        row = found["digits"]["rows"][INT8]
+        values["int8_digits_psnr_db"] = row["psnr_db"]
+        values["int8_digits_bytes"] = row["bytes"] / found["digits"]["rows"][FLOAT]["bytes"]
+        values["int8_trained_gain_db"] = found["digits"]["trained_gain_db"]["interval"][0]
+    return values
+
+
+def main() -> None:
+    """Measure, write the table, hold the bars."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.int8", description=__doc__)
+    parser.add_argument(
+        "--subjects", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS), help="only these models"
+    )
+    asked = parser.parse_args()
+    found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    for name in asked.subjects:
+        found[name] = measure(name)
+        write_json(RESULT, found)
+        write_text(RESULT.with_suffix(".md"), table(found))
+    print(table(found))
+    finish(bars({name: found[name] for name in asked.subjects}))
+
+
+if __name__ == "__main__":
+    main()

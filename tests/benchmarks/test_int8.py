@@ -1,0 +1,45 @@
+"""The table of ways to quantize: every figure that has a bar is in it."""
+
+import numpy as np
+import pytest
+
+from benchmarks import int8
+from benchmarks.bars import BARS
+
+
+def row(ms: float, ratio: float) -> dict:
+    timed = {"ms": ms, "ratio": ratio, "interval": (ratio - 0.01, ratio + 0.01)}
+    return {
+        **{f"batch {batch}": timed for batch in int8.BATCHES},
+        "sqnr_db": 33.3,
+        "sqnr_interval": (33.0, 33.6),
+        "psnr_db": 35.0,
+        "psnr_interval": (34.0, 36.0),
+        "bytes": int(1000 * ratio),
+    }
+
+
+def test_every_bar_is_measured() -> None:
+    rows = {int8.FLOAT: row(2, 1.0), int8.INT8: row(1, 0.25), int8.AUTO: row(1, 0.5), int8.TRAINED: row(1, 0.25)}
+    gain = {"value": 0.5, "interval": (0.2, 0.8)}
+    found = {
+        "digits": {"title": "digits", "rows": rows, "trained_gain_db": gain},
+        "cifar10": {"title": "a random net", "rows": rows},
+    }
+    values = int8.bars(found)
+    assert set(values) == {name for name in BARS if name.startswith("int8")}
+    assert values["int8_auto_over_float"] == 0.5 and values["int8_trained_gain_db"] == 0.2
+    assert values["int8_digits_bytes"] == 0.25
+    text = int8.table(found)
+    assert "| int8 | 1.00 | 0.25 (0.24 … 0.26) | 1.00 | 0.25 (0.24 … 0.26) | 33.3 (33.0 … 33.6) | 35.0 (34.0" in text
+    assert "gains +0.50 dB (+0.20 … +0.80)" in text
+
+
+def test_a_gain_is_of_the_same_inputs() -> None:
+    random = np.random.default_rng(0)
+    errors = np.stack([random.exponential(1, 200), np.full(200, 1000.0)], axis=1)
+    better = errors * [0.9, 1]
+    gain = int8._gain(errors, better)
+    assert gain["value"] == pytest.approx(10 * np.log10(1 / 0.9))
+    assert gain["interval"][0] == pytest.approx(gain["interval"][1]), "each input gains alike, whatever its error"
+    assert int8._exactness(errors)["sqnr_db"] == pytest.approx(30, abs=1)
