@@ -83,7 +83,7 @@ def whole_times(
         file = folder / f"{name}.onnx"
         onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
         session = open_session(file, threads=1, int8=isinstance(model, QuantizedDenoiser))
-        feeds = {item: value.numpy() for item, value in zip(names, inputs, strict=True)}
+        feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
         calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
     return interleaved(calls, ROUNDS, progress, title)
 
