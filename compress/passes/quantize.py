@@ -34,7 +34,7 @@ from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
 
 BATCH = 50
-PROBE = 20  # points at which the error of a layer's rounding is measured
+PROBE = 20  # points at which the error of one layer's rounding is measured
 QAT_KEY = 14  # of the noise that weights are trained on: no other draw begins with the same
 
 
@@ -165,12 +165,9 @@ def _trained(
     float_layers = _float_layers(model, config)
     rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points))
     others = trajectory_points(model, qat.samples, qat.evaluations, context, QAT_KEY)
-    answers = []
-    with context.progress(f"{context.name}: the float model's answers", len(others[0])) as task, torch.no_grad():
-        for part in zip(*(value.split(BATCH) for value in others), strict=True):
-            answers.append(model.module(*part))
-            task.advance(len(part[0]))
-    wanted = torch.cat(answers)
+    with context.progress(f"{context.name}: the float model's answers", 1) as task:
+        wanted = _answers(model, others)
+        task.advance()
     objective = RoundedImitation(student, rounded, others, wanted)
     notes = training.train(objective, student.net, qat, context, Dataset(wanted, {}))  # no images are needed
     student.net.requires_grad_(False).eval()
@@ -185,29 +182,29 @@ def assigned(
     layers = quantized.int8_layers(observed)
     units = _units(model, layers)
     rounded = quantized.fake_quantized(observed)
-    place = torch.arange(min(PROBE, len(points[0]))) * len(points[0]) // min(PROBE, len(points[0]))
-    probe = [value[place] for value in points]
-    with torch.no_grad():
-        wanted = model.module(*probe)
+    place = torch.arange(PROBE) * len(points[0]) // PROBE
+    probe = [value[place] for value in points]  # few, for the layers one by one; all points for what is chosen
+    wanted = {len(given[0]): _answers(model, given) for given in (probe, points)}
 
-        def error(chosen: Sequence[str]) -> float:
-            """Relative squared error of the output with these units alone in int8."""
-            active = {name for unit in chosen for path in units[unit] for name in layers[path]}
-            for name in {name for names in layers.values() for name in names}:
-                rounding = rounded.module.get_submodule(name)
-                assert isinstance(rounding, quantized.FakeQuantize)
-                rounding.active = name in active
-            return float((rounded.module(*probe) - wanted).square().sum() / wanted.square().sum())
+    def error(chosen: Sequence[str], given: list[torch.Tensor] = points) -> float:
+        """Relative squared error of the output with these units alone in int8."""
+        active = {name for unit in chosen for path in units[unit] for name in layers[path]}
+        for name in {name for names in layers.values() for name in names}:
+            rounding = rounded.module.get_submodule(name)
+            assert isinstance(rounding, quantized.FakeQuantize)
+            rounding.active = name in active
+        answer = wanted[len(given[0])]
+        return float((_answers(rounded, given) - answer).square().sum() / answer.square().sum())
 
-        errors = {}
-        with context.progress(f"{context.name}: sensitivity of layers", len(units)) as task:
-            for unit in units:
-                errors[unit] = error([unit])
-                task.advance()
-        batch = config.batch * (2 if model.sampling.guidance.kind == "cfg" else 1)
-        times = kernels.layer_times(model, list(layers), batch, context.progress, f"{context.name}: layers")
-        gains = {unit: sum(times[path].gain for path in paths) for unit, paths in units.items()}
-        reasons = left_in_float(errors, gains, 10 ** (-config.least_sqnr / 10), error)
+    errors = {}
+    with context.progress(f"{context.name}: sensitivity of layers", len(units)) as task:
+        for unit in units:
+            errors[unit] = error([unit], probe)
+            task.advance()
+    batch = config.batch * (2 if model.sampling.guidance.kind == "cfg" else 1)
+    times = kernels.layer_times(model, list(layers), batch, context.progress, f"{context.name}: layers")
+    gains = {unit: sum(times[path].gain for path in paths) for unit, paths in units.items()}
+    reasons = left_in_float(errors, gains, 10 ** (-config.least_sqnr / 10), error)
     mixed = config.model_copy(update={"float_layers": (*config.float_layers, *reasons)})
     result = calibrated(model, mixed, context, points)
     with tempfile.TemporaryDirectory() as folder:
@@ -248,10 +245,14 @@ def _units(model: Denoiser, layers: Iterable[str]) -> dict[str, list[str]]:
 
 
 @torch.no_grad()
+def _answers(model: AnyDenoiser, points: list[torch.Tensor]) -> torch.Tensor:
+    """Outputs [n,c,h,w] at points, in batches that an exported graph takes."""
+    return torch.cat([model.module(*part) for part in zip(*(value.split(BATCH) for value in points), strict=True)])
+
+
 def _sqnr_by_timestep(model: Denoiser, result: QuantizedDenoiser, points: list[torch.Tensor]) -> dict[str, float]:
     """SQNR in dB of the output at each timestep, and over all."""
-    parts = list(zip(*(value.split(BATCH) for value in points), strict=True))
-    wanted, got = (torch.cat([each.module(*part) for part in parts]).cpu().numpy() for each in (model, result))
+    wanted, got = (_answers(each, points).cpu().numpy() for each in (model, result))
     times = points[1].cpu().numpy()
     own = sorted(set(times.tolist()), reverse=True)
     return {"all": sqnr(wanted, got), **{str(t): sqnr(wanted[times == t], got[times == t]) for t in own}}
