@@ -28,7 +28,7 @@ from compress.runtime import Bundle
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4, 8)
 SCALES = (1.0, 1.3, 2.0, 3.0, 5.0)  # diffusers' convention: 1 + w of the papers
-BUDGET = 400  # optimizer steps for each number of steps
+BUDGET = 250  # optimizer steps for each number of steps
 TRAIN = {"batch_size": 32, "learning_rate": 1e-3}
 BEGIN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("prune_blocks", {"layout": "bk-small"}),
@@ -43,7 +43,7 @@ def chain(counts: tuple[int, ...]) -> list[tuple[str, Mapping[str, Any]]]:
     steps = {
         "sampling_steps": list(counts),
         "teacher_steps": 2 * max(COUNTS),  # so that the grids of all counts are nested
-        "trajectories": 4000,
+        "trajectories": 3000,
         "steps": BUDGET * len(counts),
         **TRAIN,
     }
