@@ -16,8 +16,8 @@ def left_in_float(
     rest = [name for name in errors if name not in left]
     rest.sort(key=lambda name: gains[name] / max(errors[name], 1e-30))
     found = measure(rest) if rest else 0.0
-    while found > budget:
-        total = sum(errors[name] for name in rest)
+    while not found <= budget:  # also where it is not a number
+        total = max(sum(errors[name] for name in rest), 1e-30)
         allowed = total * budget / found
         while rest:
             name = rest.pop(0)

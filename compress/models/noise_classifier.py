@@ -23,14 +23,14 @@ def load(file: Path, shape: Sequence[int], classes: int | None) -> nn.Module:
     try:
         classifier: nn.Module = torch.jit.load(file, map_location="cpu").eval()
     except Exception as error:  # of many kinds
-        raise CheckpointError(f"{file}: cannot be read as a TorchScript classifier: {_first_line(error)}") from None
+        raise CheckpointError(f"{file}: cannot be read as a TorchScript classifier: {_reason(error)}") from None
     sample = torch.zeros(2, *shape, requires_grad=True)
     try:
         with torch.enable_grad():
             logits = classifier(sample, torch.zeros(2, dtype=torch.int64))
             torch.autograd.grad(logits.sum(), sample)
     except Exception as error:
-        raise CheckpointError(f"{file}: fails on 2 noisy samples {list(shape)}: {_first_line(error)}") from None
+        raise CheckpointError(f"{file}: fails on 2 noisy samples {list(shape)}: {_reason(error)}") from None
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < (classes or 1):
         raise CheckpointError(f"{file}: 2 samples should give logits [2, {classes}]; got {list(logits.shape)}")
     for parameter in classifier.parameters():
@@ -52,5 +52,6 @@ def direction(
     return score_shift(sampling.prediction_type, gradient, *sampling.alpha_sigma(timestep))
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """TorchScript ends its messages with it, below a trace."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

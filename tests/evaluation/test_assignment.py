@@ -22,6 +22,12 @@ def test_the_one_that_ruins_it_is_left_first() -> None:
     assert set(left) == {"b", "c", "d"} and left["b"] == "saves 0.100 ms and adds 99.0% of the error"
 
 
+def test_errors_that_show_only_together_leave_all_in_float() -> None:
+    for found in (1.0, float("nan")):
+        left = left_in_float({"a": 0.0, "b": 0.0}, {"a": 0.1, "b": 0.2}, 0.5, lambda names, found=found: found)
+        assert set(left) == {"a", "b"}
+
+
 @given(
     st.dictionaries(st.text("abcdef", min_size=1), st.tuples(st.floats(0, 1), st.floats(-1, 1)), max_size=12),
     st.floats(1e-6, 1.0),
