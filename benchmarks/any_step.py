@@ -28,7 +28,7 @@ from compress.runtime import Bundle
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4, 8)
 SCALES = (1.0, 1.3, 2.0, 3.0, 5.0)  # diffusers' convention: 1 + w of the papers
-BUDGET = 250  # optimizer steps for each number of steps
+BUDGET = 400  # optimizer steps for each number of steps
 TRAIN = {"batch_size": 32, "learning_rate": 1e-3}
 BEGIN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("prune_blocks", {"layout": "bk-small"}),
