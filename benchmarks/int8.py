@@ -33,6 +33,7 @@ RESULT = Path(__file__).parent / "results" / "int8.json"
 BATCHES = (1, 8)
 THREADS = 2
 ROUNDS = {1: 30, 8: 10}
+PAUSE = 0.02  # seconds, in which the threads of another session fall asleep
 IMAGES = 40
 QAT = {"steps": 300, "learning_rate": 1e-5, "warmup": 0.1}
 FLOAT, INT8, AUTO, TRAINED = "float", "int8", "auto", "int8, trained (qat)"
@@ -77,7 +78,7 @@ def measure(name: str) -> dict[str, Any]:
             }
             first = [value[:batch].numpy() for value in unseen]
             calls = {way: _call(bundle, first) for way, bundle in bundles.items()}
-            taken = latency.interleaved(calls, ROUNDS[batch], terminal.progress, f"{name}, batch {batch}")
+            taken = latency.interleaved(calls, ROUNDS[batch], terminal.progress, f"{name}, batch {batch}", PAUSE)
             for way in bundles:
                 ratio, ends = latency.speedup(taken[way], taken[FLOAT])  # time ÷ the float model's
                 rows[way][f"batch {batch}"] = {"ms": float(np.median(taken[way])), "ratio": ratio, "interval": ends}

@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.evaluation.latency import interleaved, speedup
 from compress.evaluation.statistics import Interval
-from compress.models.attention import channels_first
+from compress.models.attention import Convolution, channels_first
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
 from compress.models.reference import Progress
 from compress.onnx_graph.export import to_onnx
@@ -47,13 +47,14 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
     """
     shapes: dict[str, tuple[Any, ...]] = {}
     handles = []
-    for path in paths:
+    with channels_first(model.net):
+        for path in paths:
 
-        def note(layer: nn.Module, inputs: Any, path: str = path) -> None:
-            shapes[path] = _signature(layer, tuple(inputs[0].shape))
+            def note(layer: nn.Module, inputs: Any, path: str = path) -> None:
+                shapes[path] = _signature(layer, inputs)
 
-        handles.append(model.net.get_submodule(path).register_forward_pre_hook(note))
-    model.module(*example_inputs(model, batch))
+            handles.append(model.net.get_submodule(path).register_forward_pre_hook(note))
+        model.module(*example_inputs(model, batch))
     for handle in handles:
         handle.remove()
     calls: dict[str, Callable[[], object]] = {}
@@ -88,8 +89,12 @@ def whole_times(
     return interleaved(calls, ROUNDS, progress, title)
 
 
-def _signature(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Any, ...]:
+def _signature(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
     """Everything that a layer's time depends on."""
+    shape = tuple(inputs[0].shape)
+    if isinstance(layer, Convolution):
+        ones = (1,) * (len(shape) - 2)
+        return ("Conv", shape, tuple(inputs[1].shape), ones, tuple(0 for _ in ones), ones, 1)
     if isinstance(layer, nn.Conv2d):
         padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
         return ("Conv", shape, tuple(layer.weight.shape), layer.stride, padding, layer.dilation, layer.groups)

@@ -1,6 +1,6 @@
-"""Attention in fewer kernels, for export: the same function as diffusers' processor, without a transpose."""
+"""Attention in fewer kernels: the same function as diffusers' processor, without a transpose."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,24 @@ from torch import nn
 from torch.nn import functional
 
 
+class Convolution(nn.Module):
+    """A convolution by weights that are computed; a module, so that it has a path in the net."""
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [b,c,...] and weight [out,c,...] with one dimension of positions or two."""
+        return (functional.conv1d if x.dim() == 3 else functional.conv2d)(x, weight, bias)
+
+
 class ChannelsFirst:
     """Self-attention on [b, channels, height × width], as images lie in memory.
 
     Queries, keys and values come from one convolution with stacked weights, into which the group norm's affine part and
     the scores' scale are folded: W (γ x + β) + b = (W γ) x + (W β + b). Softmax(q^T k / √d): Vaswani et al. 2017, eq.
     (1). A convolution adds its bias in the same kernel, as a product does not; one on images, the residual too.
+
+    The three are of one size, so that in int8 they can share a range (cross-layer equalisation, Nagel et al. 2019): the
+    input has unit variance, so the size of each channel follows from its weights. A channel of the queries and that of
+    the keys take factors whose product is the scale, values one that is taken back by the weights of the output.
     """
 
     def __call__(
@@ -28,23 +40,32 @@ class ChannelsFirst:
     ) -> torch.Tensor:
         """Output [b, channels, height, width] for an input of the same shape. temb is not used."""
         batch, channels, height, width = hidden_states.shape
-        norm, heads = attention.group_norm, attention.heads
-        scale = (attention.to_q.out_features // heads) ** -0.5
-        layers = (attention.to_q, attention.to_k, attention.to_v)
-        weight = torch.cat([layers[0].weight * scale, *(layer.weight for layer in layers[1:])])
-        bias = torch.cat([_bias(layers[0]) * scale, *map(_bias, layers[1:])])
-        bias, weight = bias + weight @ norm.bias, weight * norm.weight
+        norm, heads, out = attention.group_norm, attention.heads, attention.to_out[0]
+        weights, biases = [], []
+        for layer in (attention.to_q, attention.to_k, attention.to_v):
+            weights.append(layer.weight * norm.weight)
+            biases.append(_bias(layer) + layer.weight @ norm.bias)
+        query, key, value = (_sizes(*both) for both in zip(weights, biases, strict=True))
+        scale = (attention.to_q.out_features // heads) ** -0.25
+        size = scale * (query * key).mean().sqrt()
+        factors = (scale * (key / query).sqrt(), scale * (query / key).sqrt(), size / value)
+        weight = torch.cat([factor[:, None] * one for factor, one in zip(factors, weights, strict=True)])
+        bias = torch.cat([factor * one for factor, one in zip(factors, biases, strict=True)])
         groups = hidden_states.reshape(batch, norm.num_groups, -1)
         x = functional.instance_norm(groups, eps=norm.eps).reshape(batch, channels, -1)
-        stacked = functional.conv1d(x, weight[:, :, None], bias).unflatten(1, (3 * heads, -1))
+        stacked = attention.stacked(x, weight[:, :, None], bias).unflatten(1, (3 * heads, -1))
         query, key, value = stacked.chunk(3, dim=1)  # [b, heads, dimension, positions]
         scores = (query.transpose(2, 3) @ key).softmax(dim=-1)
         x = (value @ scores.transpose(2, 3)).reshape(batch, -1, height, width)
-        out = attention.to_out[0]
-        x = functional.conv2d(x, out.weight[:, :, None, None], out.bias)
+        x = attention.out(x, (out.weight / factors[2])[:, :, None, None], out.bias)
         if attention.residual_connection:
             x = x + hidden_states
         return x if attention.rescale_output_factor == 1 else x / attention.rescale_output_factor
+
+
+def _sizes(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Root mean square [out] of W x + b where x has mean 0 and variance 1."""
+    return (weight.square().sum(1) + bias.square()).sqrt().clamp_min(1e-3)  # zeros keep finite factors
 
 
 def _bias(layer: nn.Linear) -> torch.Tensor:
@@ -52,20 +73,20 @@ def _bias(layer: nn.Linear) -> torch.Tensor:
 
 
 @contextmanager
-def channels_first(net: nn.Module, wanted: Callable[[str], bool] = lambda path: True) -> Iterator[None]:
-    """Within it, the self-attention blocks of `net` that read feature maps compute by `ChannelsFirst`.
-
-    wanted: of a block's path, whether it is meant.
-    """
-    found = [m for path, m in net.named_modules() if isinstance(m, Attention) and _reads_maps(m) and wanted(path)]
+def channels_first(net: nn.Module) -> Iterator[None]:
+    """Within it, the self-attention blocks of `net` that read feature maps compute by `ChannelsFirst`."""
+    found = [module for module in net.modules() if isinstance(module, Attention) and _reads_maps(module)]
     before = [attention.processor for attention in found]
-    for attention in found:
-        attention.processor = ChannelsFirst()
     try:
+        for attention in found:
+            attention.stacked, attention.out = Convolution(), Convolution()
+            attention.processor = ChannelsFirst()
         yield
     finally:
         for attention, processor in zip(found, before, strict=True):
             attention.processor = processor
+            for name in ("stacked", "out"):
+                attention._modules.pop(name, None)
 
 
 def _reads_maps(attention: Any) -> bool:

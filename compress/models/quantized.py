@@ -13,16 +13,19 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
+from compress.models import histograms
 from compress.models.attention import channels_first
 from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out", "time_embedding.*")
-# All of them read one small vector and are merged into one layer at export: there only the bytes count.
+# All of them read one small vector and are merged into one layer at export: there only the bytes count. Inputs in int8
+# too would gain 1% of the time of a net as large as CIFAR-10's, nothing in small ones, and cost exactness.
 WEIGHT_ONLY = ("*.time_emb_proj",)
 # Largest weight, of 7 bits. Processors without a dot product of bytes (x86 before VNNI) add pairs of uint8 × int8
 # products in 16 bits: 2·255·63 fits and 2·255·127 does not. The bit costs 0.3 dB and was worth up to 8 there.
 WEIGHT = 63
+LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
 class Int8Quantizer(Quantizer):
@@ -44,20 +47,16 @@ class Int8Quantizer(Quantizer):
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Mark every convolution and linear layer that is to be quantized."""
         for node in model.graph.nodes:
-            if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+            if node.target in LAYERS:
                 path = module_path(node)
-                if matches(path, self.float_layers) or node.args[1].op != "get_attr":
-                    continue  # weights that are computed belong to lean attention, which is float
-                if matches(path, WEIGHT_ONLY):
-                    node.meta["quantization_annotation"] = QuantizationAnnotation(
-                        input_qspec_map={node.args[1]: self.weight}, _annotated=True
-                    )
-                else:
-                    node.meta["quantization_annotation"] = QuantizationAnnotation(
-                        input_qspec_map={node.args[0]: self.activation, node.args[1]: self.weight},
-                        output_qspec=self.activation,
-                        _annotated=True,
-                    )
+                if matches(path, self.float_layers):
+                    continue
+                inputs, output = {node.args[1]: self.weight}, None
+                if not matches(path, WEIGHT_ONLY):
+                    inputs[node.args[0]] = output = self.activation
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    input_qspec_map=inputs, output_qspec=output, _annotated=True
+                )
         return model
 
     def validate(self, model: torch.fx.GraphModule) -> None:
@@ -76,33 +75,45 @@ def module_path(node: torch.fx.Node) -> str:
     return str(paths[-1]).removeprefix("L['self'].").removeprefix("net.") if paths else ""
 
 
-def exported(model: Denoiser, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
-    """The model as a graph with a dynamic batch dimension, the attention that stays float in its lean form."""
+def exported(model: Denoiser) -> torch.fx.GraphModule:
+    """The model as a graph with a dynamic batch dimension, its attention in lean form."""
     inputs = example_inputs(model, batch=2)
     batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
-    with channels_first(model.net, lambda path: matches(f"{path}.to_q", float_layers)):
+    with channels_first(model.net):
         program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     return program.module()
 
 
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
-    """The model with observers that note ranges while it runs. histogram: choose ranges by least squared error."""
-    prepared = prepare_pt2e(exported(model, float_layers), Int8Quantizer(float_layers, histogram))
+    """The model with observers that note values while it runs: histograms of them, or their ends alone."""
+    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, histogram))
     return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
 
 
-def ranges(model: QuantizedDenoiser) -> dict[str, torch.Tensor]:
-    """The range [2, channels or 1] that every observer of an `observed` model settled on, by its name."""
+def ranges(model: QuantizedDenoiser, method: str = "mse") -> dict[str, torch.Tensor]:
+    """The range [2, channels or 1] of every observer of an `observed` model, by its name.
+
+    method: how a histogram's is chosen: mse (least squared error), percentile or entropy; weights have their own.
+    """
     found = {}
     for name, observer in model.module.named_modules():
         if isinstance(observer, HistogramObserver):
-            low, high = observer._non_linear_param_search()
+            low, high = _range(observer, method)
         elif isinstance(observer, UniformQuantizationObserverBase):
             low, high = observer.min_val, observer.max_val
         else:
             continue
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
     return found
+
+
+def _range(observer: HistogramObserver, method: str) -> tuple[torch.Tensor, torch.Tensor]:
+    if method == "mse":
+        low, high = observer._non_linear_param_search()
+        return low, high
+    choose = {"percentile": histograms.percentile, "entropy": histograms.entropy}[method]
+    ends = choose(observer.histogram.cpu(), float(observer.min_val), float(observer.max_val))
+    return torch.tensor(ends[0]), torch.tensor(ends[1])
 
 
 class FakeQuantize(nn.Module):
@@ -142,7 +153,7 @@ def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
     graph: torch.fx.Graph = model.module.graph  # type: ignore[assignment]
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+        if node.target in LAYERS:
             around = [arg for arg in node.args[:2] if arg.op == "call_module"]
             if len(around) == 2:  # of weight-only layers the weight alone is rounded
                 around += [user for user in node.users if user.op == "call_module"]
@@ -150,12 +161,12 @@ def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
     return found
 
 
-def fake_quantized(model: QuantizedDenoiser) -> QuantizedDenoiser:
-    """An `observed` model that has met its calibration, with rounding in place of observers.
+def fake_quantized(model: QuantizedDenoiser, method: str = "mse") -> QuantizedDenoiser:
+    """An `observed` model that has met its calibration, with rounding in place of observers. method: as for `ranges`.
 
     Its weights are those of the float model that it was made of, so that training it trains that.
     """
-    settled = ranges(model)
+    settled = ranges(model, method)
     for name, observer in list(model.module.named_modules()):
         if name in settled:
             assert isinstance(observer, UniformQuantizationObserverBase)
@@ -172,7 +183,7 @@ def rebuild(
         return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
     if scheme != "int8":
         raise ValueError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
-    prepared = prepare_pt2e(exported(source, float_layers), Int8Quantizer(float_layers, histogram=False))
+    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, histogram=False))
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):

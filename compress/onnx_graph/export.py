@@ -12,7 +12,10 @@ from torch.export import Dim
 from compress.errors import ExportError
 from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
+from compress.onnx_graph.known import fold_constants
+from compress.onnx_graph.late import dequantize_late
 from compress.onnx_graph.merge import merge_linears
+from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
 
 
@@ -44,4 +47,8 @@ def to_onnx(
     fold_shapes(program.model)  # so that the next ones know the ranks
     merge_linears(program.model)
     merge_affine(program.model)
-    return clean(program.model_proto)
+    merge_pads(program.model)
+    dequantize_late(program.model)
+    graph = clean(program.model_proto)
+    fold_constants(graph)
+    return graph

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 # Operators that treat every item of a batch by itself, as long as all else they read is constant.
 ROW_WISE = {"Add", "Cast", "Gather", "Gemm", "Identity", "MatMul", "Mul", "QuantizeLinear", "DequantizeLinear"}
 ROW_WISE |= {"Sigmoid", "Unsqueeze"}
+KEPT = {"DequantizeLinear", "QuantizeLinear"}  # a folded one would take four times the bytes
 
 
 def fold_known(model: onnx.ModelProto, known: Iterable[str]) -> int:
@@ -30,14 +31,31 @@ def fold_known(model: onnx.ModelProto, known: Iterable[str]) -> int:
             pure |= set(node.output)
             if reads & followed or not reads:
                 followed |= set(node.output)
-    gone = [node for node in graph.node if set(node.output) <= followed - constants]
+    return _fold(model, followed - constants)
+
+
+def fold_constants(model: onnx.ModelProto) -> int:
+    """Replace what follows from constants alone by its value, as far as none is dequantized; the nodes that went."""
+    known = {tensor.name for tensor in model.graph.initializer}
+    constants = set(known)
+    for node in model.graph.node:
+        subgraph = any(attribute.HasField("g") for attribute in node.attribute)
+        if not subgraph and node.op_type not in KEPT and {name for name in node.input if name} <= known:
+            known |= set(node.output)
+    return _fold(model, known - constants)
+
+
+def _fold(model: onnx.ModelProto, values: set[str]) -> int:
+    """Write `values`, which follow from constants, as constants; the number of nodes that went."""
+    graph = model.graph
+    gone = [node for node in graph.node if set(node.output) <= values]
     produced = {name for node in gone for name in node.output}
     stays = [node for node in graph.node if not set(node.output) & produced]
     wanted = sorted({name for node in stays for name in node.input} & produced)
     if not wanted:
         return 0
-    values = _run(model, wanted, {})
-    graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in wanted)
+    found = _run(model, wanted, {})
+    graph.initializer.extend(numpy_helper.from_array(found[name], name) for name in wanted)
     _keep(graph, stays)
     return len(gone)
 

@@ -59,8 +59,10 @@ class Config(PassConfig):
     )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
-    observer: Literal["histogram", "minmax"] = Field(
-        "histogram", description="histogram: ranges of least squared error; minmax: no value is clipped"
+    observer: Literal["mse", "percentile", "entropy", "minmax"] = Field(
+        "mse",
+        description="ranges of activations. mse: of least squared error; percentile: all but one in 10,000 at each "
+        "end; entropy: whose levels tell most, as TensorRT's; minmax: no value is clipped",
     )
     float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
     least_attention_width: int = Field(
@@ -134,7 +136,7 @@ def calibrated(
     float_layers = _float_layers(model, config)
     observed = _observed(model, float_layers, config, context, points)
     with context.progress(f"{context.name}: converting", 2) as task:
-        ranges = quantized.ranges(observed)
+        ranges = quantized.ranges(observed, config.observer)
         task.advance()
         result = quantized.rebuild(model, "int8", ranges, float_layers)
         task.advance()
@@ -147,7 +149,7 @@ def _observed(
 ) -> QuantizedDenoiser:
     """The model with observers that have met `points`."""
     with context.progress(f"{context.name}: preparing", 1) as task:
-        observed = quantized.observed(model, float_layers, config.observer == "histogram")
+        observed = quantized.observed(model, float_layers, config.observer != "minmax")
         task.advance()
     with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
         for start in range(0, len(points[0]), BATCH):
@@ -163,7 +165,7 @@ def _trained(
     """(a copy of the model whose weights were trained under rounding, figures for the record)."""
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     float_layers = _float_layers(model, config)
-    rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points))
+    rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points), config.observer)
     others = trajectory_points(model, qat.samples, qat.evaluations, context, QAT_KEY)
     with context.progress(f"{context.name}: the float model's answers", 1) as task:
         wanted = _answers(model, others)
@@ -181,7 +183,7 @@ def assigned(
     observed = _observed(model, _float_layers(model, config), config, context, points)
     layers = quantized.int8_layers(observed)
     units = _units(model, layers)
-    rounded = quantized.fake_quantized(observed)
+    rounded = quantized.fake_quantized(observed, config.observer)
     place = torch.arange(PROBE) * len(points[0]) // PROBE
     probe = [value[place] for value in points]  # few, for the layers one by one; all points for what is chosen
     wanted = {len(given[0]): _answers(model, given) for given in (probe, points)}

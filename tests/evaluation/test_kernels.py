@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from compress.evaluation import kernels
+from compress.models.attention import Convolution
 from compress.models.reference import silent
 from compress.passes import quantize
 from tests.conftest import CLASS_CONFIG, assert_close_db, make_context, make_denoiser
@@ -17,6 +18,7 @@ from tests.conftest import CLASS_CONFIG, assert_close_db, make_context, make_den
 LAYERS = {
     "3×3": (nn.Conv2d(16, 24, 3, padding=1), (2, 16, 8, 8), "QLinearConv"),
     "stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1), (1, 16, 8, 8), "QLinearConv"),
+    "computed weights": (Convolution(), (2, 16, 64), "QLinearConv"),
     "linear": (nn.Linear(32, 48), (2, 9, 32), "QGemm"),
 }
 
@@ -24,7 +26,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_graphs_compute_the_layer(name: str, tmp_path: Path) -> None:
     layer, shape, kernel = LAYERS[name]
-    signature = kernels._signature(layer, shape)
+    signature = kernels._signature(layer, (torch.empty(shape), torch.empty(24, 16, 1)))
     graphs = [kernels._graph(signature, int8) for int8 in (False, True)]
     constants = [{t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer} for graph in graphs]
     x = np.random.default_rng(0).uniform(-6, 6, signature[1]).astype(np.float32)
@@ -33,6 +35,8 @@ def test_graphs_compute_the_layer(name: str, tmp_path: Path) -> None:
         parameters = torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(given["bias"])
         if isinstance(layer, nn.Conv2d):
             wanted = nn.functional.conv2d(torch.from_numpy(x), *parameters, layer.stride, layer.padding)
+        elif isinstance(layer, Convolution):
+            wanted = nn.functional.conv1d(torch.from_numpy(x), *parameters)
         else:
             wanted = nn.functional.linear(torch.from_numpy(x), *parameters)
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

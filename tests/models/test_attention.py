@@ -47,11 +47,38 @@ def test_what_it_cannot_do_is_left_alone() -> None:
             assert not any(isinstance(getattr(m, "processor", None), ChannelsFirst) for m in module.modules())
 
 
-def test_only_wanted_blocks_change_and_change_back_after_an_error() -> None:
+def test_blocks_change_back_after_an_error() -> None:
     net = FAMILIES["UNet2DModel"].build(copy.deepcopy(CLASS_CONFIG))
-    blocks = {path: m for path, m in net.named_modules() if isinstance(m, Attention)}
-    with pytest.raises(ZeroDivisionError), channels_first(net, lambda path: path.startswith("mid_block")):
-        for path, block in blocks.items():
-            assert isinstance(block.processor, ChannelsFirst) == path.startswith("mid_block")
+    modules = [path for path, _ in net.named_modules()]
+    before = {path: type(m.processor) for path, m in net.named_modules() if isinstance(m, Attention)}
+    with pytest.raises(ZeroDivisionError), channels_first(net):
         raise ZeroDivisionError
-    assert not any(isinstance(block.processor, ChannelsFirst) for block in blocks.values())
+    assert {path: type(m.processor) for path, m in net.named_modules() if isinstance(m, Attention)} == before
+    assert [path for path, _ in net.named_modules()] == modules
+    assert ChannelsFirst not in before.values() and before
+
+
+def test_queries_keys_and_values_share_a_range() -> None:
+    torch.manual_seed(0)
+    block = Attention(32, heads=2, dim_head=16, norm_num_groups=4, residual_connection=True)
+    for layer, size in ((block.to_q, 5.0), (block.to_k, 0.02), (block.to_v, 0.3)):
+        torch.nn.init.normal_(layer.weight, std=size)
+    seen = {}
+    x = torch.randn(4, 32, 8, 8)
+    with torch.no_grad(), channels_first(block):
+        block.stacked.register_forward_hook(lambda module, inputs, output: seen.update(all=output))
+        block(x)
+    sizes = torch.stack([part.square().mean().sqrt() for part in seen["all"].chunk(3, dim=1)])
+    assert sizes.max() / sizes.min() < 1.1
+
+
+def test_values_of_zero_stay_zero() -> None:
+    block = Attention(8, heads=2, dim_head=4, norm_num_groups=4, residual_connection=True)
+    for layer in (block.to_q, block.to_v):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias) if layer.bias is not None else None
+    x = torch.randn(2, 8, 4, 4)
+    with torch.no_grad():
+        wanted = block(x)
+        with channels_first(block):
+            torch.testing.assert_close(block(x), wanted)

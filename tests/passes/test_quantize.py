@@ -41,6 +41,40 @@ def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_p
     np.testing.assert_array_equal(*outputs)
 
 
+@pytest.mark.parametrize("observer", ["percentile", "entropy", "minmax"])
+def test_every_way_to_choose_ranges_stays_near_the_float_model(observer: str, tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", observer)]
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    with torch.no_grad():
+        wanted, mse, other = (m.module(*points).numpy() for m in (model, *results))
+    assert_close_db(wanted, other, 20)
+    assert not np.array_equal(mse, other)
+
+
+def test_attention_in_int8_leaves_no_float_weights_in_the_file(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    result = quantized(model, tmp_path, least_attention_width=0)
+    path = export_onnx.run(result, export_onnx.Config(batch=1), make_context(model, tmp_path)).model.path
+    graph = onnx.load(path / "denoiser.onnx").graph
+    floats = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    kept = [m.weight.numel() for path, m in model.net.named_modules() if quantize_models.matches(path, ENDS)]
+    assert sum(int(np.prod(t.dims)) for t in floats) <= sum(kept) + 11 * 32  # and the table of labels
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in dequantized]
+    heads = sum(path.endswith("to_q") for path, _ in model.net.named_modules())
+    assert sum(len(graph_shape(graph, node.input[1])) == 3 for node in products) == heads > 0
+
+
+ENDS = ("conv_in", "conv_out", "time_embedding.linear_*", "class_embedding")
+
+
+def graph_shape(graph: onnx.GraphProto, weight: str) -> list[int]:
+    """Of what a value was dequantized from."""
+    source = next(node.input[0] for node in graph.node if weight in node.output)
+    return next(list(tensor.dims) for tensor in graph.initializer if tensor.name == source)
+
+
 QAT = {"steps": 30, "batch_size": 52, "samples": 16, "evaluations": 320, "learning_rate": 1e-4}
 
 

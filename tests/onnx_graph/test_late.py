@@ -1,0 +1,61 @@
+"""Floats that are made later are the same floats."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from compress.onnx_graph.late import dequantize_late
+from tests.onnx_graph.graphs import graph, kinds, run, value
+
+
+def dequantized(moves: list[str], per_channel: bool = False, other_reader: bool = False) -> onnx.ModelProto:
+    """x, dequantized, then reshaped or split; one output for each part, each perhaps doubled."""
+    scale = np.full(4, 0.5, np.float32) if per_channel else np.float32(0.5)
+    constants = {"scale": scale, "zero": np.full(4, 7, np.uint8) if per_channel else np.uint8(7)}
+    constants |= {"shape": np.array([2, 4, 3]), "sizes": np.array([1, 3])}
+    nodes = [helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["v"], axis=1)]
+    last = "v"
+    for kind in moves:
+        if kind == "Reshape":
+            nodes.append(helper.make_node("Reshape", [last, "shape"], ["r"]))
+            last = "r"
+    if "Split" in moves:
+        nodes.append(helper.make_node("Split", [last, "sizes"], ["a", "b"], axis=1))
+        nodes.append(helper.make_node("Add", ["a", "a"], ["doubled"]))
+        outputs = [value("doubled", ["?"] * 3), value("b", ["?"] * 3)]  # one part is an output itself
+    else:
+        outputs = [value(last, ["?"] * 3)]
+    if other_reader:
+        nodes.append(helper.make_node("Add", ["v", "v"], ["z"]))
+        outputs.append(value("z", ["?"] * 3))
+    return graph(
+        nodes, [value("x", (2, 12) if "Reshape" in moves else (2, 4, 3), TensorProto.UINT8)], outputs, constants
+    )
+
+
+def moved(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    parsed = ir.from_proto(model)
+    count = dequantize_late(parsed)
+    after = ir.to_proto(parsed)
+    onnx.checker.check_model(after, full_check=True)
+    return after, count
+
+
+@pytest.mark.parametrize("moves", [["Reshape"], ["Split"], ["Reshape", "Split"]])
+def test_equal_outputs(moves: list[str]) -> None:
+    before = dequantized(moves)
+    after, count = moved(before)
+    assert count == len(moves)
+    assert kinds(after)[: len(moves)] == moves  # bytes move before anything is a float
+    assert [output.name for output in after.graph.output] == [output.name for output in before.graph.output]
+    x = np.random.default_rng(0).integers(0, 256, (2, 12) if "Reshape" in moves else (2, 4, 3)).astype(np.uint8)
+    for new, old in zip(run(after, x=x), run(before, x=x), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("changes", [{"per_channel": True}, {"other_reader": True}])
+def test_other_floats_are_left(changes: dict) -> None:
+    after, count = moved(dequantized(["Split"], **changes))
+    assert count == 0 and kinds(after)[0] == "DequantizeLinear"
