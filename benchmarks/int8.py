@@ -24,6 +24,7 @@ from compress.contract import Context
 from compress.evaluation import latency, quality
 from compress.evaluation.statistics import bootstrap, bootstrap_mean, interval
 from compress.files import write_json, write_text
+from compress.models import quantized
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser
 from compress.models.reference import conditions_for, noise_like
 from compress.passes import export_onnx, quantize
@@ -36,6 +37,11 @@ ROUNDS = {1: 30, 8: 10}
 PAUSE = 0.02  # seconds, in which the threads of another session fall asleep
 IMAGES = 40
 QAT = {"steps": 300, "learning_rate": 1e-5, "warmup": 0.1}
+OBSERVERS = {
+    "percentile": "ranges by percentile",
+    "entropy": "ranges by entropy",
+    "minmax": "ranges that clip nothing",
+}
 FLOAT, INT8, AUTO, TRAINED = "float", "int8", "auto", "int8, trained (qat)"
 
 
@@ -47,10 +53,10 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
 
     found: dict[str, AnyDenoiser] = {FLOAT: model}
     found["fp16"] = quantize.run(model, config(scheme="fp16"), context).model
+    found["int8 weights, float arithmetic"] = quantize.run(model, config(scheme="int8_weights"), context).model
     found[INT8] = quantize.calibrated(model, config(), context, points).model
-    found["int8, ranges that clip nothing"] = quantize.calibrated(
-        model, config(observer="minmax"), context, points
-    ).model
+    for observer, way in OBSERVERS.items():
+        found[f"int8, {way}"] = quantize.calibrated(model, config(observer=observer), context, points).model
     everything = config(float_layers=(), least_attention_width=0)
     found["int8, every layer"] = quantize.calibrated(model, everything, context, points).model
     found[AUTO] = quantize.assigned(model, config(scheme="auto"), context, points).model
@@ -91,11 +97,35 @@ def measure(name: str) -> dict[str, Any]:
                         f.stat().st_size for f in bundle.path.iterdir() if f.suffix in (".onnx", ".bin")
                     )
         found: dict[str, Any] = {"title": subject.title, "rows": rows}
+        found["sources"] = sources(model, context, points, unseen, wanted)
         if TRAINED in errors:
             found["trained_gain_db"] = _gain(errors[INT8], errors[TRAINED])
         auto = made[AUTO]
         assert isinstance(auto, QuantizedDenoiser)
         found["auto_int8_observers"] = len(auto.ranges)
+    return found
+
+
+def sources(
+    model: Denoiser, context: Context, points: list[torch.Tensor], unseen: list[torch.Tensor], wanted: np.ndarray
+) -> dict[str, float]:
+    """SQNR in dB of simulated int8 with a part of its rounding left out: all that doing that part better can gain."""
+    config = quantize.Config()
+    observed = quantize._observed(model, quantize._float_layers(model, config), config, context, points)
+    layers, rounded = quantized.int8_layers(observed), quantized.fake_quantized(observed)
+    left_out: dict[str, set[str]] = {"nothing": set()}
+    for i, part in enumerate(("inputs of layers", "weights", "outputs of layers")):
+        left_out[part] = {names[i] for names in layers.values()}
+    for part, kind in (("shortcuts behind skips", "conv_shortcut"), ("attention", "attentions")):
+        left_out[part] = {name for path, names in layers.items() if kind in path for name in names}
+    found = {}
+    for part, names in left_out.items():
+        for name, rounding in rounded.module.named_modules():
+            if isinstance(rounding, quantized.FakeQuantize):
+                rounding.active = name not in names
+        with torch.no_grad():
+            parts = [rounded.module(*(value[i : i + 8] for value in unseen)) for i in range(0, HELD_OUT, 8)]
+        found[part] = quality.sqnr(wanted, torch.cat(parts).numpy())
     return found
 
 
@@ -185,6 +215,8 @@ def table(found: Mapping[str, Any]) -> str:
             )
             cells += [shown, f"{row['bytes'] / whole:.2f}"]
             parts.append(f"| {' | '.join(cells)} |")
+        parts.append("\n| rounding left out, simulated | SQNR, dB |\n|---|---:|")
+        parts += [f"| {part} | {value:.1f} |" for part, value in subject["sources"].items()]
         if "trained_gain_db" in subject:
             gain = subject["trained_gain_db"]
             low, high = gain["interval"]

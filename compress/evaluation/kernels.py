@@ -83,7 +83,9 @@ def whole_times(
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
         onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
-        session = open_session(file, threads=1, int8=isinstance(model, QuantizedDenoiser))
+        session = open_session(
+            file, threads=1, scheme=model.scheme if isinstance(model, QuantizedDenoiser) else "float"
+        )
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
         calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
     return interleaved(calls, ROUNDS, progress, title)
@@ -141,7 +143,7 @@ def _graph(signature: tuple[Any, ...], int8: bool) -> onnx.ModelProto:
 
 
 def _call(model: onnx.ModelProto, int8: bool) -> Callable[[], object]:
-    session = open_session(model.SerializeToString(), threads=1, int8=int8)
+    session = open_session(model.SerializeToString(), threads=1, scheme="int8" if int8 else "float")
     shape = [item.dim_value for item in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     return lambda: session.run(None, {"x": x})

@@ -18,7 +18,7 @@ from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, fro
 from compress.errors import CheckpointError
 from compress.models import noise_classifier
 from compress.models import structure as structures
-from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser
+from compress.models.denoiser import SCHEMES, AnyDenoiser, Denoiser, QuantizedDenoiser
 from compress.models.families import FAMILIES
 from compress.models.family import Family
 
@@ -81,8 +81,9 @@ def load(
     structure = _json(source.root / "structure.json") if (source.root / "structure.json").is_file() else {}
     quantization, kept = structure.pop("quantization", None), structure.pop("kept", {})
     where = str(source.root / "structure.json")
-    if isinstance(quantization, dict) and quantization.get("scheme") not in ("int8", "fp16"):
-        raise CheckpointError(f"{where}: quantization {quantization.get('scheme')!r} is unknown; known: int8, fp16")
+    if isinstance(quantization, dict) and quantization.get("scheme") not in SCHEMES:
+        known = ", ".join(SCHEMES)
+        raise CheckpointError(f"{where}: quantization {quantization.get('scheme')!r} is unknown; known: {known}")
     lists = list(kept.values()) if isinstance(kept, dict) else [None]
     if not all(isinstance(channels, list) and all(isinstance(i, int) for i in channels) for channels in lists):
         raise CheckpointError(f"{where}: is damaged; save the model again")

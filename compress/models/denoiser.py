@@ -98,6 +98,9 @@ class Denoiser:
         return self
 
 
+SCHEMES = ("int8", "int8_weights", "fp16")  # of quantization that can be saved
+
+
 @dataclass(frozen=True)
 class QuantizedDenoiser:
     """A model after quantization: it can be drawn from and exported, no longer pruned or trained.

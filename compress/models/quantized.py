@@ -1,4 +1,4 @@
-"""Quantized models: int8 by torchao's PT2E path, fp16 by conversion; rebuilt exactly from saved ranges."""
+"""Quantized models: int8, or weights alone, by torchao's PT2E path, fp16 by conversion; rebuilt from saved ranges."""
 
 import copy
 import dataclasses
@@ -15,7 +15,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from compress.models import histograms
 from compress.models.attention import channels_first
-from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out", "time_embedding.*")
@@ -25,6 +25,7 @@ WEIGHT_ONLY = ("*.time_emb_proj",)
 # Largest weight, of 7 bits. Processors without a dot product of bytes (x86 before VNNI) add pairs of uint8 × int8
 # products in 16 bits: 2·255·63 fits and 2·255·127 does not. The bit costs 0.3 dB and was worth up to 8 there.
 WEIGHT = 63
+WEIGHT_ALONE = 127  # where arithmetic is float
 LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
@@ -33,15 +34,18 @@ class Int8Quantizer(Quantizer):
 
     Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; of time-embedding
     projections the weights alone. Layers whose path in the net matches a pattern of `float_layers` stay float.
+    observer: of activations; None: all activations stay float, and weights have eight bits.
     """
 
-    def __init__(self, float_layers: tuple[str, ...], histogram: bool) -> None:
+    def __init__(
+        self, float_layers: tuple[str, ...], observer: type[HistogramObserver] | type[MinMaxObserver] | None
+    ) -> None:
         super().__init__()
         self.float_layers = float_layers
-        observer = HistogramObserver if histogram else MinMaxObserver
-        self.activation = QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
+        largest = WEIGHT_ALONE if observer is None else WEIGHT
+        self.activation = observer and QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
         self.weight = QuantizationSpec(
-            torch.int8, PerChannelMinMaxObserver, -WEIGHT, WEIGHT, torch.per_channel_symmetric, ch_axis=0
+            torch.int8, PerChannelMinMaxObserver, -largest, largest, torch.per_channel_symmetric, ch_axis=0
         )
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -52,7 +56,7 @@ class Int8Quantizer(Quantizer):
                 if matches(path, self.float_layers):
                     continue
                 inputs, output = {node.args[1]: self.weight}, None
-                if not matches(path, WEIGHT_ONLY):
+                if self.activation is not None and not matches(path, WEIGHT_ONLY):
                     inputs[node.args[0]] = output = self.activation
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
                     input_qspec_map=inputs, output_qspec=output, _annotated=True
@@ -86,8 +90,18 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
 
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
     """The model with observers that note values while it runs: histograms of them, or their ends alone."""
-    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, histogram))
+    observer = HistogramObserver if histogram else MinMaxObserver
+    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, observer))
     return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
+
+
+@torch.no_grad()
+def weights_rounded(model: Denoiser, float_layers: tuple[str, ...]) -> QuantizedDenoiser:
+    """The model with int8 weights of 8 bits and float arithmetic, which needs no calibration."""
+    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))
+    prepared(*example_inputs(model, batch=2))  # observers look at weights when the model runs
+    observed = QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
+    return rebuild(model, "int8_weights", ranges(observed), float_layers)
 
 
 def ranges(model: QuantizedDenoiser, method: str = "mse") -> dict[str, torch.Tensor]:
@@ -181,9 +195,10 @@ def rebuild(
     """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError."""
     if scheme == "fp16":
         return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
-    if scheme != "int8":
-        raise ValueError(f"quantization {scheme!r} is unknown; this version reads int8 and fp16")
-    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, histogram=False))
+    if scheme not in SCHEMES:
+        raise ValueError(f"quantization {scheme!r} is unknown; this version reads {', '.join(SCHEMES)}")
+    observer = MinMaxObserver if scheme == "int8" else None
+    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, observer))
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):

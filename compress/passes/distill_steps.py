@@ -151,7 +151,10 @@ class Steps(nn.Module):
         return {"steps": self._distance(found, arrived, sample, begin, end)}
 
     def _walk(self, batch_size: int, random: torch.Generator, device: torch.device) -> Mapping[str, torch.Tensor]:
-        """Mean loss over the steps of the student's own way from noise, and how far its samples' moments are off."""
+        """Mean loss over the steps of the student's own way from noise, and how far its samples' moments are off.
+
+        Of several numbers of steps, every step counts alike, or those of the longest ways would hardly be learned.
+        """
         assert self.walked is not None
         student = self.models[0]
         count = self.counts[int(torch.randint(len(self.counts), (), generator=random))]
@@ -166,7 +169,7 @@ class Steps(nn.Module):
             errors.append(self._distance(found, states[end], sample, begin, end))
             arrived = arrival(found, sample, *self.grid.levels(begin, sample), *self.grid.levels(end, sample))
             sample = arrived.detach()
-        losses = {"steps": torch.stack(errors).mean()}
+        losses = {"steps": torch.stack(errors).sum() * len(self.counts) / sum(self.counts)}
         if self.gap is not None:
             losses["moments"] = self.moments * self.gap(arrived, states[-1], random)
         return losses

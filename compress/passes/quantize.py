@@ -1,4 +1,4 @@
-"""Quantize weights and arithmetic: int8 by static calibration, int8 where it pays (auto), or fp16.
+"""Quantize weights and arithmetic: int8 by static calibration, int8 where it pays (auto), weights alone, or fp16.
 
 int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
 own timesteps and guidance, every label as often as any other, with and without the condition.
@@ -52,10 +52,10 @@ class Qat(training.TrainingConfig):
 class Config(PassConfig):
     """Settings of `quantize`."""
 
-    scheme: Literal["int8", "auto", "fp16"] = Field(
+    scheme: Literal["int8", "auto", "int8_weights", "fp16"] = Field(
         "int8",
         description="int8: weights and activations; auto: int8 for those layers alone for which it pays, measured "
-        "here; fp16: half precision",
+        "here; int8_weights: weights alone, a file as small that computes in float; fp16: half precision",
     )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
@@ -119,6 +119,9 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
+    if config.scheme == "int8_weights":
+        rounded = quantized.weights_rounded(model, config.float_layers)
+        return PassResult(rounded, changed=True, notes={"scheme": config.scheme, "observers": len(rounded.ranges)})
     points = trajectory_points(model, config.samples, config.evaluations, context)
     if config.scheme == "auto":
         return assigned(model, config, context, points)

@@ -48,7 +48,7 @@ class Bundle:
                 f"{self.path / 'bundle.json'}: is damaged ({type(error).__name__}: {error}); export it again"
             ) from None
         self.threads = threads
-        self.session = open_session(model, threads, int8=self.manifest.get("scheme") == "int8")
+        self.session = open_session(model, threads, self.manifest.get("scheme", ""))
 
     @property
     def size_bytes(self) -> int:
@@ -193,7 +193,7 @@ class Bundle:
         name = self.manifest.get("sampler")
         if name is None:
             raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
-        return open_session(self.path / name, self.threads, int8=self.manifest.get("scheme") == "int8")
+        return open_session(self.path / name, self.threads, self.manifest.get("scheme", ""))
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
         """As `sample`, in one call of onnxruntime for each batch, in the number of steps that was exported."""
@@ -261,20 +261,29 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_session(file: Path | bytes, threads: int | None = None, int8: bool = False) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU, of a file or its content. threads: intra-op; None: onnxruntime's choice.
-
-    int8: convolutions transpose to channels last and back within their kernels. onnxruntime would otherwise take
-    those transposes out and move them past dequantization, which for small nets costs more kernels than it saves.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if int8:
-        options.add_session_config_entry("optimization.disable_specified_optimizers", "NhwcTransformer")
-    if threads:
-        options.intra_op_num_threads = threads
+def open_session(file: Path | bytes, threads: int | None = None, scheme: str = "float") -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU, of a file or its content, with `session_options`."""
+    options = session_options(threads, scheme)
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, undocumented exception types
         name = file if isinstance(file, Path) else "the model"
         raise BundleError(f"{name}: onnxruntime cannot open it: {error}") from None
+
+
+def session_options(threads: int | None, scheme: str) -> onnxruntime.SessionOptions:
+    """How a quantization runs best. threads: intra-op; None: onnxruntime's choice.
+
+    int8: convolutions transpose to channels last and back within their kernels; onnxruntime would otherwise take those
+    transposes out and move them past dequantization, which for small nets costs more kernels than it saves.
+    int8_weights: they become float once, when the session opens, and not at every call.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if scheme == "int8":
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "NhwcTransformer")
+    if scheme == "int8_weights":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if threads:
+        options.intra_op_num_threads = threads
+    return options

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from compress.models import checkpoint
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
+from compress.runtime.bundle import session_options
 from tests.conftest import CLASS_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
 
@@ -21,7 +23,7 @@ def quantized(model: Denoiser, folder: Path, **settings: object):  # type: ignor
     return quantize.run(model, config, make_context(model, folder)).model
 
 
-@pytest.mark.parametrize(("scheme", "least"), [("fp16", 50), ("int8", 20)])
+@pytest.mark.parametrize(("scheme", "least"), [("fp16", 50), ("int8_weights", 35), ("int8", 20)])
 def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     result = quantized(model, tmp_path, scheme=scheme, least_attention_width=0)
@@ -39,6 +41,20 @@ def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_p
     with torch.no_grad():
         outputs = [predict(m, sample, timestep, conditions).numpy() for m in (result, loaded)]
     np.testing.assert_array_equal(*outputs)
+
+
+def test_weights_alone_become_float_when_the_session_opens(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    result = quantized(model, tmp_path, scheme="int8_weights")
+    path = export_onnx.run(result, export_onnx.Config(batch=1), make_context(model, tmp_path)).model.path
+    assert "QuantizeLinear" not in [node.op_type for node in onnx.load(path / "denoiser.onnx").graph.node]
+    kept = {}
+    for scheme in ("float", "int8_weights"):
+        options = session_options(1, scheme)
+        options.optimized_model_filepath = str(tmp_path / f"{scheme}.onnx")
+        onnxruntime.InferenceSession(path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
+        kept[scheme] = [node.op_type for node in onnx.load(tmp_path / f"{scheme}.onnx").graph.node]
+    assert "DequantizeLinear" in kept["float"] and "DequantizeLinear" not in kept["int8_weights"]
 
 
 @pytest.mark.parametrize("observer", ["percentile", "entropy", "minmax"])

@@ -1,0 +1,111 @@
+"""`python -m benchmarks.lean_graph`: what each rewrite of an exported graph gains.
+
+A net is exported once; each row is its graph without one rewrite, timed beside the graph with all of them, interleaved
+in one run, two threads, batch 1. Outputs must be equal: bytes and kernels are all that a rewrite may change.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from benchmarks.bars import finish
+from benchmarks.int8 import PAUSE, ROUNDS, THREADS
+from benchmarks.peer_models import OPSET, SUBJECTS, context_of
+from compress import terminal
+from compress.evaluation import latency, quality
+from compress.files import write_json, write_text
+from compress.models.attention import channels_first
+from compress.models.denoiser import AnyDenoiser, Denoiser, example_inputs
+from compress.onnx_graph.export import REWRITES, as_exported, lean
+from compress.onnx_graph.known import fold_constants
+from compress.passes import quantize
+from compress.runtime.bundle import open_session
+
+RESULT = Path(__file__).parent / "results" / "lean_graph.json"
+ALL = "all rewrites"
+LEAST_SQNR_DB = {"float": 100.0, "int8": 30.0}  # int8: a fold moves a few roundings by one level
+
+
+def graphs(module: AnyDenoiser, source: Denoiser) -> dict[str, onnx.ModelProto]:
+    """By name, the lean graph with all rewrites and without each of them."""
+    names = ["sample", "timestep", *source.inputs]
+    with channels_first(source.net):
+        raw = ir.to_proto(as_exported(module.module, example_inputs(source, 1), names, 1, OPSET))
+    left_out: dict[str, Callable[..., int] | None] = {ALL: None}
+    left_out |= {f"without {rewrite.__name__}": rewrite for rewrite in (*REWRITES, fold_constants)}
+    return {name: lean(ir.from_proto(raw), rewrite) for name, rewrite in left_out.items()}
+
+
+def measure(name: str, scheme: str) -> dict[str, Any]:
+    """The rows of one net in one arithmetic. Raises AssertionError where outputs differ."""
+    subject = SUBJECTS[name]
+    model = subject.load()
+    with tempfile.TemporaryDirectory() as folder:
+        context = context_of(model, Path(folder))
+        points = subject.points(model, context, subject.calibration)
+        module: AnyDenoiser = model
+        if scheme == "int8":
+            module = quantize.calibrated(model, quantize.Config(), context, points).model
+    made = graphs(module, model)
+    feeds = {key: value[:1].numpy() for key, value in zip(["sample", "timestep", *model.inputs], points, strict=True)}
+    sessions = {key: open_session(graph.SerializeToString(), THREADS, scheme) for key, graph in made.items()}
+    outputs = {key: session.run(None, feeds)[0] for key, session in sessions.items()}
+    for key, output in outputs.items():
+        agreement = quality.sqnr(outputs[ALL], output)
+        assert agreement >= LEAST_SQNR_DB[scheme], f"{name}, {scheme}, {key}: {agreement:.1f} dB"
+    calls = {key: _call(session, feeds) for key, session in sessions.items()}
+    taken = latency.interleaved(calls, ROUNDS[1], terminal.progress, f"{name}, {scheme}", PAUSE)
+    rows = {}
+    for key, graph in made.items():
+        ratio, ends = latency.speedup(taken[key], taken[ALL])
+        rows[key] = {
+            "ms": float(np.median(taken[key])),
+            "ratio": ratio,
+            "interval": ends,
+            "nodes": len(graph.graph.node),
+            "bytes": graph.ByteSize(),
+        }
+    return {"title": f"{subject.title}, {scheme}", "rows": rows}
+
+
+def _call(session: Any, feeds: dict[str, np.ndarray]) -> Callable[[], object]:
+    return lambda: session.run(None, feeds)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: one table a net and arithmetic."""
+    parts = ["# What each rewrite of the graph gains\n", (__doc__ or "").partition("\n\n")[2]]
+    for one in found.values():
+        parts.append(f"## {one['title']}\n\n| | ms | time ÷ all rewrites | nodes | bytes |\n|---|---:|---|---:|---:|")
+        for key, row in one["rows"].items():
+            low, high = row["interval"]
+            ratio = "" if key == ALL else f"{row['ratio']:.3f} ({low:.3f} … {high:.3f})"
+            parts.append(f"| {key} | {row['ms']:.2f} | {ratio} | {row['nodes']} | {row['bytes']:,} |")
+        parts.append("")
+    return "\n".join([*parts, f"{latency.processor()}, {THREADS} threads; 95% intervals.\n"])
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lean_graph", description=__doc__)
+    parser.add_argument("--subjects", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
+    asked = parser.parse_args()
+    found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    for name in asked.subjects:
+        for scheme in ("float", "int8"):
+            found[f"{name} {scheme}"] = measure(name, scheme)
+            write_json(RESULT, found)
+            write_text(RESULT.with_suffix(".md"), table(found))
+    print(table(found))
+    finish({})
+
+
+if __name__ == "__main__":
+    main()
