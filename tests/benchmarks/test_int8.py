@@ -21,10 +21,11 @@ def row(ms: float, ratio: float) -> dict:
 
 def test_every_bar_is_measured() -> None:
     rows = {int8.FLOAT: row(2, 1.0), int8.INT8: row(1, 0.25), int8.AUTO: row(1, 0.5), int8.TRAINED: row(1, 0.25)}
+    parts = {"nothing": 33.3, "weights": 34.1}
     gain = {"value": 0.5, "interval": (0.2, 0.8)}
     found = {
-        "digits": {"title": "digits", "rows": rows, "trained_gain_db": gain},
-        "cifar10": {"title": "a random net", "rows": rows},
+        "digits": {"title": "digits", "rows": rows, "sources": parts, "trained_gain_db": gain},
+        "cifar10": {"title": "a random net", "rows": rows, "sources": parts},
     }
     values = int8.bars(found)
     assert set(values) == {name for name in BARS if name.startswith("int8")}
@@ -32,6 +33,7 @@ def test_every_bar_is_measured() -> None:
     assert values["int8_digits_bytes"] == 0.25
     text = int8.table(found)
     assert "| int8 | 1.00 | 0.25 (0.24 … 0.26) | 1.00 | 0.25 (0.24 … 0.26) | 33.3 (33.0 … 33.6) | 35.0 (34.0" in text
+    assert text.count("| weights | 34.1 |") == 2
     assert "gains +0.50 dB (+0.20 … +0.80)" in text
 
 

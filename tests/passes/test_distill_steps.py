@@ -15,6 +15,7 @@ from compress.errors import BundleError, PassError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw
 from compress.models.reference import conditions_for, noise_like
+from compress.models.trajectories import Trajectories
 from tests.conftest import (
     CLASS_CONFIG,
     SCHEDULER,
@@ -276,3 +277,17 @@ def test_a_few_step_student_is_distilled_further(tmp_path: Path) -> None:
     assert second.sampling == first.sampling
     with pytest.raises(PassError, match="the model's guidance is baked already"):
         STEPS.run(first, STEPS.Config.model_validate({**again, "bake_guidance": True}), context)
+
+
+def test_of_several_numbers_of_steps_every_step_counts_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = teacher_of()
+    config = STEPS.Config.model_validate({"sampling_steps": [4, 1], **QUICK})
+    student, leads, grid = STEPS._student(teacher, config, make_context(teacher, tmp_path))
+    noise = noise_like(student, 8, 0)
+    conditions = conditions_for(student, 8, make_context(teacher, tmp_path).dataset, 0)
+    walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
+    objective = STEPS.Steps(student, leads, config, grid, config.sampling_steps, walked)
+    monkeypatch.setattr(objective, "_distance", lambda *given: torch.ones(()))
+    random = torch.Generator().manual_seed(0)
+    losses = {round(float(objective._walk(4, random, noise.device)["steps"]), 6) for _ in range(20)}
+    assert losses == {4 * 2 / 5, 1 * 2 / 5}, "one number of steps would be 1: their mean is"
