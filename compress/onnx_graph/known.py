@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 # Operators that treat every item of a batch by itself, as long as all else they read is constant.
 ROW_WISE = {"Add", "Cast", "Gather", "Gemm", "Identity", "MatMul", "Mul", "QuantizeLinear", "DequantizeLinear"}
 ROW_WISE |= {"Sigmoid", "Unsqueeze"}
-KEPT = {"DequantizeLinear", "QuantizeLinear"}  # a folded one would take four times the bytes
+KEPT = {"DequantizeLinear", "QuantizeLinear", "Expand", "ConstantOfShape", "Tile", "Range", "Cast"}  # bytes would grow
 
 
 def fold_known(model: onnx.ModelProto, known: Iterable[str]) -> int:
