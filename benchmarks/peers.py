@@ -24,7 +24,7 @@ import torch
 from benchmarks.bars import finish, rewrite_between
 from benchmarks.peer_models import HELD_OUT, SEED, SUBJECTS, Files, prepare
 from benchmarks.peer_process import OWN, OWN_VERSIONS, PeerError, Place, Worker, places
-from benchmarks.peer_table import EAGER, TOOLKIT, summary, table, time_over_best
+from benchmarks.peer_table import EAGER, TOOLKIT, bars, summary, table
 from compress import terminal
 from compress.evaluation import latency
 from compress.evaluation.quality import sqnr
@@ -56,6 +56,7 @@ PEERS = (
     Peer("onnxruntime fp32, this toolkit's graph", "onnxruntime", "lean"),
     Peer("OpenVINO, not quantized", "openvino", "plain", "openvino"),
     Peer(TOOLKIT, "onnxruntime", "int8"),
+    Peer("this toolkit's int8 file on OpenVINO", "openvino", "int8", "openvino"),
     Peer("onnxruntime quantize_static int8", "quantize_static", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, tuned", "quantize_static_tuned", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, this toolkit's graph", "quantize_static", "lean", "onnxruntime"),
@@ -247,9 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(result))
     if asked.result == RESULT:
         rewrite_between(README, "peers", summary(result))
-    ratio = time_over_best(result, "digits")
-    if ratio is not None:
-        finish({"peers_digits_time_over_best": ratio})
+    finish(bars(result))
 
 
 if __name__ == "__main__":

@@ -100,8 +100,14 @@ def test_text_between_comments_is_replaced(tmp_path: Path) -> None:
     assert file.read_text() == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
 
 
-def test_time_over_best() -> None:
-    rows = [{"name": peer_table.TOOLKIT, "ms": 3.0}, {"name": "other", "ms": 2.0}, {"name": "failed"}]
-    result = {"cells": [{"model": "digits", "batch": 1, "rows": rows}]}
-    assert peer_table.time_over_best(result, "digits") == 1.5
-    assert peer_table.time_over_best(result, "cifar10") is None
+def test_bars_of_peers_leave_out_this_toolkit_itself() -> None:
+    def cell(model: str, batch: int, **ms: float) -> dict:
+        names = {"own": peer_table.TOOLKIT, "other_engine": "this toolkit's int8 file on another engine"}
+        rows = [{"name": names.get(n, n.replace("_", " ")), "ms": v, "sqnr_db": 30 - v} for n, v in ms.items()]
+        return {"model": model, "batch": batch, "rows": [*rows, {"name": "NNCF, failed", "reason": "no"}]}
+
+    digits = cell("digits", 1, own=3.0, peer=2.0, slow=4.0, other_engine=1.0)
+    assert peer_table.bars({"cells": [digits]}) == {"peers_digits_time_over_best": 1.5}
+    nets = [cell("cifar10", b, own=6.0, NNCF_a=5.0 * b, NNCF_b=8.0, peer=1.0) for b in (1, 2)]
+    found = peer_table.bars({"cells": nets})
+    assert found == {"peers_cifar10_over_nncf": 1.2, "peers_cifar10_db_over_nncf": 2.0}
