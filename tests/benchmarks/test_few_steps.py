@@ -1,5 +1,7 @@
 """The table of few steps; its rows are of passes that exist."""
 
+import itertools
+
 import pytest
 
 from benchmarks import any_step, few_steps
@@ -73,6 +75,8 @@ def test_every_bar_is_measured() -> None:
 
 
 def cells(*quality: float) -> list[dict]:
+    """Of given SSIM by number of steps, each known to 0.002."""
+    gains = [None, *(b - a for a, b in itertools.pairwise(quality))]
     return [
         {
             "scale": scale,
@@ -80,9 +84,10 @@ def cells(*quality: float) -> list[dict]:
             "any": {"ssim": ssim, "psnr": 20.0, "class_accuracy": 1.0},
             "dedicated": {"ssim": 0.95, "psnr": 21.0, "class_accuracy": 1.0},
             "lost": {"value": 0.95 - ssim, "interval": [0.01, 0.02]},
+            **({} if gain is None else {"gained": {"value": gain, "interval": [gain - 0.002, gain + 0.002]}}),
         }
         for scale in any_step.SCALES
-        for steps, ssim in zip(any_step.COUNTS, quality, strict=False)
+        for steps, ssim, gain in zip(any_step.COUNTS, quality, gains, strict=False)
     ]
 
 
@@ -96,6 +101,10 @@ def test_students_for_any_number_of_steps_and_for_one_have_equal_budgets() -> No
 def test_more_steps_that_are_worse_are_counted() -> None:
     assert any_step.back(cells(0.8, 0.85, 0.9, 0.95)) == 0
     assert any_step.back(cells(0.8, 0.85, 0.84, 0.95)) == len(any_step.SCALES)
+    assert any_step.back(cells(0.8, 0.85, 0.849, 0.95)) == 0, "a loss that is not resolved"
     found = {"cells": cells(0.8, 0.85, 0.84, 0.95)}
     assert any_step.bars(found)["anystep_ssim_lost"] == pytest.approx(0.15)
-    assert "| 1.3 | 2 | 0.850 | 0.950 | +10.0% (+1.0% … +2.0%) | 20.0 | 21.0 | 100.0% |" in any_step.table(found)
+    assert (
+        "| 1.3 | 2 | 0.850 | 0.950 | +10.0% (+1.0% … +2.0%) | +0.0500 (+0.0480 … +0.0520) | 20.0 | 21.0 | 100.0% |"
+        in any_step.table(found)
+    )
