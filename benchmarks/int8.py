@@ -57,7 +57,7 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
     for way, method in METHODS.items():
         found[way] = quantized.rebuild(model, "int8", quantized.ranges(observed, method), float_layers)
     found[MINMAX] = quantize.calibrated(model, config(observer="minmax"), context, points).model
-    everything = config(float_layers=(), least_attention_width=0)
+    everything = config(float_layers=())
     found["int8, every layer"] = quantize.calibrated(model, everything, context, points).model
     found[AUTO] = quantize.assigned(model, config(scheme="auto"), context, points).model
     if subject.trained:

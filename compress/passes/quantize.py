@@ -7,7 +7,7 @@ uint8 per tensor. With `qat` the float weights are trained first, under the same
 
 `auto` measures on this machine: how much longer each layer takes in float than in int8 in onnxruntime, and how much
 error its rounding adds to the output. The cheapest choice of int8 layers within `least_sqnr` is kept, if the whole net
-is then faster than in float; else all of it stays float. Ends of the net and narrow attention stay float as ever.
+is then faster than in float; else all of it stays float. Ends of the net stay float as ever.
 """
 
 import copy
@@ -65,11 +65,7 @@ class Config(PassConfig):
         "end; entropy: whose levels tell most, as TensorRT's; minmax: no value is clipped",
     )
     float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
-    least_attention_width: int = Field(
-        128,
-        ge=0,
-        description="attention with fewer input channels stays float: there int8 costs more time than it saves",
-    )
+    least_attention_width: int = Field(0, ge=0, description="attention with fewer input channels stays float")
     least_sqnr: float = Field(
         30.0, description="for auto: signal to rounding noise of the output that is kept, in dB over the own timesteps"
     )
