@@ -42,6 +42,26 @@ MINMAX = "int8, ranges that clip nothing"
 METHODS = {INT8: "mse", "int8, ranges by percentile": "percentile", "int8, ranges by entropy": "entropy"}
 ONCE = (MINMAX, *tuple(METHODS)[1:])  # of other ranges alone: they take the time that int8 takes
 
+TRIED = """\
+## Tried and not kept
+
+Each measured once, on an AMD EPYC with VNNI, two threads, batch 1, on the CIFAR-10 net in int8 unless said
+otherwise.
+
+- Upsampling and its convolution as four convolutions of 2×2 on the small image, with 4/9 of the arithmetic: about 1
+  ms of 24 less in convolutions, half of which DepthToSpace takes again, and the file is 4% larger. On nets as
+  narrow as the digits' it would lose.
+- LayerNormalization as the core of group norms instead of InstanceNormalization: 23.6 against 23.7 ms. With scale
+  and shift of every element in it, so that the kernel for the affine part goes: 1.4 against 0.8 ms for eight norms.
+  ONNX's GroupNormalization: onnxruntime takes it apart into a dozen kernels, 1.2 to 4 times the time.
+- Inputs of time-embedding projections in int8 as well: 0.2 ms less, exactness no better.
+- The two halves of a skip concatenation quantized apart (digits): +0.3 dB, which is not resolved, for one more
+  convolution and addition a shortcut. What does help there is a float shortcut (the table above); `auto` takes it
+  where it pays.
+- Rounding that is learned (AdaRound): the tables above say what no rounding of weights at all would gain. `qat`
+  moves the weights instead.
+"""
+
 
 def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch.Tensor]) -> dict[str, AnyDenoiser]:
     """The model in every arithmetic, by name. Training needs the trajectories of a trained net."""
@@ -222,7 +242,7 @@ def table(found: Mapping[str, Any]) -> str:
             low, high = gain["interval"]
             parts.append(f"\nTraining under rounding gains {gain['value']:+.2f} dB ({low:+.2f} … {high:+.2f}).")
         parts.append("")
-    return "\n".join([*parts, f"{latency.processor()}, {THREADS} threads; 95% intervals.\n"])
+    return "\n".join([*parts, f"{latency.processor()}, {THREADS} threads; 95% intervals.\n", TRIED])
 
 
 def bars(found: Mapping[str, Any]) -> dict[str, float]:
