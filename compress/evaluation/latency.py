@@ -45,7 +45,8 @@ def interleaved(
     with progress(title, rounds) as task:
         for i in range(WARM_UP + rounds):
             for name, call in calls.items():
-                time.sleep(pause)
+                if pause:
+                    time.sleep(pause)
                 call()
                 began = time.perf_counter()
                 for _ in range(TRAIN):
