@@ -53,7 +53,7 @@ class Int8Quantizer(Quantizer):
         for node in model.graph.nodes:
             if node.target in LAYERS:
                 path = module_path(node)
-                if matches(path, self.float_layers):
+                if any(matches(name, self.float_layers) for name in _names(path)):
                     continue
                 inputs, output = {node.args[1]: self.weight}, None
                 if self.activation is not None and not matches(path, WEIGHT_ONLY):
@@ -70,6 +70,13 @@ class Int8Quantizer(Quantizer):
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a layer's path matches one of the globs."""
     return any(fnmatch(path, pattern) for pattern in patterns)
+
+
+def _names(path: str) -> list[str]:
+    """A layer's path, and for a convolution of lean attention those of the layers whose weights it has."""
+    parent, _, last = path.rpartition(".")
+    parts = {"stacked": ("to_q", "to_k", "to_v"), "out": ("to_out.0",)}.get(last, ())
+    return [path, *(f"{parent}.{part}" for part in parts)]
 
 
 def module_path(node: torch.fx.Node) -> str:

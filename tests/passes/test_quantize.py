@@ -151,7 +151,7 @@ def test_pairs_of_products_fit_in_16_bits(tmp_path: Path) -> None:
     assert largest > 32 and 2 * 255 * largest < 2**15
 
 
-def test_lean_attention_is_not_quantized(tmp_path: Path) -> None:
+def test_attention_stays_float_by_the_names_of_its_layers(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
     layers = [path for path, layer in model.net.named_modules() if isinstance(layer, kinds)]
