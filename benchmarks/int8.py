@@ -53,7 +53,7 @@ otherwise.
   narrow as the digits' it would lose.
 - LayerNormalization as the core of group norms instead of InstanceNormalization: 23.6 against 23.7 ms. With scale
   and shift of every element in it, so that the kernel for the affine part goes: 1.4 against 0.8 ms for eight norms.
-  ONNX's GroupNormalization: onnxruntime takes it apart into a dozen kernels, 1.2 to 4 times the time.
+  ONNX's GroupNormalization: onnxruntime takes it apart into a dozen kernels, 1.2 to 3.4 times the time.
 - Inputs of time-embedding projections in int8 as well: 0.2 ms less, exactness no better.
 - The two halves of a skip concatenation quantized apart (digits): +0.3 dB, which is not resolved, for one more
   convolution and addition a shortcut. What does help there is a float shortcut (the table above); `auto` takes it

@@ -20,7 +20,7 @@ from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, examp
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
 # They read one small vector, and projections are merged into one layer at export: there only the bytes count. Inputs in
-# int8 too would gain 1% of the time of a net as large as CIFAR-10's, nothing in small ones, and cost exactness.
+# int8 too would gain 1% of the time of a net as large as CIFAR-10's, nothing in small ones, and be no more exact.
 WEIGHT_ONLY = ("*.time_emb_proj", "time_embedding.*")
 # Largest weight, of 7 bits. Processors without a dot product of bytes (x86 before VNNI) add pairs of uint8 × int8
 # products in 16 bits: 2·255·63 fits and 2·255·127 does not. The bit costs 0.3 dB and was worth up to 8 there.
