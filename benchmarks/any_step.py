@@ -143,8 +143,9 @@ def table(found: Mapping[str, Any]) -> str:
     resolved = sum(gained["interval"][1] < 0 for gained in further)
     lines.append(
         f"\nOf {len(further)} further steps {back(found['cells'])} lead back, {resolved} of them by a resolved "
-        "difference. Tried before: the mean loss over a walk's steps, by which each of 8 steps weighed an eighth; 8 steps "
-        "were then worse than 4 at every scale, by 0.001 to 0.006, and one step better by 0.03. Now each weighs the same."
+        "difference. Tried before: the mean loss over a walk's steps, by which each of 8 steps weighed an eighth; 8 "
+        "steps were then worse than 4 at every scale, by 0.001 to 0.006, and one step better by 0.03. Now every step "
+        "weighs the same."
     )
     return (
         "\n".join(lines)
