@@ -55,8 +55,8 @@ class ChannelsFirst:
         x = functional.instance_norm(groups, eps=norm.eps).reshape(batch, channels, -1)
         stacked = attention.stacked(x, weight[:, :, None], bias).unflatten(1, (3 * heads, -1))
         query, key, value = stacked.chunk(3, dim=1)  # [b, heads, dimension, positions]
-        scores = (query.transpose(2, 3) @ key).softmax(dim=-1)
-        x = (value @ scores.transpose(2, 3)).reshape(batch, -1, height, width)
+        probabilities = attention.probabilities(query.transpose(2, 3) @ key)
+        x = (value @ probabilities.transpose(2, 3)).reshape(batch, -1, height, width)
         x = attention.out(x, (out.weight / factors[2])[:, :, None, None], out.bias)
         if attention.residual_connection:
             x = x + hidden_states
@@ -79,13 +79,13 @@ def channels_first(net: nn.Module) -> Iterator[None]:
     before = [attention.processor for attention in found]
     try:
         for attention in found:
-            attention.stacked, attention.out = Convolution(), Convolution()
+            attention.stacked, attention.probabilities, attention.out = Convolution(), nn.Softmax(dim=-1), Convolution()
             attention.processor = ChannelsFirst()
         yield
     finally:
         for attention, processor in zip(found, before, strict=True):
             attention.processor = processor
-            for name in ("stacked", "out"):
+            for name in ("stacked", "probabilities", "out"):
                 attention._modules.pop(name, None)
 
 

@@ -19,21 +19,25 @@ from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, examp
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
-# They read one small vector, and projections are merged into one layer at export: there only the bytes count. Inputs in
-# int8 too would gain 1% of the time of a net as large as CIFAR-10's, nothing in small ones, and be no more exact.
-WEIGHT_ONLY = ("*.time_emb_proj", "time_embedding.*")
+# They read one small vector, and nothing computes it faster in int8: of them only the bytes count.
+WEIGHT_ONLY = ("time_embedding.*",)
+# They write small vectors that are added to maps which are float again; at export all are merged into one product.
+FLOAT_OUTPUTS = ("*.time_emb_proj",)
 # Largest weight, of 7 bits. Processors without a dot product of bytes (x86 before VNNI) add pairs of uint8 × int8
 # products in 16 bits: 2·255·63 fits and 2·255·127 does not. The bit costs 0.3 dB and was worth up to 8 there.
 WEIGHT = 63
 WEIGHT_ALONE = 127  # where arithmetic is float
 LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+PROBABILITIES = ".probabilities"  # of lean attention
 
 
 class Int8Quantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
-    Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; of the time embedding and
-    its projections the weights alone. Layers whose path in the net matches a pattern of `float_layers` stay float.
+    Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; outputs of time-embedding
+    projections stay float, and of the time embedding itself all but the weights. Probabilities of lean attention are
+    int8, because products of bytes are fastest between uint8 and int8. Layers whose path in the net matches a pattern
+    of `float_layers` stay float.
     observer: of activations; None: all activations stay float, and weights have eight bits.
     """
 
@@ -44,20 +48,26 @@ class Int8Quantizer(Quantizer):
         self.float_layers = float_layers
         largest = WEIGHT_ALONE if observer is None else WEIGHT
         self.activation = observer and QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
+        self.probabilities = observer and QuantizationSpec(torch.int8, observer, -128, 127, torch.per_tensor_affine)
         self.weight = QuantizationSpec(
             torch.int8, PerChannelMinMaxObserver, -largest, largest, torch.per_channel_symmetric, ch_axis=0
         )
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-        """Mark every convolution and linear layer that is to be quantized."""
+        """Mark every convolution and linear layer that is to be quantized, and the attention between them."""
         for node in model.graph.nodes:
+            path = module_path(node)
+            if any(matches(name, self.float_layers) for name in _names(path)):
+                continue
+            inputs, output = {}, None
             if node.target in LAYERS:
-                path = module_path(node)
-                if any(matches(name, self.float_layers) for name in _names(path)):
-                    continue
-                inputs, output = {node.args[1]: self.weight}, None
+                inputs[node.args[1]] = self.weight
                 if self.activation is not None and not matches(path, WEIGHT_ONLY):
-                    inputs[node.args[0]] = output = self.activation
+                    inputs[node.args[0]] = self.activation
+                    output = None if matches(path, FLOAT_OUTPUTS) else self.activation
+            elif _is_probabilities(node):
+                output = self.probabilities
+            if inputs or output:
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
                     input_qspec_map=inputs, output_qspec=output, _annotated=True
                 )
@@ -73,9 +83,10 @@ def matches(path: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _names(path: str) -> list[str]:
-    """A layer's path, and for a convolution of lean attention those of the layers whose weights it has."""
+    """A layer's path, and for a part of lean attention those of the layers whose weights it has or stands between."""
     parent, _, last = path.rpartition(".")
-    parts = {"stacked": ("to_q", "to_k", "to_v"), "out": ("to_out.0",)}.get(last, ())
+    before, after = ("to_q", "to_k", "to_v"), ("to_out.0",)
+    parts = {"stacked": before, "out": after, "probabilities": (*before, *after)}.get(last, ())
     return [path, *(f"{parent}.{part}" for part in parts)]
 
 
@@ -84,6 +95,10 @@ def module_path(node: torch.fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
     return str(paths[-1]).removeprefix("L['self'].").removeprefix("net.") if paths else ""
+
+
+def _is_probabilities(node: torch.fx.Node) -> bool:
+    return node.target is torch.ops.aten.softmax.int and module_path(node).endswith(PROBABILITIES)
 
 
 def exported(model: Denoiser) -> torch.fx.GraphModule:
@@ -170,15 +185,23 @@ class FakeQuantize(nn.Module):
 
 
 def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
-    """Names of the observers of every layer of an `observed` model that computes in int8, by the layer's path."""
+    """Names of the observers of every layer of an `observed` model that computes in int8, by the layer's path.
+
+    In order: of input, weight and output; of attention's last layer also that of the probabilities.
+    """
     graph: torch.fx.Graph = model.module.graph  # type: ignore[assignment]
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.target in LAYERS:
             around = [arg for arg in node.args[:2] if arg.op == "call_module"]
-            if len(around) == 2:  # of weight-only layers the weight alone is rounded
-                around += [user for user in node.users if user.op == "call_module"]
-                found[module_path(node)] = [str(each.target) for each in around]
+            outputs = [user for user in node.users if user.op == "call_module"]
+            if len(around) == 2 and outputs:
+                found[module_path(node)] = [str(each.target) for each in (*around, *outputs)]
+    for node in graph.nodes:
+        observers = [user for user in node.users if user.op == "call_module"] if _is_probabilities(node) else []
+        if observers:
+            out = module_path(node).removesuffix(PROBABILITIES) + ".out"
+            found[out] += [str(each.target) for each in observers]
     return found
 
 

@@ -15,10 +15,11 @@ from compress.errors import ExportError
 from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.known import fold_constants
-from compress.onnx_graph.late import dequantize_late
 from compress.onnx_graph.merge import merge_linears
+from compress.onnx_graph.moves import dequantize_late, quantize_early
 from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
+from compress.onnx_graph.signs import sign_second
 
 # In this order: shapes first, so that the next ones know the ranks.
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
@@ -27,6 +28,8 @@ REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     merge_affine,
     merge_pads,
     dequantize_late,
+    quantize_early,
+    sign_second,
 )
 
 

@@ -1,5 +1,7 @@
 """Merged layers compute what the separate ones did."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -71,6 +73,34 @@ def test_equal_outputs(sizes: list[int], int8: bool, unsqueeze: bool, other: str
     assert kinds.count("Gemm") == len(sizes) - gone
     if gone and unsqueeze and not other:
         assert kinds.count("Unsqueeze") == 1
+
+
+def test_bytes_times_bytes_become_one_product_of_bytes(tmp_path: Path) -> None:
+    before = model([4, 5, 1], int8=True, unsqueeze=True)
+    graph = before.graph
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.02), "scale"))
+    graph.initializer.append(numpy_helper.from_array(np.uint8(120), "zero"))
+    rounding = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["v"]),
+    ]
+    for node in graph.node:
+        if node.op_type == "Gemm":
+            node.input[0] = "v"
+    nodes = [*rounding, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    merged = ir.from_proto(before)
+    assert merge_linears(merged) == 2
+    after = ir.to_proto(merged)
+    onnx.checker.check_model(after, full_check=True)
+    assert "Gemm" not in [node.op_type for node in after.graph.node]
+    for old, new in zip(run(before), run(after), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(file := tmp_path / "run.onnx")
+    onnxruntime.InferenceSession(after.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert "MatMulIntegerToFloat" in [node.op_type for node in onnx.load(file).graph.node]
 
 
 def test_a_gemm_whose_weight_is_shared_or_computed_is_left() -> None:

@@ -146,7 +146,8 @@ def test_pairs_of_products_fit_in_16_bits(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     bundle = export_onnx.run(quantized(model, tmp_path), export_onnx.Config(), make_context(model, tmp_path)).model
     graph = onnx.load(bundle.path / "denoiser.onnx").graph
-    weights = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    tensors = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
     largest = max(int(np.abs(weight.astype(int)).max()) for weight in weights)
     assert largest > 32 and 2 * 255 * largest < 2**15
 
@@ -162,6 +163,20 @@ def test_attention_stays_float_by_the_names_of_its_layers(tmp_path: Path) -> Non
     with torch.no_grad():
         wanted, got = (predict(m, sample, timestep, conditions).numpy() for m in (model, result.model))
     assert_close_db(wanted, got, 100)
+
+
+def test_attention_multiplies_uint8_and_int8(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    bundle = export_onnx.run(quantized(model, tmp_path), export_onnx.Config(), make_context(model, tmp_path)).model
+    options = session_options(1, "int8")
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    onnxruntime.InferenceSession(bundle.path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "run.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for kind, zero_points in (("MatMulIntegerToFloat", (4, 5)), ("QLinearMatMul", (2, 5))):  # scores; sums of values
+        found = [tuple(types[node.input[i]] for i in zero_points) for node in graph.node if node.op_type == kind]
+        pairs = [(onnx.TensorProto.UINT8, onnx.TensorProto.INT8)] * len(found)
+        assert found == pairs and found, kind
 
 
 def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Floats that are made later, or bytes that are made earlier, are the same."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from compress.onnx_graph.moves import dequantize_late, quantize_early
+from tests.onnx_graph.graphs import graph, kinds, run, value
+
+
+def dequantized(moves: list[str], per_channel: bool = False, other_reader: bool = False) -> onnx.ModelProto:
+    """x, dequantized, then reshaped or split; one output for each part, each perhaps doubled."""
+    scale = np.full(4, 0.5, np.float32) if per_channel else np.float32(0.5)
+    constants = {"scale": scale, "zero": np.full(4, 7, np.uint8) if per_channel else np.uint8(7)}
+    constants |= {"shape": np.array([2, 4, 3]), "sizes": np.array([1, 3])}
+    nodes = [helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["v"], axis=1)]
+    last = "v"
+    for kind in moves:
+        if kind == "Reshape":
+            nodes.append(helper.make_node("Reshape", [last, "shape"], ["r"]))
+            last = "r"
+    if moves == ["Transpose"]:
+        nodes.append(helper.make_node("Transpose", [last], ["t"], perm=[0, 2, 1]))
+        last = "t"
+    if "Split" in moves:
+        nodes.append(helper.make_node("Split", [last, "sizes"], ["a", "b"], axis=1))
+        nodes.append(helper.make_node("Add", ["a", "a"], ["doubled"]))
+        outputs = [value("doubled", ["?"] * 3), value("b", ["?"] * 3)]  # one part is an output itself
+    else:
+        outputs = [value(last, ["?"] * 3)]
+    if other_reader:
+        nodes.append(helper.make_node("Add", ["v", "v"], ["z"]))
+        outputs.append(value("z", ["?"] * 3))
+    return graph(
+        nodes, [value("x", (2, 12) if "Reshape" in moves else (2, 4, 3), TensorProto.UINT8)], outputs, constants
+    )
+
+
+def moved(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    parsed = ir.from_proto(model)
+    count = dequantize_late(parsed)
+    after = ir.to_proto(parsed)
+    onnx.checker.check_model(after, full_check=True)
+    return after, count
+
+
+@pytest.mark.parametrize("moves", [["Reshape"], ["Split"], ["Transpose"], ["Reshape", "Split"]])
+def test_equal_outputs(moves: list[str]) -> None:
+    before = dequantized(moves)
+    after, count = moved(before)
+    assert count == len(moves)
+    assert kinds(after)[: len(moves)] == moves  # bytes move before anything is a float
+    assert [output.name for output in after.graph.output] == [output.name for output in before.graph.output]
+    x = np.random.default_rng(0).integers(0, 256, (2, 12) if "Reshape" in moves else (2, 4, 3)).astype(np.uint8)
+    for new, old in zip(run(after, x=x), run(before, x=x), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("changes", [{"per_channel": True}, {"other_reader": True}])
+def test_other_floats_are_left(changes: dict) -> None:
+    after, count = moved(dequantized(["Split"], **changes))
+    assert count == 0 and kinds(after)[0] == "DequantizeLinear"
+
+
+ROUNDING = {"scale": np.float32(0.1), "zero": np.uint8(7)}
+RESIZE = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+def rounded(kind: str, constants: dict, readers: int = 1, **attributes: object) -> onnx.ModelProto:
+    """x, reshaped or resized, then rounded and made floats again."""
+    other = {"Reshape": ["shape"], "Resize": ["", "scales"]}[kind]
+    values = {"shape": np.array([2, 3, 16]), "scales": np.array([1, 1, 2, 2], np.float32)}
+    nodes = [
+        helper.make_node(kind, ["x", *other], ["v"], **attributes),
+        helper.make_node("QuantizeLinear", ["v", "scale", "zero"], ["q"], axis=1),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], axis=1),
+    ]
+    shape = ["?"] * (3 if kind == "Reshape" else 4)
+    outputs = [value("y", shape)]
+    if readers > 1:
+        nodes.append(helper.make_node("Neg", ["v"], ["z"]))
+        outputs.append(value("z", shape))
+    return graph(nodes, [value("x", (2, 3, 4, 4))], outputs, {other[-1]: values[other[-1]], **constants})
+
+
+def early(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    parsed = ir.from_proto(model)
+    count = quantize_early(parsed)
+    after = ir.to_proto(parsed)
+    onnx.checker.check_model(after, full_check=True)
+    return after, count
+
+
+@pytest.mark.parametrize(("kind", "attributes"), [("Reshape", {}), ("Resize", RESIZE)])
+def test_bytes_that_are_made_earlier_are_equal(kind: str, attributes: dict) -> None:
+    before = rounded(kind, ROUNDING, **attributes)
+    after, count = early(before)
+    assert count == 1 and kinds(after) == ["QuantizeLinear", kind, "DequantizeLinear"]
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(after, x=x)[0], run(before, x=x)[0])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        rounded("Resize", ROUNDING, mode="linear"),  # makes values that are not among its inputs
+        rounded("Reshape", {"scale": np.full(3, 0.1, np.float32), "zero": np.full(3, 7, np.uint8)}),  # of axis 1
+        rounded("Reshape", ROUNDING, readers=2),
+    ],
+    ids=["linear", "per channel", "other reader"],
+)
+def test_what_would_not_be_equal_is_not_moved(before: onnx.ModelProto) -> None:
+    after, count = early(before)
+    assert count == 0 and kinds(after) == kinds(before)
