@@ -2,20 +2,24 @@
 
 Every way is exported and run by onnxruntime, all of a model interleaved in one run, two threads, batch 1 and 8. SQNR is
 that of the output against PyTorch's fp32 on inputs that neither calibration nor training saw; PSNR that of whole images
-against the float model's of the same noise. Weights of the CIFAR-10 net are random: it says nothing of images. NNCF on
-OpenVINO and others: `python -m benchmarks.peers`.
+against the float model's of the same noise. Weights of the larger nets are random: they say nothing of images. Two rows
+are what onnxruntime's own tools make of the float file. NNCF on OpenVINO and others: `python -m benchmarks.peers`.
 """
 
 import argparse
 import dataclasses
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from benchmarks.bars import finish
 from benchmarks.peer_models import HELD_OUT, HELD_OUT_SEED, SUBJECTS, Subject, context_of
@@ -40,6 +44,8 @@ QAT = {"steps": 300, "learning_rate": 1e-5, "warmup": 0.1}
 FLOAT, INT8, AUTO, TRAINED = "float", "int8", "auto", "int8, trained (qat)"
 MINMAX = "int8, ranges that clip nothing"
 METHODS = {INT8: "mse", "int8, ranges by percentile": "percentile", "int8, ranges by entropy": "entropy"}
+DYNAMIC, INT4 = "dynamic int8, by onnxruntime's tool", "int4 weights of linear layers, by onnxruntime's tool"
+INT4_BLOCK = 32  # weights of one scale
 ONCE = (MINMAX, *tuple(METHODS)[1:])  # of other ranges alone: they take the time that int8 takes
 
 TRIED = """\
@@ -104,12 +110,17 @@ def measure(name: str) -> dict[str, Any]:
                 for way, one in made.items()
                 if batch == BATCHES[0] or way not in ONCE
             }
+            bundles |= _by_tools(bundles[FLOAT], Path(folder))
             first = [value[:batch].numpy() for value in unseen]
             calls = {way: _call(bundle, first) for way, bundle in bundles.items() if way not in ONCE}
             taken = latency.interleaved(calls, ROUNDS[batch], terminal.progress, f"{name}, batch {batch}", PAUSE)
             for way in calls:
                 ratio, ends = latency.speedup(taken[way], taken[FLOAT])  # time ÷ the float model's
-                rows[way][f"batch {batch}"] = {"ms": float(np.median(taken[way])), "ratio": ratio, "interval": ends}
+                rows.setdefault(way, {})[f"batch {batch}"] = {
+                    "ms": float(np.median(taken[way])),
+                    "ratio": ratio,
+                    "interval": ends,
+                }
             if batch == BATCHES[0]:
                 errors = {way: _errors(bundle, unseen, wanted, batch) for way, bundle in bundles.items()}
                 images = _images(subject, model, bundles)
@@ -155,6 +166,27 @@ def _export(model: AnyDenoiser, batch: int, output: Path, context: Context) -> B
     given = dataclasses.replace(context, output=output / str(batch))
     exported = export_onnx.run(model, export_onnx.Config(batch=batch), given).model
     return Bundle(exported.path, threads=THREADS)
+
+
+def _by_tools(bundle: Bundle, folder: Path) -> dict[str, Bundle]:
+    """Copies of a float bundle with its file as onnxruntime's tools quantize it; int4 where a product has weights."""
+    found = {}
+    source = str(bundle.path / export_onnx.MODEL)
+    for way in (DYNAMIC, INT4):
+        copied = folder / f"{bundle.batch} {way}"
+        shutil.copytree(bundle.path, copied)
+        target = copied / export_onnx.MODEL
+        if way == DYNAMIC:
+            quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+        else:
+            quantizer = MatMulNBitsQuantizer(source, block_size=INT4_BLOCK, is_symmetric=True, accuracy_level=4)
+            quantizer.process()
+            graph: onnx.ModelProto = quantizer.model.model
+            if not any(node.op_type == "MatMulNBits" for node in graph.graph.node):
+                continue
+            onnx.save(graph, target)
+        found[way] = Bundle(copied, threads=THREADS, check_hashes=False)
+    return found
 
 
 def _call(bundle: Bundle, inputs: list[np.ndarray]) -> Any:

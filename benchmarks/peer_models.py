@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -59,6 +59,20 @@ CIFAR10_SCHEDULER = {
     "clip_sample": True,
 }
 
+# Small beside Stable Diffusion's (Rombach et al. 2022) and built like it: linear layers hold a third of its weights.
+TEXT = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [128, 256, 256],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": 8,
+    "cross_attention_dim": 512,
+}
+
 Points = list[torch.Tensor]
 Made = TypeVar("Made")
 
@@ -80,11 +94,11 @@ def _digits() -> Denoiser:
     return model
 
 
-def _cifar10() -> Denoiser:
-    family = FAMILIES["UNet2DModel"]
+def _random(config: dict[str, Any]) -> Denoiser:
+    family = FAMILIES[config["_class_name"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        net = family.build(CIFAR10).eval().requires_grad_(False)
+        net = family.build(config).eval().requires_grad_(False)
     sampling = from_scheduler_config(CIFAR10_SCHEDULER, SamplingOptions(steps=50))
     return Denoiser(net, family, sampling, CIFAR10_SCHEDULER)
 
@@ -95,16 +109,27 @@ def _trajectories(model: Denoiser, context: Context, count: int) -> Points:
 
 
 def _noise(model: Denoiser, context: Context, count: int) -> Points:
-    """Standard normal samples: a random net has no trajectory from noise to image."""
+    """Standard normal samples and texts: a random net has no trajectory from noise to image."""
     timesteps = torch.tensor(model.sampling.timesteps)
     sample = torch.randn(count, *model.sample_shape, generator=generator(context.seed, 4))
     order = torch.randperm(count, generator=generator(context.seed, 5))
-    return [sample, timesteps[torch.arange(count) * len(timesteps) // count][order]]
+    random = generator(context.seed, 6)
+    texts = [torch.randn(count, *condition.shape, generator=random) for condition in model.conditions.values()]
+    return [sample, timesteps[torch.arange(count) * len(timesteps) // count][order], *texts]
 
 
 SUBJECTS = {
     "digits": Subject("digits teacher, 1.7 M parameters, trained", _digits, _trajectories, 400),
-    "cifar10": Subject("CIFAR-10 DDPM U-Net, 35.7 M parameters, random weights", _cifar10, _noise, 64, False),
+    "cifar10": Subject(
+        "CIFAR-10 DDPM U-Net, 35.7 M parameters, random weights", partial(_random, CIFAR10), _noise, 64, False
+    ),
+    "text": Subject(
+        "text-conditional U-Net of latents, 24.4 M parameters, random weights",
+        partial(_random, TEXT),
+        _noise,
+        64,
+        False,
+    ),
 }
 
 

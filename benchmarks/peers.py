@@ -236,7 +236,7 @@ def run(models: Sequence[str], batches: Sequence[int], threads: int, rounds: int
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write results/peers.json, results/peers.md and the README's table, print the tables and the bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="this toolkit's int8 and its peers")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["digits", "cifar10"])
     parser.add_argument("--batches", nargs="+", type=int, choices=(1, 2, 4, 8), default=[1, 8])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -1,10 +1,16 @@
 """The table of ways to quantize: every figure that has a bar is in it."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks import int8
 from benchmarks.bars import BARS
+from compress.models.denoiser import Denoiser
+from compress.passes import export_onnx
+from tests.conftest import assert_close_db, inputs_for, make_context
 
 
 def row(ms: float, ratio: float) -> dict:
@@ -45,3 +51,17 @@ def test_a_gain_is_of_the_same_inputs() -> None:
     assert gain["value"] == pytest.approx(10 * np.log10(1 / 0.9))
     assert gain["interval"][0] == pytest.approx(gain["interval"][1]), "each input gains alike, whatever its error"
     assert int8._exactness(errors)["sqnr_db"] == pytest.approx(30, abs=1)
+
+
+def test_tools_quantize_a_copy_of_the_float_file(text_model: Denoiser, tmp_path: Path) -> None:
+    context = dataclasses.replace(make_context(text_model, tmp_path), output=tmp_path / "float")
+    bundle = export_onnx.run(text_model, export_onnx.Config(batch=1), context).model
+    before = (bundle.path / "denoiser.onnx").read_bytes()
+    made = int8._by_tools(bundle, tmp_path)
+    assert set(made) == {int8.DYNAMIC, int8.INT4} and (bundle.path / "denoiser.onnx").read_bytes() == before
+    sample, timestep, conditions = inputs_for(text_model, batch=1)
+    given = {name: value.numpy() for name, value in conditions.items()}
+    wanted = bundle.denoise(sample.numpy(), int(timestep[0]), given)
+    for way, least in ((int8.DYNAMIC, 15), (int8.INT4, 10)):
+        assert_close_db(wanted, made[way].denoise(sample.numpy(), int(timestep[0]), given), least)
+        assert (made[way].path / "denoiser.onnx").stat().st_size != len(before)
