@@ -370,7 +370,10 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("prune_channels: {target: {macs: 0}}", "prune_channels.target.macs: should be greater than 0; got 0"),
         ("prune_channels: {target: {macs: 1.5}}", "prune_channels.target.macs: should be less than or equal to 1"),
         ("prune_channels: {target: {macs: 0.5}, importance: norm}", "prune_channels.importance: should be 'taylor',"),
-        ("quantize: {scheme: int4}", "quantize.scheme: should be 'int8', 'auto', 'int8_weights' or 'fp16'; got 'int4'"),
+        (
+            "quantize: {scheme: int4}",
+            "quantize.scheme: should be 'int8', 'auto', 'int8_weights', 'int4_weights' or 'fp16'; got 'int4'",
+        ),
         ("distill: {as: a/b}", "as: 'a/b' should be a plain name"),
         ("distill: {as: ..}", "as: '..' should be a plain name"),
         ("distill: {as: 5}", "as: 5 should be a plain name"),

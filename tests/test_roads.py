@@ -14,14 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from compress.models import checkpoint
 from compress.passes import distill
+from tests.command import compress
 from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, TOKENS, make_context, make_denoiser, read_json
 
 ROOT = Path(__file__).parents[1]
-
-
-def compress(*words: object, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "compress", *map(str, words)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=None)
 
 
 def road(folder: Path, head: dict, gates: dict) -> Path:
@@ -132,6 +128,12 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, words: tuple[s
 def test_faults_show_a_traceback_only_when_asked(tmp_path: Path) -> None:
     done = compress("-v", "apply", "missing.yaml", folder=tmp_path)
     assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "compress", "apply", "missing.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cannot be read" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_lists_of_passes_and_schema(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ class Denoiser:
         return self
 
 
-SCHEMES = ("int8", "int8_weights", "fp16")  # of quantization that can be saved
+INT4 = "int4_weights"
+SCHEMES = ("int8", "int8_weights", INT4, "fp16")  # of quantization that can be saved
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-from compress.models import histograms
+from compress.models import four_bits, histograms
 from compress.models.attention import channels_first
-from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import INT4, SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
@@ -118,12 +118,22 @@ def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) ->
 
 
 @torch.no_grad()
-def weights_rounded(model: Denoiser, float_layers: tuple[str, ...]) -> QuantizedDenoiser:
-    """The model with int8 weights of 8 bits and float arithmetic, which needs no calibration."""
-    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))
+def weights_rounded(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> QuantizedDenoiser:
+    """The model with int8 weights of 8 bits and float arithmetic, which needs no calibration.
+
+    scheme: int8_weights, or int4_weights, where weights of linear layers in transformers have four bits.
+    """
+    prepared = _weights_prepared(model, scheme, float_layers)
     prepared(*example_inputs(model, batch=2))  # observers look at weights when the model runs
     observed = QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
-    return rebuild(model, "int8_weights", ranges(observed), float_layers)
+    return rebuild(model, scheme, ranges(observed), float_layers)
+
+
+def _weights_prepared(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
+    if scheme == INT4:
+        paths = four_bits.layers(model.net, float_layers)
+        model, float_layers = four_bits.on_grid(model, paths), (*float_layers, *paths)
+    return prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))
 
 
 def ranges(model: QuantizedDenoiser, method: str = "mse") -> dict[str, torch.Tensor]:
@@ -227,8 +237,10 @@ def rebuild(
         return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
     if scheme not in SCHEMES:
         raise ValueError(f"quantization {scheme!r} is unknown; this version reads {', '.join(SCHEMES)}")
-    observer = MinMaxObserver if scheme == "int8" else None
-    prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, observer))
+    if scheme == "int8":
+        prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, MinMaxObserver))
+    else:
+        prepared = _weights_prepared(source, scheme, float_layers)
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):

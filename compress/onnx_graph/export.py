@@ -14,6 +14,7 @@ from torch.export import Dim
 from compress.errors import ExportError
 from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
+from compress.onnx_graph.four_bits import pack_four_bits
 from compress.onnx_graph.known import fold_constants
 from compress.onnx_graph.merge import merge_linears
 from compress.onnx_graph.moves import dequantize_late, quantize_early
@@ -30,6 +31,7 @@ REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     dequantize_late,
     quantize_early,
     sign_second,
+    pack_four_bits,
 )
 
 

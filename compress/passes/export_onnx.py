@@ -37,9 +37,9 @@ INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
 TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
 CALIBRATION = 60  # images that adaptive steps are calibrated on
-LEAST_SQNR_DB = {"float": 80.0, "int8_weights": 80.0, "fp16": 30.0, "int8": 10.0}
+LEAST_SQNR_DB = {"float": 80.0, "int8_weights": 80.0, "int4_weights": 80.0, "fp16": 30.0, "int8": 10.0}
 # Of the one graph against the steps, same kernels.
-LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "int8_weights": 60.0, "fp16": 20.0, "int8": 20.0}
+LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "int8_weights": 60.0, "int4_weights": 60.0, "fp16": 20.0, "int8": 20.0}
 
 
 class Config(PassConfig):

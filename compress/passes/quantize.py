@@ -24,10 +24,11 @@ from torch import nn
 from compress import training
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import HELD_OUT, Batch, Dataset, generator
+from compress.errors import PassError
 from compress.evaluation import kernels, latency
 from compress.evaluation.assignment import left_in_float
 from compress.evaluation.quality import sqnr
-from compress.models import quantized
+from compress.models import four_bits, quantized
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
 from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
@@ -52,10 +53,11 @@ class Qat(training.TrainingConfig):
 class Config(PassConfig):
     """Settings of `quantize`."""
 
-    scheme: Literal["int8", "auto", "int8_weights", "fp16"] = Field(
+    scheme: Literal["int8", "auto", "int8_weights", "int4_weights", "fp16"] = Field(
         "int8",
         description="int8: weights and activations; auto: int8 for those layers alone for which it pays, measured "
-        "here; int8_weights: weights alone, a file as small that computes in float; fp16: half precision",
+        "here; int8_weights: weights alone, a file as small that computes in float; int4_weights: the same with four "
+        "bits for linear layers of transformers; fp16: half precision",
     )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
@@ -115,17 +117,25 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
-    if config.scheme == "int8_weights":
-        rounded = quantized.weights_rounded(model, config.float_layers)
-        return PassResult(rounded, changed=True, notes={"scheme": config.scheme, "observers": len(rounded.ranges)})
+    if config.scheme in ("int8_weights", "int4_weights"):
+        rounded = quantized.weights_rounded(model, config.scheme, config.float_layers)
+        notes: dict[str, Any] = {"scheme": config.scheme, "observers": len(rounded.ranges)}
+        if config.scheme == "int4_weights":
+            notes["int4_layers"] = len(four_bits.layers(model.net, config.float_layers))
+            if not notes["int4_layers"]:
+                raise PassError(
+                    f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a "
+                    f"multiple of {four_bits.BLOCK} inputs; use int8_weights"
+                )
+        return PassResult(rounded, changed=True, notes=notes)
     points = trajectory_points(model, config.samples, config.evaluations, context)
     if config.scheme == "auto":
         return assigned(model, config, context, points)
     if config.qat is None:
         return calibrated(model, config, context, points)
-    trained, notes = _trained(model, config, config.qat, context, points)
+    trained, figures = _trained(model, config, config.qat, context, points)
     result = calibrated(trained, config, context, points)
-    return dataclasses.replace(result, notes={**result.notes, "qat": notes})
+    return dataclasses.replace(result, notes={**result.notes, "qat": figures})
 
 
 def calibrated(

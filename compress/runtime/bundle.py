@@ -277,14 +277,14 @@ def session_options(threads: int | None, scheme: str) -> onnxruntime.SessionOpti
     int8: convolutions transpose to channels last and back within their kernels; onnxruntime would otherwise take those
     transposes out and move them past dequantization, which for small nets costs more kernels than it saves. Factors of
     products that are int8 stay so: onnxruntime would otherwise make them uint8 on x86, where that takes twice as long.
-    int8_weights: they become float once, when the session opens, and not at every call.
+    int8_weights, int4_weights: they become float once, when the session opens, and not at every call.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if scheme == "int8":
         options.add_session_config_entry("optimization.disable_specified_optimizers", "NhwcTransformer")
         options.add_session_config_entry("session.qdqisint8allowed", "1")
-    if scheme == "int8_weights":
+    if scheme in ("int8_weights", "int4_weights"):
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads:
         options.intra_op_num_threads = threads

@@ -9,13 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compress.errors import PassError
 from compress.evaluation.kernels import Pair
-from compress.models import checkpoint
+from compress.models import checkpoint, four_bits
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
 from compress.runtime.bundle import session_options
-from tests.conftest import CLASS_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
 
 def quantized(model: Denoiser, folder: Path, **settings: object):  # type: ignore[no-untyped-def]
@@ -55,6 +56,33 @@ def test_weights_alone_become_float_when_the_session_opens(tmp_path: Path) -> No
         onnxruntime.InferenceSession(path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
         kept[scheme] = [node.op_type for node in onnx.load(tmp_path / f"{scheme}.onnx").graph.node]
     assert "DequantizeLinear" in kept["float"] and "DequantizeLinear" not in kept["int8_weights"]
+
+
+def test_linear_layers_of_transformers_take_four_bits(tmp_path: Path) -> None:
+    model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]})
+    sizes, last = {}, None
+    for scheme in ("int8_weights", "int4_weights"):
+        last = quantized(model, tmp_path / scheme, scheme=scheme)
+        path = export_onnx.run(last, export_onnx.Config(), make_context(model, tmp_path / scheme)).model.path
+        graph = onnx.load(path / "denoiser.onnx").graph
+        sizes[scheme] = (path / "denoiser.onnx").stat().st_size
+    kinds = [tensor.data_type for tensor in graph.initializer]
+    paths = four_bits.layers(model.net, ())
+    assert kinds.count(onnx.TensorProto.INT4) == len(paths) > 10
+    assert not [path for path in paths if "attn2.to_k" in path or "attn2.to_v" in path], "texts have 12 numbers a token"
+    assert sizes["int4_weights"] < sizes["int8_weights"]
+    sample, timestep, conditions = inputs_for(model)
+    checkpoint.save(last, tmp_path / "saved")
+    with torch.no_grad():
+        wanted, ours, again = (
+            predict(each, sample, timestep, conditions).numpy()
+            for each in (model, last, checkpoint.load(tmp_path / "saved"))
+        )
+    assert_close_db(wanted, ours, 15)
+    np.testing.assert_array_equal(ours, again)
+    assert 0 < len(four_bits.layers(model.net, ("*.ff.*",))) < len(paths)
+    with pytest.raises(PassError, match="no transformer whose linear layers take a multiple of 32 inputs"):
+        quantized(make_denoiser(CLASS_CONFIG), tmp_path, scheme="int4_weights")
 
 
 @pytest.mark.parametrize("observer", ["percentile", "entropy", "minmax"])

@@ -1,8 +1,6 @@
 """compress compare: the table and the page, and a clear message for what cannot stand side by side."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from compress.errors import CompressError, ReportError
 from compress.report import comparison
 from compress.report.schema import read_report
+from tests.command import compress
 from tests.report import sample_report
 from tests.report.test_page import OLDER, Outline, headings
 
@@ -127,14 +126,10 @@ def test_a_damaged_report_is_named(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_the_command_writes_the_page_and_the_table(make: Make, tmp_path: Path) -> None:
-    def compare(*words: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "compress", "compare", *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
     a, b = make("a"), make("b")
-    done = compare(a, b, "--out", "both.html")
+    done = compress("compare", a, b, "--out", "both.html", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("both.html") and "98.4% worse" in done.stdout
     assert "2 students of one teacher" in (tmp_path / "both.html").read_text(encoding="utf-8")
-    failed = compare(a)
+    failed = compress("compare", a, folder=tmp_path)
     assert failed.returncode == 2 and failed.stderr.startswith("error: compare needs at least two")

@@ -1,0 +1,78 @@
+"""Weights on a grid of four bits: what rounding leaves of them, and that packing loses nothing."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from compress.models.four_bits import BLOCK, LEVELS, rounded
+from compress.onnx_graph.four_bits import pack_four_bits
+from tests.onnx_graph.graphs import graph, kinds, run, value
+
+
+def product(weight: np.ndarray) -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    outputs = [value("y", (2, 5, weight.shape[1]))]
+    return graph(nodes, [value("x", (2, 5, weight.shape[0]))], outputs, {"w": weight})
+
+
+def packed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    parsed = ir.from_proto(model)
+    count = pack_four_bits(parsed)
+    after = ir.to_proto(parsed)
+    onnx.checker.check_model(after, full_check=True)
+    return after, count
+
+
+def weights(rows: int = 24, columns: int = 96, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_each_block_has_fifteen_levels_and_less_error_than_at_full_reach(scale: float) -> None:
+    weight = weights(scale=scale)
+    result = rounded(weight)
+    for before, after in zip(weight.reshape(-1, BLOCK), result.reshape(-1, BLOCK), strict=True):
+        size = after.abs().max() / LEVELS
+        torch.testing.assert_close(after / size, (after / size).round(), rtol=0, atol=1e-4)
+        full = before.abs().max() / LEVELS
+        assert (after - before).square().sum() <= ((before / full).round() * full - before).square().sum() * 1.0001
+    error = (result - weight).square().mean() / weight.square().mean()
+    assert 18 < -10 * float(error.log10()) < 24
+
+
+def test_zeros_stay_zero_and_what_is_on_the_grid_stays() -> None:
+    weight = weights()
+    weight[:4] = 0
+    once = rounded(weight)
+    assert not once[:4].any()
+    torch.testing.assert_close(rounded(once), once)
+
+
+def test_packed_products_are_equal_and_small() -> None:
+    weight = rounded(weights(rows=64)).T.contiguous().numpy()
+    before = product(weight)
+    after, count = packed(before)
+    assert count == 1 and kinds(after) == ["DequantizeLinear", "MatMul"]
+    assert {tensor.data_type for tensor in after.graph.initializer} == {TensorProto.INT4, TensorProto.FLOAT}
+    x = np.random.default_rng(0).normal(size=(2, 5, 96)).astype(np.float32)
+    floats, bits = run(before, x=x)[0], run(after, optimize=False, x=x)[0]  # optimized, it rounds x to int8 as well
+    np.testing.assert_allclose(bits, floats, rtol=1e-4, atol=1e-4)
+    assert after.ByteSize() < before.ByteSize() * 5.2 / 32 + 500
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        weights().T.contiguous().numpy(),  # on no grid
+        rounded(weights()).T.contiguous().numpy()[:80],  # no whole blocks
+        np.zeros((32, 4), np.float32),
+    ],
+    ids=["any", "80 inputs", "zeros"],
+)
+def test_what_would_lose_or_gain_nothing_stays(weight: np.ndarray) -> None:
+    before = product(weight)
+    after, count = packed(before)
+    assert count == 0 and kinds(after) == ["MatMul"] and after.opset_import[0].version == 20
