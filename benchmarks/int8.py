@@ -37,7 +37,7 @@ from compress.runtime import Bundle
 RESULT = Path(__file__).parent / "results" / "int8.json"
 BATCHES = (1, 8)
 THREADS = 2
-ROUNDS = {1: 90, 8: 20}
+ROUNDS = {1: 30, 8: 10}
 PAUSE = 0.02  # seconds, in which the threads of another session fall asleep
 IMAGES = 40
 QAT = {"steps": 300, "learning_rate": 1e-5, "warmup": 0.1}
