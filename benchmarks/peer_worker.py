@@ -108,6 +108,14 @@ def onnxruntime(job: dict[str, Any]) -> Engine:
     return Engine(lambda feeds: lambda: session.run(None, feeds)[0], Path(job["source"]).stat().st_size)
 
 
+def toolkit(job: dict[str, Any]) -> Engine:
+    """This toolkit's int8 file, opened as its runtime does. source: an .onnx file."""
+    from compress.runtime.bundle import open_session
+
+    session = open_session(Path(job["source"]), job["threads"], "int8")
+    return Engine(lambda feeds: lambda: session.run(None, feeds)[0], Path(job["source"]).stat().st_size)
+
+
 def quantize_static(job: dict[str, Any]) -> Engine:
     """onnxruntime's static quantization: QDQ, uint8 activations, int8 weights per channel, ranges that clip nothing."""
     return _quantize_static(job)
@@ -214,6 +222,7 @@ _ENGINES = (
     torch_compile,
     quanto,
     onnxruntime,
+    toolkit,
     quantize_static,
     quantize_static_tuned,
     openvino,

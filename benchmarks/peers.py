@@ -55,7 +55,7 @@ PEERS = (
     Peer("onnxruntime fp32", "onnxruntime", "plain"),
     Peer("onnxruntime fp32, this toolkit's graph", "onnxruntime", "lean"),
     Peer("OpenVINO, not quantized", "openvino", "plain", "openvino"),
-    Peer(TOOLKIT, "onnxruntime", "int8"),
+    Peer(TOOLKIT, "toolkit", "int8"),
     Peer("this toolkit's int8 file on OpenVINO", "openvino", "int8", "openvino"),
     Peer("onnxruntime quantize_static int8", "quantize_static", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, tuned", "quantize_static_tuned", "plain", "onnxruntime"),

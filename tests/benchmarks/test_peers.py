@@ -204,7 +204,8 @@ def test_ties_and_a_missing_toolkit_are_said(files: Files, tmp_path: Path) -> No
     )
 
 
-def test_real_engine_of_onnxruntime_gives_what_the_net_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["onnxruntime", "toolkit"])
+def test_real_engine_of_onnxruntime_gives_what_the_net_gives(engine: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     graph = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[2,1,4,4] sample, int64[2] timestep) => (float[2,1,4,4] y) '
@@ -215,7 +216,7 @@ def test_real_engine_of_onnxruntime_gives_what_the_net_gives(tmp_path: Path) -> 
     np.savez(tmp_path / "in.npz", sample=sample, timestep=np.arange(4))
     worker = Worker(Path(sys.executable), 1, tmp_path / "log")
     source = str(tmp_path / "double.onnx")
-    answer = worker.ask(do="load", engine="onnxruntime", source=source, batch=2, threads=1, folder=str(tmp_path))
+    answer = worker.ask(do="load", engine=engine, source=source, batch=2, threads=1, folder=str(tmp_path))
     assert answer["bytes"] == Path(source).stat().st_size
     worker.ask(do="outputs", inputs=str(tmp_path / "in.npz"), to=str(tmp_path / "out.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), 2 * sample)
