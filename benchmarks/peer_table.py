@@ -15,9 +15,10 @@ time; each round runs all of them, so that all meet the same noise. Times are me
 intervals. "Speedup" is over PyTorch eager. SQNR is that of the output against PyTorch's fp32 output, on inputs that
 calibration did not see, the same for all. All quantizers were given the same calibration inputs and keep their
 defaults; this toolkit's leaves the ends of the net in float, the others do not, and its file is opened as its runtime
-opens it, with two options of onnxruntime's. "Tuned" peers are set up as a careful user would: onnxruntime with ranges by percentile and the ends of the net in float; NNCF with its
-settings for attention (model_type TRANSFORMER, preset MIXED) and ranges that clip nothing. Weights of the CIFAR-10 net
-are random: its SQNR compares quantizers on one net and says nothing of images.
+opens it, with two options of onnxruntime's. "Tuned" peers are set up as a careful user would: onnxruntime with ranges
+by percentile and the ends of the net in float; NNCF with its settings for attention (model_type TRANSFORMER, preset
+MIXED) and ranges that clip nothing. Weights of the CIFAR-10 net are random: its SQNR compares quantizers on one net and
+says nothing of images.
 """
 COLUMNS = (
     "| | ms | 95% interval | p90 | speedup | 95% interval | SQNR, dB | bytes |\n|---|---:|---|---:|---:|---|---:|---:|"
