@@ -17,7 +17,7 @@ from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
 from compress.models.reference import Progress
 from compress.runtime import Bundle
 
-BYTES = {"int8": 1, "int8_weights": 1, "int4_weights": 1, "fp16": 2}  # a parameter
+BYTES = {"int8": 1, "int8_weights": 1, "int4_weights": 1, "fp16": 2}  # at most, a parameter
 
 
 @dataclass(frozen=True)

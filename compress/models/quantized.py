@@ -86,7 +86,8 @@ def _names(path: str) -> list[str]:
     """A layer's path, and for a part of lean attention those of the layers whose weights it has or stands between."""
     parent, _, last = path.rpartition(".")
     before, after = ("to_q", "to_k", "to_v"), ("to_out.0",)
-    parts = {"stacked": before, "out": after, "probabilities": (*before, *after)}.get(last, ())
+    between = ("stacked", *before, "out", *after)
+    parts = {"stacked": before, "out": after, "probabilities": between}.get(last, ())
     return [path, *(f"{parent}.{part}" for part in parts)]
 
 

@@ -1,6 +1,5 @@
 """Stores in four bits what lies on a grid of four bits."""
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -24,7 +23,7 @@ def pack_four_bits(model: ir.Model) -> int:
         if weight is None or found is None:
             continue
         constants = []
-        for part, array in (("levels", found[0].astype(ml_dtypes.int4)), ("sizes", found[1])):
+        for part, array in (("levels", found[0].astype(ir.DataType.INT4.numpy())), ("sizes", found[1])):
             tensor = ir.tensor(array, name=f"{node.outputs[0].name}.{part}")
             constants.append(ir.Value(name=tensor.name, const_value=tensor))
             model.graph.register_initializer(constants[-1])
