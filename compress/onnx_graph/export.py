@@ -17,7 +17,7 @@ from compress.onnx_graph.clean import clean
 from compress.onnx_graph.four_bits import pack_four_bits
 from compress.onnx_graph.known import fold_constants
 from compress.onnx_graph.merge import merge_linears
-from compress.onnx_graph.moves import dequantize_late, quantize_early
+from compress.onnx_graph.moves import dequantize_late
 from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
 from compress.onnx_graph.signs import sign_second
@@ -29,7 +29,6 @@ REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     merge_affine,
     merge_pads,
     dequantize_late,
-    quantize_early,
     sign_second,
     pack_four_bits,
 )

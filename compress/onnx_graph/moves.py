@@ -33,41 +33,7 @@ def dequantize_late(model: ir.Model) -> int:
     return moved
 
 
-def quantize_early(model: ir.Model) -> int:
-    """Quantize before a Reshape, or a Resize that repeats values, instead of after, where nothing reads the floats.
-
-    Scale and zero point are one number each. Changes `model`; returns how many nodes moved.
-    """
-    moved = 0
-    for node in list(model.graph):
-        if not (node.op_type == "Reshape" or _repeats(node)) or node.outputs[0].is_graph_output():
-            continue
-        readers = [use.node for use in node.outputs[0].uses()]
-        if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or not _per_tensor(readers[0]):
-            continue
-        after, floats, given = readers[0], node.outputs[0], node.inputs[0]
-        if after.outputs[0].is_graph_output():
-            continue
-        before = ir.node("QuantizeLinear", [given, *after.inputs[1:]], dict(after.attributes))
-        early = before.outputs[0]
-        early.name, early.shape, early.type = f"{floats.name}.bytes", given.shape, after.outputs[0].type
-        model.graph.insert_before(node, before)
-        node.replace_input_with(0, early)
-        floats.type = early.type
-        ir.convenience.replace_all_uses_with(after.outputs[0], floats)
-        model.graph.remove(after, safe=True)
-        moved += 1
-    return moved
-
-
 def _per_tensor(node: ir.Node) -> bool:
     """Whether all parameters of a quantization are constants of one number."""
     parameters = [value for value in node.inputs[1:] if value is not None]
     return all(value.const_value is not None and value.const_value.size == 1 for value in parameters)
-
-
-def _repeats(node: ir.Node) -> bool:
-    """Whether a Resize copies the nearest value, so that its outputs are some of its inputs."""
-    if node.op_type != "Resize" or node.attributes.get_string("mode", "nearest") != "nearest":
-        return False
-    return node.attributes.get_string("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"

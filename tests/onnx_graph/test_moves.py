@@ -1,4 +1,4 @@
-"""Floats that are made later, or bytes that are made earlier, are the same."""
+"""Floats that are made later are the same floats."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from compress.onnx_graph.moves import dequantize_late, quantize_early
+from compress.onnx_graph.moves import dequantize_late
 from tests.onnx_graph.graphs import graph, kinds, run, value
 
 
@@ -62,55 +62,3 @@ def test_equal_outputs(moves: list[str]) -> None:
 def test_other_floats_are_left(changes: dict) -> None:
     after, count = moved(dequantized(["Split"], **changes))
     assert count == 0 and kinds(after)[0] == "DequantizeLinear"
-
-
-ROUNDING = {"scale": np.float32(0.1), "zero": np.uint8(7)}
-RESIZE = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-
-
-def rounded(kind: str, constants: dict, readers: int = 1, **attributes: object) -> onnx.ModelProto:
-    """x, reshaped or resized, then rounded and made floats again."""
-    other = {"Reshape": ["shape"], "Resize": ["", "scales"]}[kind]
-    values = {"shape": np.array([2, 3, 16]), "scales": np.array([1, 1, 2, 2], np.float32)}
-    nodes = [
-        helper.make_node(kind, ["x", *other], ["v"], **attributes),
-        helper.make_node("QuantizeLinear", ["v", "scale", "zero"], ["q"], axis=1),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], axis=1),
-    ]
-    shape = ["?"] * (3 if kind == "Reshape" else 4)
-    outputs = [value("y", shape)]
-    if readers > 1:
-        nodes.append(helper.make_node("Neg", ["v"], ["z"]))
-        outputs.append(value("z", shape))
-    return graph(nodes, [value("x", (2, 3, 4, 4))], outputs, {other[-1]: values[other[-1]], **constants})
-
-
-def early(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    count = quantize_early(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, count
-
-
-@pytest.mark.parametrize(("kind", "attributes"), [("Reshape", {}), ("Resize", RESIZE)])
-def test_bytes_that_are_made_earlier_are_equal(kind: str, attributes: dict) -> None:
-    before = rounded(kind, ROUNDING, **attributes)
-    after, count = early(before)
-    assert count == 1 and kinds(after) == ["QuantizeLinear", kind, "DequantizeLinear"]
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
-    np.testing.assert_array_equal(run(after, x=x)[0], run(before, x=x)[0])
-
-
-@pytest.mark.parametrize(
-    "before",
-    [
-        rounded("Resize", ROUNDING, mode="linear"),  # makes values that are not among its inputs
-        rounded("Reshape", {"scale": np.full(3, 0.1, np.float32), "zero": np.full(3, 7, np.uint8)}),  # of axis 1
-        rounded("Reshape", ROUNDING, readers=2),
-    ],
-    ids=["linear", "per channel", "other reader"],
-)
-def test_what_would_not_be_equal_is_not_moved(before: onnx.ModelProto) -> None:
-    after, count = early(before)
-    assert count == 0 and kinds(after) == kinds(before)
