@@ -2,8 +2,8 @@
 
 Every way is exported and run by onnxruntime, all of a model interleaved in one run, two threads, batch 1 and 8. SQNR is
 that of the output against PyTorch's fp32 on inputs that neither calibration nor training saw; PSNR that of whole images
-against the float model's of the same noise. Weights of the larger nets are random: they say nothing of images. Two rows
-are what onnxruntime's own tools make of the float file. NNCF on OpenVINO and others: `python -m benchmarks.peers`.
+against the float model's of the same noise. Weights of the larger nets are random: they say nothing of images. Rows by
+onnxruntime's tools are made of the float file. NNCF on OpenVINO and others: `python -m benchmarks.peers`.
 """
 
 import argparse

@@ -98,8 +98,7 @@ class Denoiser:
         return self
 
 
-INT4 = "int4_weights"
-SCHEMES = ("int8", "int8_weights", INT4, "fp16")  # of quantization that can be saved
+SCHEMES = ("int8", "int8_weights", "int4_weights", "fp16")  # of quantization that can be saved
 
 
 @dataclass(frozen=True)

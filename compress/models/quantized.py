@@ -15,7 +15,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from compress.models import four_bits, histograms
 from compress.models.attention import channels_first
-from compress.models.denoiser import INT4, SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
@@ -131,7 +131,7 @@ def weights_rounded(model: Denoiser, scheme: str, float_layers: tuple[str, ...])
 
 
 def _weights_prepared(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
-    if scheme == INT4:
+    if scheme == "int4_weights":
         paths = four_bits.layers(model.net, float_layers)
         model, float_layers = four_bits.on_grid(model, paths), (*float_layers, *paths)
     return prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))

@@ -13,15 +13,13 @@ def sign_second(model: ir.Model) -> int:
     """
     shifted = 0
     for node in list(model.graph):
-        factors = [value.producer() for value in node.inputs if value is not None] if node.op_type == "MatMul" else []
-        if not all(factor is not None and factor.op_type == "DequantizeLinear" for factor in factors) or not factors:
+        if node.op_type != "MatMul":
             continue
-        floats = factors[1]
-        values, scale, zero_point = (*floats.inputs, None)[:3]
-        if zero_point is None or zero_point.const_value is None or values.const_value is not None:
+        first, zero = (_zero_point(value) for value in node.inputs)
+        if first is None or zero is None:
             continue
-        zero = zero_point.const_value.numpy()
-        if zero.dtype != np.uint8 or zero.size != 1:
+        values, scale = node.inputs[1].producer().inputs[:2]
+        if values.const_value is not None:
             continue
         tensor = ir.tensor((zero.astype(np.int16) - 128).astype(np.int8), name=f"{node.outputs[0].name}.signed")
         signed = ir.Value(name=tensor.name, const_value=tensor)
@@ -33,3 +31,14 @@ def sign_second(model: ir.Model) -> int:
         node.replace_input_with(1, again.outputs[0])
         shifted += 1
     return shifted
+
+
+def _zero_point(value: ir.Value) -> np.ndarray | None:
+    """The one zero point of a value that was uint8; None for any other value."""
+    producer = value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or len(producer.inputs) < 3:
+        return None
+    constant = producer.inputs[2].const_value
+    if constant is None or constant.size != 1 or constant.dtype != ir.DataType.UINT8:
+        return None
+    return constant.numpy()

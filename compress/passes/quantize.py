@@ -118,24 +118,21 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
     if config.scheme in ("int8_weights", "int4_weights"):
+        if config.scheme == "int4_weights" and not four_bits.layers(model.net, config.float_layers):
+            raise PassError(
+                f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a "
+                f"multiple of {four_bits.BLOCK} inputs; use int8_weights"
+            )
         rounded = quantized.weights_rounded(model, config.scheme, config.float_layers)
-        notes: dict[str, Any] = {"scheme": config.scheme, "observers": len(rounded.ranges)}
-        if config.scheme == "int4_weights":
-            notes["int4_layers"] = len(four_bits.layers(model.net, config.float_layers))
-            if not notes["int4_layers"]:
-                raise PassError(
-                    f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a "
-                    f"multiple of {four_bits.BLOCK} inputs; use int8_weights"
-                )
-        return PassResult(rounded, changed=True, notes=notes)
+        return PassResult(rounded, changed=True, notes={"scheme": config.scheme, "observers": len(rounded.ranges)})
     points = trajectory_points(model, config.samples, config.evaluations, context)
     if config.scheme == "auto":
         return assigned(model, config, context, points)
     if config.qat is None:
         return calibrated(model, config, context, points)
-    trained, figures = _trained(model, config, config.qat, context, points)
+    trained, notes = _trained(model, config, config.qat, context, points)
     result = calibrated(trained, config, context, points)
-    return dataclasses.replace(result, notes={**result.notes, "qat": figures})
+    return dataclasses.replace(result, notes={**result.notes, "qat": notes})
 
 
 def calibrated(

@@ -39,6 +39,10 @@ def test_each_block_has_fifteen_levels_and_less_error_than_at_full_reach(scale: 
         torch.testing.assert_close(after / size, (after / size).round(), rtol=0, atol=1e-4)
         full = before.abs().max() / LEVELS
         assert (after - before).square().sum() <= ((before / full).round() * full - before).square().sum() * 1.0001
+    blocks = weight.reshape(-1, BLOCK)
+    sizes = blocks.abs().amax(1, keepdim=True) / LEVELS
+    at_full_reach = ((blocks / sizes).round() * sizes - blocks).square().sum()
+    assert (result - weight).square().sum() < 0.97 * at_full_reach
     error = (result - weight).square().mean() / weight.square().mean()
     assert 18 < -10 * float(error.log10()) < 24
 

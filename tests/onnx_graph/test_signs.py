@@ -12,7 +12,12 @@ from tests.onnx_graph.graphs import graph, kinds, run, value
 UNSIGNED = np.uint8(200)
 
 
-def product(second: int = TensorProto.UINT8, zero: np.generic = UNSIGNED, float_first: bool = False) -> onnx.ModelProto:
+def product(
+    second: int = TensorProto.UINT8,
+    zero: np.generic = UNSIGNED,
+    float_first: bool = False,
+    first: int = TensorProto.UINT8,
+) -> onnx.ModelProto:
     """a [2,3,4] × b [2,4,5], both of bytes unless a is of floats."""
     nodes = [helper.make_node("DequantizeLinear", ["b", "scale", "zero"], ["v"])]
     if float_first:
@@ -21,12 +26,12 @@ def product(second: int = TensorProto.UINT8, zero: np.generic = UNSIGNED, float_
         nodes.append(helper.make_node("DequantizeLinear", ["a", "scale", "other"], ["u"]))
         nodes.append(helper.make_node("MatMul", ["u", "v"], ["y"]))
     inputs = [
-        value("a", (2, 3, 4), TensorProto.FLOAT if float_first else TensorProto.UINT8),
+        value("a", (2, 3, 4), TensorProto.FLOAT if float_first else first),
         value("b", (2, 4, 5), second),
     ]
     constants = {"scale": np.float32(0.03), "zero": zero}
     if not float_first:
-        constants["other"] = np.uint8(11)
+        constants["other"] = np.uint8(11) if first == TensorProto.UINT8 else np.int8(11)
     return graph(nodes, inputs, [value("y", (2, 3, 5))], constants)
 
 
@@ -53,8 +58,8 @@ def test_equal_products(zero: int) -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [product(TensorProto.INT8, np.int8(5)), product(float_first=True)],
-    ids=["signed already", "a factor of floats"],
+    [product(TensorProto.INT8, np.int8(5)), product(float_first=True), product(first=TensorProto.INT8)],
+    ids=["signed already", "a factor of floats", "a first factor that is signed"],
 )
 def test_other_products_are_left(before: onnx.ModelProto) -> None:
     after, count = signed(before)
