@@ -1,9 +1,10 @@
 """Small hand-made graphs, and how they are run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -24,6 +25,15 @@ def graph(
     model = helper.make_model(content, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def rewritten(model: onnx.ModelProto, rewrite: Callable[[ir.Model], int]) -> tuple[onnx.ModelProto, int]:
+    """The model after a rewrite, checked to be one, and the number that the rewrite gave."""
+    parsed = ir.from_proto(model)
+    count = rewrite(parsed)
+    after = ir.to_proto(parsed)
+    onnx.checker.check_model(after, full_check=True)
+    return after, count
 
 
 def run(model: onnx.ModelProto, optimize: bool = True, **feeds: np.ndarray) -> list[np.ndarray]:

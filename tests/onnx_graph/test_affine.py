@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from compress.onnx_graph.affine import merge_affine
 from tests.conftest import assert_close_db
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 RANDOM = np.random.default_rng(0)
 W, B = (RANDOM.normal(size=6).astype(np.float32) for _ in range(2))
@@ -26,14 +26,6 @@ def affine(
     return graph(nodes, [value("x", shape, kind)], [value("y", shape, kind)], constants)
 
 
-def merged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    gone = merge_affine(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, gone
-
-
 def numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
@@ -47,7 +39,7 @@ def numbers(*shape: int) -> np.ndarray:
 def test_equal_outputs(shape: tuple, leading: bool, optimize: bool, swapped: bool) -> None:
     form = ((1,) if leading else ()) + (6,) + (1,) * (len(shape) - 2)
     before = affine({"w": W.reshape(form), "b": B.reshape(form)}, shape, swapped)
-    after, gone = merged(before)
+    after, gone = rewritten(before, merge_affine)
     assert (gone, kinds(after)) == (1, ["BatchNormalization"])
     x = 100 * numbers(*(size if isinstance(size, int) else 3 for size in shape))
     assert_close_db(run(before, optimize, x=x)[0], run(after, optimize, x=x)[0], 130)
@@ -68,14 +60,14 @@ def test_equal_outputs(shape: tuple, leading: bool, optimize: bool, swapped: boo
 )
 def test_other_shapes_are_left(constants: dict, shape: tuple) -> None:
     before = affine(constants, shape)
-    after, gone = merged(before)
+    after, gone = rewritten(before, merge_affine)
     assert gone == 0 and kinds(after) == ["Mul", "Add"]
 
 
 def test_widening_of_one_channel_is_left() -> None:
     nodes = [helper.make_node("Mul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])]
     before = graph(nodes, [value("x", (2, 1, 4, 5))], [value("y", (2, 6, 4, 5))], PER_CHANNEL)
-    assert merged(before)[1] == 0
+    assert rewritten(before, merge_affine)[1] == 0
 
 
 def test_unknown_rank_is_left() -> None:
@@ -86,7 +78,7 @@ def test_unknown_rank_is_left() -> None:
 
 def test_integers_are_left() -> None:
     constants = {name: np.arange(6).reshape(6, 1, 1) for name in "wb"}
-    after, gone = merged(affine(constants, kind=TensorProto.INT64))
+    after, gone = rewritten(affine(constants, kind=TensorProto.INT64), merge_affine)
     assert gone == 0 and kinds(after) == ["Mul", "Add"]
 
 
@@ -96,14 +88,14 @@ def test_a_product_that_is_needed_elsewhere_is_left(product: str) -> None:
     if product == "read":
         model.graph.node.append(helper.make_node("Neg", ["p"], ["z"]))
     model.graph.output.append(value("z" if product == "read" else "p", ("batch", 6, 4, 5)))
-    after, gone = merged(model)
+    after, gone = rewritten(model, merge_affine)
     assert gone == 0 and kinds(after)[:2] == ["Mul", "Add"]
 
 
 def test_a_constant_that_a_caller_may_replace_is_left() -> None:
     model = affine(PER_CHANNEL)
     model.graph.input.append(value("b", (6, 1, 1)))
-    assert merged(model)[1] == 0
+    assert rewritten(model, merge_affine)[1] == 0
 
 
 def test_shared_constants_are_written_once_and_stay_for_other_readers() -> None:
@@ -116,7 +108,7 @@ def test_shared_constants_are_written_once_and_stay_for_other_readers() -> None:
     ]
     shape = ("batch", 6, 4, 5)
     before = graph(nodes, [value("x", shape)], [value("y1", shape), value("y2", shape)], PER_CHANNEL)
-    after, gone = merged(before)
+    after, gone = rewritten(before, merge_affine)
     assert (gone, kinds(after)) == (2, ["BatchNormalization", "BatchNormalization", "Sub"])
     x = numbers(3, 6, 4, 5)
     for old, new in zip(run(before, x=x), run(after, x=x), strict=True):
@@ -128,5 +120,5 @@ def test_shared_constants_are_written_once_and_stay_for_other_readers() -> None:
 def test_nodes_without_optional_inputs_are_passed_over() -> None:
     nodes = [helper.make_node("Clip", ["x", "", "b"], ["y"])]
     model = graph(nodes, [value("x", (2, 6))], [value("y", (2, 6))], {"b": np.float32(1)})
-    after, gone = merged(model)
+    after, gone = rewritten(model, merge_affine)
     assert gone == 0 and kinds(after) == ["Clip"]

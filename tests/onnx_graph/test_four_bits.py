@@ -2,28 +2,19 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper
 
 from compress.models.four_bits import BLOCK, LEVELS, rounded
 from compress.onnx_graph.four_bits import pack_four_bits
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 
 def product(weight: np.ndarray) -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     outputs = [value("y", (2, 5, weight.shape[1]))]
     return graph(nodes, [value("x", (2, 5, weight.shape[0]))], outputs, {"w": weight})
-
-
-def packed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    count = pack_four_bits(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, count
 
 
 def weights(rows: int = 24, columns: int = 96, scale: float = 1.0) -> torch.Tensor:
@@ -58,7 +49,7 @@ def test_zeros_stay_zero_and_what_is_on_the_grid_stays() -> None:
 def test_packed_products_are_equal_and_small() -> None:
     weight = rounded(weights(rows=64)).T.contiguous().numpy()
     before = product(weight)
-    after, count = packed(before)
+    after, count = rewritten(before, pack_four_bits)
     assert count == 1 and kinds(after) == ["DequantizeLinear", "MatMul"]
     assert {tensor.data_type for tensor in after.graph.initializer} == {TensorProto.INT4, TensorProto.FLOAT}
     x = np.random.default_rng(0).normal(size=(2, 5, 96)).astype(np.float32)
@@ -78,5 +69,5 @@ def test_packed_products_are_equal_and_small() -> None:
 )
 def test_what_would_lose_or_gain_nothing_stays(weight: np.ndarray) -> None:
     before = product(weight)
-    after, count = packed(before)
+    after, count = rewritten(before, pack_four_bits)
     assert count == 0 and kinds(after) == ["MatMul"] and after.opset_import[0].version == 20

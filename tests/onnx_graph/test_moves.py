@@ -2,12 +2,11 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from compress.onnx_graph.moves import dequantize_late
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 
 def dequantized(moves: list[str], per_channel: bool = False, other_reader: bool = False) -> onnx.ModelProto:
@@ -38,18 +37,10 @@ def dequantized(moves: list[str], per_channel: bool = False, other_reader: bool 
     )
 
 
-def moved(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    count = dequantize_late(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, count
-
-
 @pytest.mark.parametrize("moves", [["Reshape"], ["Split"], ["Transpose"], ["Reshape", "Split"]])
 def test_equal_outputs(moves: list[str]) -> None:
     before = dequantized(moves)
-    after, count = moved(before)
+    after, count = rewritten(before, dequantize_late)
     assert count == len(moves)
     assert kinds(after)[: len(moves)] == moves  # bytes move before anything is a float
     assert [output.name for output in after.graph.output] == [output.name for output in before.graph.output]
@@ -60,5 +51,5 @@ def test_equal_outputs(moves: list[str]) -> None:
 
 @pytest.mark.parametrize("changes", [{"per_channel": True}, {"other_reader": True}])
 def test_other_floats_are_left(changes: dict) -> None:
-    after, count = moved(dequantized(["Split"], **changes))
+    after, count = rewritten(dequantized(["Split"], **changes), dequantize_late)
     assert count == 0 and kinds(after)[0] == "DequantizeLinear"

@@ -2,12 +2,11 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import helper
 
 from compress.onnx_graph.pads import merge_pads
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 DOWN = [0, 0, 0, 0, 0, 0, 1, 1]  # as diffusers pads before it halves an image
 
@@ -31,20 +30,12 @@ def padded(
     return graph(nodes, [value("x", ("batch", 2, 6, 6))], outputs, constants)
 
 
-def merged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    count = merge_pads(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, count
-
-
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("own", [[0, 0, 0, 0], [1, 0, 2, 1]])
 @pytest.mark.parametrize("pads", [DOWN, [0, 0, 2, 0, 0, 0, 1, 3]])
 def test_equal_outputs(pads: list[int], own: list[int], int8: bool) -> None:
     before = padded(pads, own, int8)
-    after, count = merged(before)
+    after, count = rewritten(before, merge_pads)
     assert count == 1 and "Pad" not in kinds(after)
     x = np.random.default_rng(1).normal(size=(3, 2, 6, 6)).astype(np.float32)
     np.testing.assert_allclose(run(after, x=x)[0], run(before, x=x)[0], rtol=1e-5, atol=1e-6)
@@ -61,5 +52,5 @@ def test_equal_outputs(pads: list[int], own: list[int], int8: bool) -> None:
     ],
 )
 def test_other_pads_are_left(changes: dict) -> None:
-    after, count = merged(padded(**{"pads": DOWN, "own": [0] * 4, "int8": False, **changes}))
+    after, count = rewritten(padded(**{"pads": DOWN, "own": [0] * 4, "int8": False, **changes}), merge_pads)
     assert count == 0 and "Pad" in kinds(after)

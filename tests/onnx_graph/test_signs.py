@@ -2,12 +2,11 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from compress.onnx_graph.signs import sign_second
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 UNSIGNED = np.uint8(200)
 
@@ -35,18 +34,10 @@ def product(
     return graph(nodes, inputs, [value("y", (2, 3, 5))], constants)
 
 
-def signed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    parsed = ir.from_proto(model)
-    count = sign_second(parsed)
-    after = ir.to_proto(parsed)
-    onnx.checker.check_model(after, full_check=True)
-    return after, count
-
-
 @pytest.mark.parametrize("zero", [0, 127, 128, 255])
 def test_equal_products(zero: int) -> None:
     before = product(zero=np.uint8(zero))
-    after, count = signed(before)
+    after, count = rewritten(before, sign_second)
     assert count == 1 and kinds(after).count("QuantizeLinear") == 1
     random = np.random.default_rng(0)
     a, b = (random.integers(0, 256, shape).astype(np.uint8) for shape in ((2, 3, 4), (2, 4, 5)))
@@ -62,5 +53,5 @@ def test_equal_products(zero: int) -> None:
     ids=["signed already", "a factor of floats", "a first factor that is signed"],
 )
 def test_other_products_are_left(before: onnx.ModelProto) -> None:
-    after, count = signed(before)
+    after, count = rewritten(before, sign_second)
     assert count == 0 and kinds(after) == kinds(before)
