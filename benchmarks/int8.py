@@ -46,7 +46,10 @@ MINMAX = "int8, ranges that clip nothing"
 METHODS = {INT8: "mse", "int8, ranges by percentile": "percentile", "int8, ranges by entropy": "entropy"}
 DYNAMIC, INT4 = "dynamic int8, by onnxruntime's tool", "int4 weights of linear layers, by onnxruntime's tool"
 INT4_BLOCK = 32  # weights of one scale
-ONCE = (MINMAX, *tuple(METHODS)[1:])  # of other ranges alone: they take the time that int8 takes
+WEIGHTS, FOUR_BITS = "int8 weights, float arithmetic", "int4 weights of transformers, float arithmetic"
+SCHEMES = {WEIGHTS: "int8_weights", FOUR_BITS: "int4_weights", INT8: "int8"}
+GPTQ = {way: f"{way}, rounding by gptq" for way in SCHEMES}
+ONCE = (MINMAX, *tuple(METHODS)[1:], *GPTQ.values())  # other numbers in the same graph take the same time
 
 TRIED = """\
 ## Tried and not kept
@@ -68,8 +71,6 @@ otherwise.
 - The two halves of a skip concatenation quantized apart (digits): +0.3 dB, which is not resolved, for one more
   convolution and addition a shortcut. What does help there is a float shortcut (the table above); `auto` takes it
   where it pays.
-- Rounding that is learned (AdaRound): the tables above say what no rounding of weights at all would gain. `qat`
-  moves the weights instead.
 """
 
 
@@ -81,11 +82,9 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
 
     found: dict[str, AnyDenoiser] = {FLOAT: model}
     found["fp16"] = quantize.run(model, config(scheme="fp16"), context).model
-    found["int8 weights, float arithmetic"] = quantize.run(model, config(scheme="int8_weights"), context).model
+    found[WEIGHTS] = quantize.run(model, config(scheme=SCHEMES[WEIGHTS]), context).model
     if four_bits.layers(model.net, ()):
-        found["int4 weights of transformers, float arithmetic"] = quantize.run(
-            model, config(scheme="int4_weights"), context
-        ).model
+        found[FOUR_BITS] = quantize.run(model, config(scheme=SCHEMES[FOUR_BITS]), context).model
     float_layers = quantize._float_layers(model, config())
     observed = quantize._observed(model, float_layers, config(), context, points)
     for way, method in METHODS.items():
@@ -93,6 +92,9 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
     found[MINMAX] = quantize.calibrated(model, config(observer="minmax"), context, points).model
     everything = config(float_layers=())
     found["int8, every layer"] = quantize.calibrated(model, everything, context, points).model
+    for way in (way for way in SCHEMES if way in found):
+        learned = config(scheme=SCHEMES[way], rounding="gptq")
+        found[GPTQ[way]] = quantize.quantized_at(model, learned, context, points).model
     found[AUTO] = quantize.assigned(model, config(scheme="auto"), context, points).model
     if subject.trained:
         found[TRAINED] = quantize.run(model, config(qat=QAT), context).model
@@ -140,6 +142,8 @@ def measure(name: str) -> dict[str, Any]:
                     )
         found: dict[str, Any] = {"title": subject.title, "rows": rows}
         found["sources"] = sources(model, context, points, unseen, wanted)
+        learned = {way: other for way, other in GPTQ.items() if other in errors}
+        found["gptq_gain_db"] = {way: _gain(errors[way], errors[other]) for way, other in learned.items()}
         if TRAINED in errors:
             found["trained_gain_db"] = _gain(errors[INT8], errors[TRAINED])
         auto = made[AUTO]
@@ -278,10 +282,13 @@ def table(found: Mapping[str, Any]) -> str:
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("\n| rounding left out, simulated | SQNR, dB |\n|---|---:|")
         parts += [f"| {part} | {value:.1f} |" for part, value in subject["sources"].items()]
+        parts.append("\n| what is gained, inputs compared one by one | dB |\n|---|---:|")
+        gains = {f"gptq: {way}": gain for way, gain in subject["gptq_gain_db"].items()}
         if "trained_gain_db" in subject:
-            gain = subject["trained_gain_db"]
+            gains["training under rounding"] = subject["trained_gain_db"]
+        for what, gain in gains.items():
             low, high = gain["interval"]
-            parts.append(f"\nTraining under rounding gains {gain['value']:+.2f} dB ({low:+.2f} … {high:+.2f}).")
+            parts.append(f"| {what} | {gain['value']:+.2f} ({low:+.2f} … {high:+.2f}) |")
         parts.append("")
     return "\n".join([*parts, f"{latency.processor()}, {THREADS} threads; 95% intervals.\n", TRIED])
 

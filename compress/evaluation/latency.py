@@ -35,16 +35,19 @@ def interleaved(
     title: str = "timing",
     pause: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Milliseconds [rounds] of every call. Each round makes every call, so that all meet the same noise.
+    """Milliseconds [rounds] of every call. Each round makes every call, so that all meet the same noise, in an
+    order of its own, so that none has the same neighbour always.
 
     Calls come in trains, as in a sampler's loop: the time of TRAIN calls in a row, divided by TRAIN, after
     one untimed call that gives the cores on which another library's idle threads may still spin back. Sessions of
     several threads keep theirs longer: then `pause`, in seconds, goes before each train.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    order = np.random.default_rng(0)
     with progress(title, rounds) as task:
         for i in range(WARM_UP + rounds):
-            for name, call in calls.items():
+            for name in order.permutation(list(calls)):
+                call = calls[name]
                 if pause:
                     time.sleep(pause)
                 call()

@@ -89,6 +89,12 @@ def channels_first(net: nn.Module) -> Iterator[None]:
                 attention._modules.pop(name, None)
 
 
+def folded(net: nn.Module) -> set[str]:
+    """Paths of the layers whose weights `channels_first` computes with and does not read as they are."""
+    lean = [path for path, module in net.named_modules() if isinstance(module, Attention) and _reads_maps(module)]
+    return {f"{path}.{part}" for path in lean for part in ("to_q", "to_k", "to_v", "to_out.0")}
+
+
 def _reads_maps(attention: Any) -> bool:
     """Whether an attention block is plain self-attention on [b, channels, height, width] after a group norm."""
     extras = ("spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")

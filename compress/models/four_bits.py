@@ -11,21 +11,28 @@ from compress.models.denoiser import Denoiser
 
 BLOCK = 32
 LEVELS = 7  # on either side of zero
-FACTORS = tuple(1 - i / 20 for i in range(9))  # how far a block's grid reaches, of its largest weight
+# How far a block's grid reaches, of its largest weight: less, which clips, or more, as on a grid it already lies on.
+FACTORS = (*(1 - i / 20 for i in range(9)), *(LEVELS / level for level in range(1, LEVELS)))
 LAYERS = ("*.transformer_blocks.*", "*.proj_in", "*.proj_out")  # where linear layers are large and many
 
 
-def rounded(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` [out,in] on the grid: each block at the size that leaves the least squared error, the ends clipped."""
+def sizes(weight: torch.Tensor) -> torch.Tensor:
+    """Size [out,in] of each weight's levels: that which leaves its block the least squared error, the ends clipped."""
     blocks = weight.unflatten(1, (-1, BLOCK))
     largest = blocks.abs().amax(-1, keepdim=True)
-    best, least = blocks, torch.full_like(largest, torch.inf)
+    best, least = largest, torch.full_like(largest, torch.inf)
     for factor in FACTORS:
         size = (factor * largest / LEVELS).clamp_min(torch.finfo(weight.dtype).tiny)
         values = (blocks / size).round().clamp(-LEVELS, LEVELS) * size
         error = (values - blocks).square().sum(-1, keepdim=True)
-        best, least = torch.where(error < least, values, best), torch.minimum(error, least)
-    return best.flatten(1)
+        best, least = torch.where(error < least, size, best), torch.minimum(error, least)
+    return best.expand_as(blocks).flatten(1)
+
+
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` [out,in] on the grid, each at the nearest level."""
+    size = sizes(weight)
+    return (weight / size).round().clamp(-LEVELS, LEVELS) * size
 
 
 def layers(net: nn.Module, float_layers: tuple[str, ...]) -> tuple[str, ...]:

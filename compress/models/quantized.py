@@ -13,7 +13,7 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-from compress.models import four_bits, histograms
+from compress.models import four_bits, histograms, rounding
 from compress.models.attention import channels_first
 from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
 
@@ -119,15 +119,31 @@ def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) ->
 
 
 @torch.no_grad()
-def weights_rounded(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> QuantizedDenoiser:
-    """The model with int8 weights of 8 bits and float arithmetic, which needs no calibration.
+def weights_ranges(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """What `rebuild` needs for weights of 8 bits and float arithmetic; it takes no calibration.
 
     scheme: int8_weights, or int4_weights, where weights of linear layers in transformers have four bits.
     """
     prepared = _weights_prepared(model, scheme, float_layers)
     prepared(*example_inputs(model, batch=2))  # observers look at weights when the model runs
-    observed = QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
-    return rebuild(model, scheme, ranges(observed), float_layers)
+    return ranges(QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers))
+
+
+def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[str, tuple[torch.Tensor, int]]:
+    """(size [out,1 or in] of the levels, how many on either side of zero) of each layer whose weights are rounded.
+
+    By path; left out are weights that lean attention folds into others first.
+    """
+    four = four_bits.layers(model.net, float_layers) if scheme == "int4_weights" else ()
+    largest = WEIGHT if scheme == "int8" else WEIGHT_ALONE
+    found = {}
+    for path, layer in rounding.layers(model.net).items():
+        weight = layer.weight.detach().flatten(1)
+        if path in four:
+            found[path] = four_bits.sizes(weight), four_bits.LEVELS
+        elif not matches(path, float_layers):
+            found[path] = weight.abs().amax(1, keepdim=True) / largest, largest
+    return found
 
 
 def _weights_prepared(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:

@@ -13,8 +13,8 @@ EXACT = 1e-5  # of a block's largest weight: what float32 leaves of a value on t
 def pack_four_bits(model: ir.Model) -> int:
     """int4 weights and a DequantizeLinear in place of a MatMul's float weights [in,out] that lie on the grid.
 
-    A grid: 15 equidistant levels around zero for each block of 32 inputs, the outermost of them in use. Weights that
-    lie on none stay as they are. Changes `model`, to opset 21 if need be; returns how many weights were packed.
+    A grid: 15 equidistant levels around zero for each block of 32 inputs. Weights that lie on none stay as they are.
+    Changes `model`, to opset 21 if need be; returns how many weights were packed.
     """
     packed = 0
     for node in list(model.graph):
@@ -44,8 +44,11 @@ def _on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     blocks = weight.reshape(-1, BLOCK, weight.shape[1])
     largest = np.abs(blocks).max(axis=1, keepdims=True)
-    sizes = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1))
-    levels = np.round(blocks / sizes)
-    if (np.abs(levels * sizes - blocks) > EXACT * largest).any():
+    sizes = np.zeros_like(largest)
+    for level in range(LEVELS, 0, -1):  # that the largest weight may be
+        size = np.where(largest > 0, largest / np.float32(level), np.float32(1))
+        fits = (np.abs(np.round(blocks / size) * size - blocks) <= EXACT * largest).all(axis=1, keepdims=True)
+        sizes = np.where((sizes == 0) & fits, size, sizes)
+    if (sizes == 0).any():
         return None
-    return levels.reshape(weight.shape), sizes[:, 0]
+    return np.round(blocks / sizes).reshape(weight.shape), sizes[:, 0]

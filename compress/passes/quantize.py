@@ -3,7 +3,8 @@
 int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
 own timesteps and guidance, every label as often as any other, with and without the condition.
 Weights are int8 per output channel and symmetric, of 7 bits so that sums are exact on every processor; activations
-uint8 per tensor. With `qat` the float weights are trained first, under the same rounding, to answer as before.
+uint8 per tensor. With `rounding: gptq` each weight is rounded up or down so that its layer's outputs change least; with
+`qat` the float weights are trained first, under rounding, to answer as before.
 
 `auto` measures on this machine: how much longer each layer takes in float than in int8 in onnxruntime, and how much
 error its rounding adds to the output. The cheapest choice of int8 layers within `least_sqnr` is kept, if the whole net
@@ -28,7 +29,7 @@ from compress.errors import PassError
 from compress.evaluation import kernels, latency
 from compress.evaluation.assignment import left_in_float
 from compress.evaluation.quality import sqnr
-from compress.models import four_bits, quantized
+from compress.models import four_bits, quantized, rounding
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
 from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
@@ -36,6 +37,7 @@ from compress.models.scalars import GUIDANCE_SCALE, STEPS
 
 BATCH = 50
 PROBE = 20  # points at which the error of one layer's rounding is measured
+MOMENTS_BYTES = 2**30  # held at a time to round weights
 QAT_KEY = 14  # of the noise that weights are trained on: no other draw begins with the same
 
 
@@ -66,6 +68,11 @@ class Config(PassConfig):
         description="ranges of activations. mse: of least squared error; percentile: all but one in 10,000 at each "
         "end; entropy: whose levels tell most, as TensorRT's; minmax: no value is clipped",
     )
+    rounding: Literal["nearest", "gptq"] = Field(
+        "nearest",
+        description="of weights. nearest: each to its nearest level; gptq: up or down, so that what a layer computes "
+        "on the calibration's images changes least (GPTQ); takes a minute or two more",
+    )
     float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
     least_attention_width: int = Field(0, ge=0, description="attention with fewer input channels stays float")
     least_sqnr: float = Field(
@@ -80,6 +87,9 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
+        if self.rounding != "nearest" and (self.scheme == "fp16" or self.qat is not None):
+            with_what = "scheme: fp16" if self.scheme == "fp16" else "qat, which trains weights for the nearest level"
+            raise ValueError(f"rounding: {self.rounding}: leave it away with {with_what}")
         for name in ("least_sqnr", "batch"):
             if name in self.model_fields_set and self.scheme != "auto":
                 raise ValueError(f"{name}: only for scheme: auto")
@@ -117,22 +127,36 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
-    if config.scheme in ("int8_weights", "int4_weights"):
-        if config.scheme == "int4_weights" and not four_bits.layers(model.net, config.float_layers):
-            raise PassError(
-                f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a "
-                f"multiple of {four_bits.BLOCK} inputs; use int8_weights"
-            )
-        rounded = quantized.weights_rounded(model, config.scheme, config.float_layers)
-        return PassResult(rounded, changed=True, notes={"scheme": config.scheme, "observers": len(rounded.ranges)})
+    four = config.scheme == "int4_weights"
+    if four and not four_bits.layers(model.net, config.float_layers):
+        raise PassError(
+            f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a multiple "
+            f"of {four_bits.BLOCK} inputs; use int8_weights"
+        )
+    if config.scheme in ("int8_weights", "int4_weights") and config.rounding == "nearest":
+        return quantized_at(model, config, context, [])
     points = trajectory_points(model, config.samples, config.evaluations, context)
-    if config.scheme == "auto":
-        return assigned(model, config, context, points)
     if config.qat is None:
-        return calibrated(model, config, context, points)
+        return quantized_at(model, config, context, points)
     trained, notes = _trained(model, config, config.qat, context, points)
     result = calibrated(trained, config, context, points)
     return dataclasses.replace(result, notes={**result.notes, "qat": notes})
+
+
+def quantized_at(
+    model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
+) -> PassResult[QuantizedDenoiser]:
+    """Quantize as `config` says, `qat` apart, by what is met at `points`: (sample, timestep, *inputs)."""
+    if config.scheme == "auto":
+        return assigned(model, config, context, points)
+    if config.scheme == "int8":
+        return calibrated(model, config, context, points)
+    ranges = quantized.weights_ranges(model, config.scheme, config.float_layers)
+    if config.rounding == "gptq":
+        model = _on_grids(model, config.scheme, config.float_layers, context, points)
+    rounded = quantized.rebuild(model, config.scheme, ranges, config.float_layers)
+    notes = {"scheme": config.scheme, "observers": len(ranges), "rounding": config.rounding}
+    return PassResult(rounded, changed=True, notes=notes)
 
 
 def calibrated(
@@ -141,12 +165,14 @@ def calibrated(
     """Quantize to int8 with the ranges met at `points`: (sample, timestep, *inputs), each [evaluations, ...]."""
     float_layers = _float_layers(model, config)
     observed = _observed(model, float_layers, config, context, points)
+    if config.rounding == "gptq":
+        model = _on_grids(model, "int8", float_layers, context, points)
     with context.progress(f"{context.name}: converting", 2) as task:
         ranges = quantized.ranges(observed, config.observer)
         task.advance()
         result = quantized.rebuild(model, "int8", ranges, float_layers)
         task.advance()
-    notes = {"scheme": "int8", "observers": len(ranges), "float_layers": list(float_layers)}
+    notes = {"scheme": "int8", "observers": len(ranges), "rounding": config.rounding, "float_layers": [*float_layers]}
     return PassResult(result, changed=True, notes=notes)
 
 
@@ -163,6 +189,42 @@ def _observed(
             predict(observed, sample, timestep, dict(zip(model.inputs, conditions, strict=True)))
             task.advance(len(sample))
     return observed
+
+
+@torch.no_grad()
+def _on_grids(
+    model: Denoiser, scheme: str, float_layers: tuple[str, ...], context: Context, points: list[torch.Tensor]
+) -> Denoiser:
+    """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at `points`."""
+    grids = quantized.grids(model, scheme, float_layers)
+    result = dataclasses.replace(model, net=copy.deepcopy(model.net))
+    layers = rounding.layers(result.net)
+    random = generator(context.seed, 3)
+    with context.progress(f"{context.name}: rounding weights", len(grids)) as task:
+        for paths in _groups({path: layers[path].weight[0].numel() for path in grids}):
+            read = {path: model.net.get_submodule(path) for path in paths}
+            with rounding.reading(read, random) as moments:
+                _answers(model, points)
+            for path in paths:
+                if path in moments:  # else nothing reads it
+                    weight = layers[path].weight
+                    values = rounding.gptq(weight.flatten(1), moments[path], *grids[path])
+                    weight.copy_(values.view_as(weight))
+                task.advance()
+    return result
+
+
+def _groups(inputs: Mapping[str, int]) -> list[list[str]]:
+    """Layers, by how many inputs each takes, in groups whose moments fit into MOMENTS_BYTES, or of one."""
+    groups: list[list[str]] = []
+    held = 0
+    for path, count in inputs.items():
+        held += 4 * count**2
+        if not groups or held > MOMENTS_BYTES:
+            groups.append([])
+            held = 4 * count**2
+        groups[-1].append(path)
+    return groups
 
 
 def _trained(

@@ -29,10 +29,9 @@ def test_every_bar_is_measured() -> None:
     rows = {int8.FLOAT: row(2, 1.0), int8.INT8: row(1, 0.25), int8.AUTO: row(1, 0.5), int8.TRAINED: row(1, 0.25)}
     parts = {"nothing": 33.3, "weights": 34.1}
     gain = {"value": 0.5, "interval": (0.2, 0.8)}
-    found = {
-        "digits": {"title": "digits", "rows": rows, "sources": parts, "trained_gain_db": gain},
-        "cifar10": {"title": "a random net", "rows": rows, "sources": parts},
-    }
+    learned = {int8.INT8: {"value": 0.3, "interval": (0.1, 0.4)}}
+    one = {"rows": rows, "sources": parts, "gptq_gain_db": learned}
+    found = {"digits": {"title": "digits", "trained_gain_db": gain, **one}, "cifar10": {"title": "a random net", **one}}
     values = int8.bars(found)
     assert set(values) == {name for name in BARS if name.startswith("int8")}
     assert values["int8_auto_over_float"] == 0.5 and values["int8_trained_gain_db"] == 0.2
@@ -40,7 +39,8 @@ def test_every_bar_is_measured() -> None:
     text = int8.table(found)
     assert "| int8 | 1.00 | 0.25 (0.24 … 0.26) | 1.00 | 0.25 (0.24 … 0.26) | 33.3 (33.0 … 33.6) | 35.0 (34.0" in text
     assert text.count("| weights | 34.1 |") == 2
-    assert "gains +0.50 dB (+0.20 … +0.80)" in text
+    assert "| training under rounding | +0.50 (+0.20 … +0.80) |" in text
+    assert text.count("| gptq: int8 | +0.30 (+0.10 … +0.40) |") == 2
 
 
 def test_a_gain_is_of_the_same_inputs() -> None:

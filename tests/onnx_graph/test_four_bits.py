@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from compress.models.four_bits import BLOCK, LEVELS, rounded
+from compress.models.four_bits import BLOCK, LEVELS, rounded, sizes
 from compress.onnx_graph.four_bits import pack_four_bits
 from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
@@ -25,14 +25,15 @@ def weights(rows: int = 24, columns: int = 96, scale: float = 1.0) -> torch.Tens
 def test_each_block_has_fifteen_levels_and_less_error_than_at_full_reach(scale: float) -> None:
     weight = weights(scale=scale)
     result = rounded(weight)
-    for before, after in zip(weight.reshape(-1, BLOCK), result.reshape(-1, BLOCK), strict=True):
-        size = after.abs().max() / LEVELS
+    found = sizes(weight).reshape(-1, BLOCK)
+    for before, after, size in zip(weight.reshape(-1, BLOCK), result.reshape(-1, BLOCK), found, strict=True):
+        assert (size == size[0]).all() and after.abs().max() <= LEVELS * size[0] * 1.0001
         torch.testing.assert_close(after / size, (after / size).round(), rtol=0, atol=1e-4)
         full = before.abs().max() / LEVELS
         assert (after - before).square().sum() <= ((before / full).round() * full - before).square().sum() * 1.0001
     blocks = weight.reshape(-1, BLOCK)
-    sizes = blocks.abs().amax(1, keepdim=True) / LEVELS
-    at_full_reach = ((blocks / sizes).round() * sizes - blocks).square().sum()
+    full = blocks.abs().amax(1, keepdim=True) / LEVELS
+    at_full_reach = ((blocks / full).round() * full - blocks).square().sum()
     assert (result - weight).square().sum() < 0.97 * at_full_reach
     error = (result - weight).square().mean() / weight.square().mean()
     assert 18 < -10 * float(error.log10()) < 24

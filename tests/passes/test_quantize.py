@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from compress.errors import PassError
 from compress.evaluation.kernels import Pair
-from compress.models import checkpoint, four_bits
+from compress.evaluation.quality import sqnr
+from compress.models import checkpoint, four_bits, rounding
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
@@ -83,6 +84,54 @@ def test_linear_layers_of_transformers_take_four_bits(tmp_path: Path) -> None:
     assert 0 < len(four_bits.layers(model.net, ("*.ff.*",))) < len(paths)
     with pytest.raises(PassError, match="no transformer whose linear layers take a multiple of 32 inputs"):
         quantized(make_denoiser(CLASS_CONFIG), tmp_path, scheme="int4_weights")
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("int8_weights", 1.0), ("int4_weights", 1.0), ("int8", -0.5)])
+def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Path) -> None:
+    """Where activations are rounded as well, which costs more, the gain drowns in a net as small as this."""
+    four = scheme == "int4_weights"
+    model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]} if four else CLASS_CONFIG)
+    nearest, ours = (quantized(model, tmp_path / way, scheme=scheme, rounding=way) for way in ("nearest", "gptq"))
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    checkpoint.save(ours, tmp_path / "saved")
+    with torch.no_grad():
+        each = (model, nearest, ours, checkpoint.load(tmp_path / "saved"))
+        wanted, plain, found, again = (one.module(*points).numpy() for one in each)
+    assert sqnr(wanted, found) > sqnr(wanted, plain) + least
+    np.testing.assert_array_equal(found, again)
+    bundle = export_onnx.run(ours, export_onnx.Config(), make_context(model, tmp_path)).model
+    if four:
+        stored = [tensor.data_type for tensor in onnx.load(bundle.path / "denoiser.onnx").graph.initializer]
+        assert stored.count(onnx.TensorProto.INT4) == len(four_bits.layers(model.net, ()))
+    sample, timestep, *conditions = (value[:8].numpy() for value in points)
+    got = bundle.denoise(sample, timestep, dict(zip(model.inputs, conditions, strict=True)))
+    assert_close_db(found[:8], got, 25 if scheme == "int8" else 80)
+
+
+def test_weights_are_rounded_in_groups_that_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path))
+    monkeypatch.setattr(rounding, "PLACES", 10_000)  # all: no draw depends on the groups
+    found = []
+    for held in (2**30, 1):
+        monkeypatch.setattr(quantize, "MOMENTS_BYTES", held)
+        found.append(quantize._on_grids(model, "int8", ("conv_*",), make_context(model, tmp_path), points).net)
+    groups = quantize._groups({"a": 10, "b": 10, "c": 11})
+    assert groups == [["a"], ["b"], ["c"]]
+    monkeypatch.setattr(quantize, "MOMENTS_BYTES", 4 * 200)
+    assert quantize._groups({"a": 10, "b": 10, "c": 11}) == [["a", "b"], ["c"]]
+    for (path, one), other, before in zip(
+        found[0].state_dict().items(), found[1].state_dict().values(), model.net.state_dict().values(), strict=True
+    ):
+        assert (one == other).float().mean() > 0.98, "sums in another order move a weight here and there"
+        if path in ("conv_in.weight", "conv_out.weight") or path.endswith("bias"):
+            assert torch.equal(one, before)
+
+
+@pytest.mark.parametrize("given", [{"scheme": "fp16"}, {"scheme": "int8", "qat": {}}])
+def test_rounding_is_refused_where_nothing_uses_it(given: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValidationError, match="rounding: gptq: leave it away with"):
+        quantize.Config.model_validate({**given, "rounding": "gptq"})
 
 
 @pytest.mark.parametrize("observer", ["percentile", "entropy", "minmax"])
