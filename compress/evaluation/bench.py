@@ -30,7 +30,7 @@ def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
     folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
     if (folder / "bundle.json").is_file():
         bundle = Bundle(folder, threads)
-        return _onnx(folder / bundle.manifest["model"], bundle.session, batch)
+        return _onnx(folder / bundle.manifest["model"], bundle.session, batch, bundle.steps[0].timestep)
     if path.suffix == ".onnx":
         if not path.is_file():
             raise BundleError(f"{path}: no such file")
@@ -45,7 +45,7 @@ def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torc
         return module(*inputs)
 
 
-def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int) -> Callable[[], object]:
+def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timestep: int = 0) -> Callable[[], object]:
     random = np.random.default_rng(0)
     feeds = {}
     for entry in session.get_inputs():
@@ -54,5 +54,6 @@ def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int) -> Call
         shape = [size if isinstance(size, int) else batch for size in entry.shape]
         dtype = _TYPES[entry.type]
         integer = np.issubdtype(dtype, np.integer)
-        feeds[entry.name] = np.zeros(shape, dtype) if integer else random.standard_normal(shape).astype(dtype)
+        value = timestep if entry.name == "timestep" else 0
+        feeds[entry.name] = np.full(shape, value, dtype) if integer else random.standard_normal(shape).astype(dtype)
     return functools.partial(session.run, None, feeds)

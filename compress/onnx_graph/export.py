@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -15,9 +15,10 @@ from compress.errors import ExportError
 from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.four_bits import pack_four_bits
-from compress.onnx_graph.known import fold_constants
+from compress.onnx_graph.known import fold_constants, fold_rows
 from compress.onnx_graph.merge import merge_linears
 from compress.onnx_graph.moves import dequantize_late
+from compress.onnx_graph.ones import drop_ones
 from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
 from compress.onnx_graph.signs import sign_second
@@ -25,6 +26,7 @@ from compress.onnx_graph.signs import sign_second
 # In this order: shapes first, so that the next ones know the ranks.
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     fold_shapes,
+    drop_ones,
     merge_linears,
     merge_affine,
     merge_pads,
@@ -35,14 +37,19 @@ REWRITES: tuple[Callable[[ir.Model], int], ...] = (
 
 
 def to_onnx(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], batch: int | None, opset: int
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    names: list[str],
+    batch: int | None,
+    opset: int,
+    timesteps: Sequence[int] = (),
 ) -> onnx.ModelProto:
     """The lean graph of `module`, inputs called `names`, output `out_sample`.
 
-    inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any.
-    Raises ExportError.
+    inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any. timesteps: the only
+    ones that it will be asked for; none: any. Raises ExportError.
     """
-    return lean(as_exported(module, inputs, names, batch, opset))
+    return lean(as_exported(module, inputs, names, batch, opset), timesteps=timesteps)
 
 
 def as_exported(
@@ -69,12 +76,17 @@ def as_exported(
     return program.model
 
 
-def lean(model: ir.Model, left_out: Callable[..., int] | None = None) -> onnx.ModelProto:
-    """The same computation in fewer kernels and bytes. Changes `model`. left_out: a rewrite to do without."""
+def lean(model: ir.Model, left_out: Callable[..., int] | None = None, timesteps: Sequence[int] = ()) -> onnx.ModelProto:
+    """The same computation in fewer kernels and bytes. Changes `model`.
+
+    left_out: a rewrite to do without. timesteps: if given, the only ones at which the graph computes.
+    """
     for rewrite in REWRITES:
         if rewrite is not left_out:
             rewrite(model)
     graph = clean(ir.to_proto(model))
+    if timesteps:
+        fold_rows(graph, "timestep", timesteps, if_smaller=True)
     if fold_constants is not left_out:
         fold_constants(graph)
     return graph

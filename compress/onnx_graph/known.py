@@ -1,9 +1,9 @@
-"""Folds what is known before the graph runs: values that follow from constants alone, or from a class label alone.
+"""Folds what is known before the graph runs: values that follow from constants alone, from a label or a timestep.
 
-Values are computed by onnxruntime itself, so that folding changes no rounding.
+Values are computed by onnxruntime itself, node by node.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -11,8 +11,8 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 # Operators that treat every item of a batch by itself, as long as all else they read is constant.
-ROW_WISE = {"Add", "Cast", "Gather", "Gemm", "Identity", "MatMul", "Mul", "QuantizeLinear", "DequantizeLinear"}
-ROW_WISE |= {"Sigmoid", "Unsqueeze"}
+ROW_WISE = {"Add", "Cast", "Concat", "Cos", "DequantizeLinear", "Gather", "Gemm", "Identity", "MatMul", "Mul"}
+ROW_WISE |= {"QuantizeLinear", "Sigmoid", "Sin", "Slice", "Unsqueeze"}
 KEPT = {"DequantizeLinear", "QuantizeLinear", "Expand", "ConstantOfShape", "Tile", "Range", "Cast"}  # bytes would grow
 
 
@@ -54,38 +54,64 @@ def _fold(model: onnx.ModelProto, values: set[str]) -> int:
     wanted = sorted({name for node in stays for name in node.input} & produced)
     if not wanted:
         return 0
-    found = _run(model, wanted, {})
+    (found,) = _run(model, wanted, [{}])
     graph.initializer.extend(numpy_helper.from_array(found[name], name) for name in wanted)
     _keep(graph, stays)
     return len(gone)
 
 
-def fold_rows(model: onnx.ModelProto, labels: str, count: int) -> int:
-    """Replace what follows from labels 0 … count − 1 and constants by a table and a Gather; the nodes that went."""
+def fold_rows(model: onnx.ModelProto, name: str, values: Sequence[int], if_smaller: bool = False) -> int:
+    """Replace what follows from an input [batch] and constants by a table and a Gather; the nodes that went.
+
+    values: the whole numbers from 0 on that the input may be. Any other is out of the table's bounds, at which runtimes
+    raise an error. if_smaller: only where that leaves fewer bytes of constants.
+    """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    pure, rows = set(constants), {labels}
+    pure, rows = set(constants), {name}
     for node in graph.node:
-        reads = {name for name in node.input if name}
+        reads = {read for read in node.input if read}
         if reads <= pure:
             pure |= set(node.output)
         elif reads <= pure | rows and _is_row_wise(node, rows, constants):
             rows |= set(node.output)
     gone = [node for node in graph.node if set(node.output) <= rows]
-    produced = {name for node in gone for name in node.output}
+    produced = {output for node in gone for output in node.output}
     stays = [node for node in graph.node if not set(node.output) & produced]
-    wanted = sorted({name for node in stays for name in node.input} & produced)
+    wanted = sorted({read for node in stays for read in node.input} & produced)
+    size = next((value.type.tensor_type.shape.dim[0].dim_value for value in graph.input if value.name == name), 0)
     if not wanted:
         return 0
-    tables = _run(model, wanted, {labels: np.arange(count)})
-    gathers = []
-    for name in wanted:
-        if len(tables[name]) != count:
-            return 0  # something was not row by row after all
-        graph.initializer.append(numpy_helper.from_array(tables[name], f"{name}.table"))
-        gathers.append(helper.make_node("Gather", [f"{name}.table", labels], [name], axis=0))
-    _keep(graph, [*gathers, *stays])
-    return len(gone) - len(gathers)
+    found = _run(model, wanted, [{name: np.full(size or 2, value)} for value in values])
+    tables = {each: np.stack([one[each][0] for one in found]) for each in wanted}
+    if any((one[each] != one[each][:1]).any() for one in found for each in wanted):
+        return 0  # something was not row by row after all
+    added = {f"{each}.table": table for each, table in tables.items()}
+    nodes, row = [], name
+    if list(values) != list(range(len(values))):
+        row, added[f"{name}.rows"] = f"{name}.row", np.full(max(values) + 1, len(values))
+        added[f"{name}.rows"][list(values)] = np.arange(len(values))
+        nodes.append(helper.make_node("Gather", [f"{name}.rows", name], [row], row, axis=0))
+    nodes += [helper.make_node("Gather", [f"{each}.table", row], [each], f"{each}.look", axis=0) for each in wanted]
+    kept = _read([*nodes, *stays], {value.name for value in graph.output})
+    read = {each for node in kept for each in node.input}
+    saved = sum(tensor.ByteSize() for tensor in graph.initializer if tensor.name not in read)
+    if if_smaller and saved <= sum(table.nbytes for table in added.values()):
+        return 0
+    before = len(graph.node)
+    graph.initializer.extend(numpy_helper.from_array(array, each) for each, array in added.items())
+    _keep(graph, kept)
+    return before - len(kept)
+
+
+def _read(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """Without the nodes that nothing reads."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if set(node.output) & wanted:
+            wanted |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _is_row_wise(node: onnx.NodeProto, rows: set[str], constants: dict[str, onnx.TensorProto]) -> bool:
@@ -96,14 +122,19 @@ def _is_row_wise(node: onnx.NodeProto, rows: set[str], constants: dict[str, onnx
         return node.input[0] not in rows and settings.get("axis", 0) == 0
     if node.op_type in ("Gemm", "MatMul"):
         return node.input[0] in rows and not rows & set(node.input[1:]) and not settings.get("transA", 0)
-    if node.op_type == "Unsqueeze":
-        axes = constants.get(node.input[1])
-        return axes is not None and int(numpy_helper.to_array(axes).min()) > 0
+    if node.op_type == "Concat":
+        return settings["axis"] != 0 and set(node.input) <= rows
+    if node.op_type in ("Unsqueeze", "Slice"):
+        place = 1 if node.op_type == "Unsqueeze" else 3
+        axes = constants.get(node.input[place]) if len(node.input) > place else None
+        return axes is not None and not rows & set(node.input[1:]) and int(numpy_helper.to_array(axes).min()) > 0
     return True
 
 
-def _run(model: onnx.ModelProto, wanted: list[str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The values of intermediate tensors, by onnxruntime, from the nodes that they need alone."""
+def _run(
+    model: onnx.ModelProto, wanted: list[str], feeds: Sequence[dict[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """The values of intermediate tensors at each of `feeds`, by onnxruntime, from the nodes that they need alone."""
     graph = model.graph
     needed, nodes = set(wanted), []
     for node in reversed(graph.node):
@@ -112,7 +143,7 @@ def _run(model: onnx.ModelProto, wanted: list[str], feeds: dict[str, np.ndarray]
             needed |= set(node.input)
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in feeds.items()
+        for name, value in feeds[0].items()
     ]
     part = helper.make_graph(
         nodes[::-1],
@@ -125,8 +156,10 @@ def _run(model: onnx.ModelProto, wanted: list[str], feeds: dict[str, np.ndarray]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    # Its fused kernels for products with int8 weights round their input as well.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(asked.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(wanted, map(np.asarray, session.run(wanted, feeds)), strict=True))
+    return [dict(zip(wanted, map(np.asarray, session.run(wanted, given)), strict=True)) for given in feeds]
 
 
 def _keep(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

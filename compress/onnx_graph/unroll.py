@@ -111,7 +111,7 @@ def unroll(
     if batch is not None:
         fold_known(sampler, set(builder.constants))
         if classes is not None and batch == 1 and "class_labels" in conditions:
-            fold_rows(sampler, "class_labels", classes)
+            fold_rows(sampler, "class_labels", range(classes))
     return sampler
 
 

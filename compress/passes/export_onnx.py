@@ -7,7 +7,7 @@ in one graph; it is checked against the step-by-step runtime.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -47,6 +47,11 @@ class Config(PassConfig):
 
     batch: int | None = Field(None, ge=1, le=64, description="a fixed batch size; absent: any batch size")
     opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
+    timesteps: Literal["any", "own"] = Field(
+        "any",
+        description="at which the file answers. own: those of its sampling alone, so that what follows from the "
+        "timestep becomes a table where that is smaller; for models of few steps",
+    )
     sampler: bool = Field(
         False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
     )
@@ -72,8 +77,9 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
     inputs = example_inputs(source, batch=config.batch or 2)
     names = ["sample", "timestep", *source.inputs]
+    timesteps = _own(source) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, channels_first(source.net):
-        graph = to_onnx(model.module, inputs, names, config.batch, config.opset)
+        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
     onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
@@ -94,6 +100,11 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(source, bundle, LEAST_SAMPLER_SQNR_DB[scheme], context), 2)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _own(model: Denoiser) -> list[int]:
+    """Every timestep of every number of steps that the model serves, in order."""
+    return sorted({timestep for path in (model.sampling.timesteps, *model.sampling.others) for timestep in path})
 
 
 def _describe(
@@ -130,6 +141,7 @@ def _describe(
             for name, tensor in zip(names, inputs, strict=True)
         },
         "outputs": {"out_sample": {"dtype": "float32", "shape": [config.batch or "batch", *model.sample_shape]}},
+        "timesteps": _own(model) if config.timesteps == "own" else None,
         "classes": model.classes,
         "params": counts.parameters(model),
         "macs": counts.macs(model),

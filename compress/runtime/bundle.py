@@ -35,6 +35,7 @@ class Bundle:
             self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
             self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
             self.batch: int | None = self.manifest["batch"]
+            self.timesteps: list[int] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
             sampling = self.manifest["sampling"]
             self.steps = [Step(**step) for step in sampling["steps"]]
             others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
@@ -97,7 +98,15 @@ class Bundle:
     def denoise(
         self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, or at int64 [b], without guidance."""
+        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, or at int64 [b], without guidance.
+
+        Raises BundleError for a timestep at which the file does not answer.
+        """
+        if self.timesteps is not None and not np.isin(timestep, self.timesteps).all():
+            raise BundleError(
+                f"{self.path}: answers at its own timesteps alone; export it with `timesteps: any` for others than "
+                f"{', '.join(map(str, self.timesteps))}"
+            )
         count = len(sample)
         scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
         feeds = {"sample": sample, "timestep": np.broadcast_to(timestep, count), **scalars, **conditions}

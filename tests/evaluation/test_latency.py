@@ -55,7 +55,11 @@ def test_calls_take_turns():
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
     taken = latency.interleaved(calls, 7, silent)
     train = latency.TRAIN + 1
-    assert made == [name for name in "abc" for _ in range(train)] * (latency.WARM_UP + 7)
+    trains = [made[start : start + train] for start in range(0, len(made), train)]
+    assert all(len(set(one)) == 1 for one in trains), "a train is of one call"
+    rounds = ["".join(one[0] for one in trains[start : start + 3]) for start in range(0, len(trains), 3)]
+    assert len(rounds) == latency.WARM_UP + 7 and {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 2, "in another order each round"
     assert list(taken) == ["a", "b", "c"] and all(values.shape == (7,) for values in taken.values())
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
-from compress.onnx_graph.known import fold_constants
+from compress.onnx_graph.known import fold_constants, fold_rows
 from tests.onnx_graph.graphs import graph, kinds, run, value
 
 
@@ -61,3 +62,72 @@ def test_branches_are_left() -> None:
     constants = {"w": np.ones(4, np.float32), "c": np.array(True)}
     model = graph(nodes, [value("x", (4,))], [value("y", ["?"])], constants)
     assert fold_constants(model) == 0 and kinds(model) == ["If", "Add"]
+
+
+def embedded(width: int = 64, batch: int | str = "b") -> onnx.ModelProto:
+    """y = x + W sin(t · f) for a timestep t, and W of many bytes."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["t", "one"], ["u"]),
+        helper.make_node("Cast", ["u"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "f"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["s"]),
+        helper.make_node("Cos", ["angle"], ["k"]),
+        helper.make_node("Concat", ["s", "k"], ["both"], axis=-1),
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weights"]),
+        helper.make_node("MatMul", ["both", "weights"], ["p"]),
+        helper.make_node("Add", ["x", "p"], ["y"]),
+    ]
+    random = np.random.default_rng(0)
+    constants = {
+        "one": np.array([1]),
+        "f": random.random(width // 2).astype(np.float32),
+        "w": random.integers(-9, 9, (width, 3)).astype(np.int8),
+        "scale": np.float32(0.1),
+    }
+    inputs = [value("x", (batch, 3)), value("t", (batch,), TensorProto.INT64)]
+    return graph(nodes, inputs, [value("y", (batch, 3))], constants)
+
+
+@pytest.mark.parametrize("batch", ["b", 1, 3])
+@pytest.mark.parametrize("values", [(4, 17, 999), (0, 1, 2)])
+def test_what_follows_from_known_timesteps_is_a_table(values: tuple[int, ...], batch: int | str) -> None:
+    before, after = embedded(batch=batch), embedded(batch=batch)
+    gathers = 1 if values[0] == 0 else 2
+    assert fold_rows(after, "t", values) == 8 - gathers
+    onnx.checker.check_model(after, full_check=True)
+    assert kinds(after) == ["Gather"] * gathers + ["Add"]
+    assert "w" not in {tensor.name for tensor in after.graph.initializer}, "nor what dequantized it"
+    x = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    size = 1 if batch == 1 else 3
+    for start in range(0, 3, size):
+        part, times = x[start : start + size], np.array(values)[start : start + size]
+        wanted = run(before, optimize=False, x=part, t=times)[0]
+        np.testing.assert_array_equal(run(after, x=part, t=times)[0], wanted)
+
+
+@pytest.mark.parametrize("timestep", [5, 1000, 3])
+def test_at_any_other_timestep_the_table_raises(timestep: int) -> None:
+    model = embedded()
+    fold_rows(model, "t", (4, 17, 999))
+    with pytest.raises(Exception, match=r"out of data bounds"):
+        run(model, x=np.zeros((1, 3), np.float32), t=np.array([timestep]))
+
+
+def test_a_table_that_is_larger_is_not_made() -> None:
+    small, large = embedded(width=2), embedded(width=900)
+    assert fold_rows(small, "t", range(500), if_smaller=True) == 0 and kinds(small) == kinds(embedded())
+    assert fold_rows(large, "t", range(200), if_smaller=True) > 0
+    assert large.ByteSize() < embedded(width=900).ByteSize()
+
+
+def test_what_mixes_the_samples_of_a_batch_stays() -> None:
+    nodes = [
+        helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["c"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    inputs = [value("x", ("b",)), value("t", ("b",), TensorProto.INT64)]
+    model = graph(nodes, inputs, [value("y", ("b",))], {})
+    fold_rows(model, "t", (1, 2))
+    x, times = np.zeros(2, np.float32), np.array([1, 2])
+    np.testing.assert_array_equal(run(model, x=x, t=times)[0], [3, 3])

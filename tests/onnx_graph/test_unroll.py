@@ -53,6 +53,13 @@ def test_equals_the_steps(kind: str, batch: int | None, tmp_path: Path) -> None:
     assert_close_db(*drawn(bundle, model, tmp_path), 90)
 
 
+@pytest.mark.parametrize("batch", [None, 1])
+def test_equals_the_steps_where_time_is_a_table(batch: int | None, tmp_path: Path) -> None:
+    model = variant("class")
+    bundle, _ = exported(model, tmp_path, batch=batch, timesteps="own")
+    assert_close_db(*drawn(bundle, model, tmp_path), 90)
+
+
 @pytest.mark.parametrize(("scheme", "batch"), [("int8", None), ("int8", 1), ("fp16", 1)])
 def test_equals_the_steps_in_few_bits(scheme: str, batch: int | None, tmp_path: Path) -> None:
     model = variant("class", guidance={"kind": "baked"})

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from compress.errors import BundleError
+from compress.evaluation.bench import callable_for
 from compress.models.denoiser import draw, guided, predict
 from compress.runtime import Bundle
 from compress.runtime.bundle import open_session, read_manifest, sha256
@@ -133,6 +135,24 @@ def test_fixed_batch_refuses_another_size_and_names_the_users(exported):
     noise, _, conditions = inputs_for(model, 3)
     with pytest.raises(BundleError, match=r"batches of 4; got 3 samples"):
         Bundle(path, threads=1).sample(noise.numpy(), **arrays(conditions))
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("class", None), ("class", 4), ("text", None)])
+def test_a_file_for_its_own_timesteps_draws_the_same_and_answers_at_no_other(exported, kind, batch):
+    model, path = exported(kind, batch=batch)
+    _, own = exported(kind, batch=batch, timesteps="own")
+    before, after = Bundle(path, threads=1), Bundle(own, threads=1)
+    assert after.timesteps == sorted(model.sampling.timesteps) and before.timesteps is None
+    assert after.size_bytes < before.size_bytes
+    assert_draws_alike(model, after, 4, 80)
+    sample, _, conditions = inputs_for(model, 4)
+    for timestep in (500, np.array([249, 499, 749, 1])):
+        before.denoise(sample.numpy(), timestep, arrays(conditions))
+        with pytest.raises(BundleError, match=r"own timesteps alone; .* others than 249, 499, 749, 999"):
+            after.denoise(sample.numpy(), timestep, arrays(conditions))
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="out of data bounds"):
+        after.session.run(None, {"sample": sample.numpy(), "timestep": np.full(4, 500), **arrays(conditions)})
+    callable_for(own, 1, 4)()  # the benchmark of latency asks at a timestep that is known
 
 
 def test_unguided_evaluation_of_another_size_is_refused(exported):
