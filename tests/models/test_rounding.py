@@ -43,6 +43,14 @@ def test_lies_between_the_nearest_level_and_the_best_choice_of_all() -> None:
     assert ours.mean() < 4 * best.mean()
 
 
+def test_no_output_is_worse_than_at_the_nearest_level() -> None:
+    random = torch.Generator().manual_seed(3)
+    weight, moment = torch.randn(500, 6, generator=random), correlated(6, random)
+    size = weight.abs().amax(1, keepdim=True)  # three levels: what is left over often has nowhere to go
+    ours = error(rounding.gptq(weight, moment, size, 1), weight, moment)
+    assert (ours <= error(nearest(weight, size, 1), weight, moment) * 1.0001).all()
+
+
 def test_independent_inputs_take_the_nearest_level() -> None:
     weight = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
     size = weight.abs().amax(1, keepdim=True) / 63
@@ -88,6 +96,11 @@ def test_a_linear_layer_is_read_at_every_token() -> None:
     with rounding.reading({"layer": layer}, torch.Generator()) as moments:
         layer(x)
     torch.testing.assert_close(moments["layer"], x.flatten(0, 1).T @ x.flatten(0, 1))
+
+
+def test_leaves_out_convolutions_whose_inputs_are_not_one_window() -> None:
+    plain, grouped, spread = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2)
+    assert list(rounding.layers(nn.Sequential(plain, grouped, spread, nn.SiLU()))) == ["0"]
 
 
 def test_leaves_out_what_lean_attention_folds() -> None:

@@ -47,6 +47,19 @@ def test_zeros_stay_zero_and_what_is_on_the_grid_stays() -> None:
     torch.testing.assert_close(rounded(once), once)
 
 
+@pytest.mark.parametrize("largest", range(1, LEVELS + 1))
+def test_a_block_whose_outer_levels_are_not_in_use_is_on_the_grid(largest: int) -> None:
+    levels = torch.randint(-largest, largest + 1, (16, 2 * BLOCK), generator=torch.Generator().manual_seed(largest))
+    levels[:, ::BLOCK] = largest
+    weight = 0.37 * levels.float()
+    torch.testing.assert_close(rounded(weight), weight)
+    before = product(weight.T.contiguous().numpy())
+    after, count = rewritten(before, pack_four_bits)
+    assert count == 1
+    x = np.random.default_rng(0).normal(size=(2, 5, 2 * BLOCK)).astype(np.float32)
+    np.testing.assert_allclose(run(after, False, x=x)[0], run(before, False, x=x)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_packed_products_are_equal_and_small() -> None:
     weight = rounded(weights(rows=64)).T.contiguous().numpy()
     before = product(weight)

@@ -120,14 +120,16 @@ def test_a_table_that_is_larger_is_not_made() -> None:
     assert large.ByteSize() < embedded(width=900).ByteSize()
 
 
-def test_what_mixes_the_samples_of_a_batch_stays() -> None:
-    nodes = [
-        helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["c"], ["sum"], keepdims=1),
-        helper.make_node("Add", ["x", "sum"], ["y"]),
-    ]
-    inputs = [value("x", ("b",)), value("t", ("b",), TensorProto.INT64)]
-    model = graph(nodes, inputs, [value("y", ("b",))], {})
+@pytest.mark.parametrize("kind", ["sum", "concatenation"])
+def test_what_mixes_the_samples_of_a_batch_stays(kind: str) -> None:
+    mixed = {
+        "sum": helper.make_node("ReduceSum", ["c"], ["mixed"], keepdims=1),
+        "concatenation": helper.make_node("Concat", ["c", "c"], ["mixed"], axis=0),
+    }[kind]
+    nodes = [helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT), mixed]
+    nodes.append(helper.make_node("Add", ["x", "mixed"], ["y"]))
+    inputs = [value("x", (4,)), value("t", ("b",), TensorProto.INT64)]
+    model = graph(nodes, inputs, [value("y", (4,))], {})
     fold_rows(model, "t", (1, 2))
-    x, times = np.zeros(2, np.float32), np.array([1, 2])
-    np.testing.assert_array_equal(run(model, x=x, t=times)[0], [3, 3])
+    found = run(model, x=np.zeros(4, np.float32), t=np.array([1, 2]))[0]
+    np.testing.assert_array_equal(found, [3] * 4 if kind == "sum" else [1, 2, 1, 2])
