@@ -16,6 +16,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from compress.models import four_bits, histograms, rounding
 from compress.models.attention import channels_first
 from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.edits import LowRank
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
@@ -209,6 +210,20 @@ class FakeQuantize(nn.Module):
         scale = (largest / self.limits[1]).clamp_min(torch.finfo(torch.float32).eps)
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(values, scale, zero_point, 0, *self.limits)
+
+
+def attentions(model: Denoiser) -> dict[str, int]:
+    """Pattern of each attention's layers → the channels that its narrowest projection takes."""
+    heads = model.family.heads(model.net)
+    found: dict[str, int] = {}
+    for path, layer in model.net.named_modules():
+        writer = layer.up if isinstance(layer, LowRank) else layer
+        if path.endswith(".up") or not isinstance(layer, nn.Linear | LowRank):
+            continue  # the second factor of a projection takes its rank, not the attention's width
+        if writer in heads:
+            pattern = f"{path.rpartition('.')[0]}.*"
+            found[pattern] = min(layer.in_features, found.get(pattern, layer.in_features))
+    return dict(sorted(found.items()))
 
 
 def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:

@@ -1,6 +1,8 @@
 """Rounding that is learned: each weight up or down so that what its layer computes changes least."""
 
-from collections.abc import Iterator, Mapping
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +11,50 @@ from torch import nn
 from torch.nn import functional
 
 from compress.models.attention import folded
+from compress.models.denoiser import Denoiser
 
 PLACES = 64  # of a map, at which a convolution is read
 DAMPING = 0.01  # added to the diagonal, as a share of its mean
+MOMENTS_BYTES = 2**30  # held at a time
 COLUMNS = 128  # rounded before what they leave over reaches the columns behind them
+
+
+@torch.no_grad()
+def on_grids(
+    model: Denoiser,
+    grids: Mapping[str, tuple[torch.Tensor, int]],
+    evaluate: Callable[[], object],
+    random: torch.Generator,
+    on_layer: Callable[[], object],
+) -> Denoiser:
+    """A copy of the model with its layers' weights rounded by `gptq`, for what they are fed while `model` is evaluated.
+
+    grids: by path, size of the levels and how many there are on either side of zero.
+    """
+    result = dataclasses.replace(model, net=copy.deepcopy(model.net))
+    before, after = layers(model.net), layers(result.net)
+    for paths in _groups({path: after[path].weight[0].numel() for path in grids}):
+        with reading({path: before[path] for path in paths}, random) as moments:
+            evaluate()
+        for path in paths:
+            if path in moments:  # else nothing reads it
+                weight = after[path].weight
+                weight.copy_(gptq(weight.flatten(1), moments[path], *grids[path]).view_as(weight))
+            on_layer()
+    return result
+
+
+def _groups(inputs: Mapping[str, int]) -> list[list[str]]:
+    """Layers, by how many inputs each takes, in groups whose moments fit into MOMENTS_BYTES, or of one."""
+    groups: list[list[str]] = []
+    held = 0
+    for path, count in inputs.items():
+        held += 4 * count**2
+        if not groups or held > MOMENTS_BYTES:
+            groups.append([])
+            held = 4 * count**2
+        groups[-1].append(path)
+    return groups
 
 
 def gptq(weight: torch.Tensor, moment: torch.Tensor, size: torch.Tensor, largest: int) -> torch.Tensor:

@@ -31,13 +31,11 @@ from compress.evaluation.assignment import left_in_float
 from compress.evaluation.quality import sqnr
 from compress.models import four_bits, quantized, rounding
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
-from compress.models.edits import LowRank
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
 
 BATCH = 50
 PROBE = 20  # points at which the error of one layer's rounding is measured
-MOMENTS_BYTES = 2**30  # held at a time to round weights
 QAT_KEY = 14  # of the noise that weights are trained on: no other draw begins with the same
 
 
@@ -191,40 +189,14 @@ def _observed(
     return observed
 
 
-@torch.no_grad()
 def _on_grids(
     model: Denoiser, scheme: str, float_layers: tuple[str, ...], context: Context, points: list[torch.Tensor]
 ) -> Denoiser:
     """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at `points`."""
     grids = quantized.grids(model, scheme, float_layers)
-    result = dataclasses.replace(model, net=copy.deepcopy(model.net))
-    layers = rounding.layers(result.net)
     random = generator(context.seed, 3)
     with context.progress(f"{context.name}: rounding weights", len(grids)) as task:
-        for paths in _groups({path: layers[path].weight[0].numel() for path in grids}):
-            read = {path: model.net.get_submodule(path) for path in paths}
-            with rounding.reading(read, random) as moments:
-                _answers(model, points)
-            for path in paths:
-                if path in moments:  # else nothing reads it
-                    weight = layers[path].weight
-                    values = rounding.gptq(weight.flatten(1), moments[path], *grids[path])
-                    weight.copy_(values.view_as(weight))
-                task.advance()
-    return result
-
-
-def _groups(inputs: Mapping[str, int]) -> list[list[str]]:
-    """Layers, by how many inputs each takes, in groups whose moments fit into MOMENTS_BYTES, or of one."""
-    groups: list[list[str]] = []
-    held = 0
-    for path, count in inputs.items():
-        held += 4 * count**2
-        if not groups or held > MOMENTS_BYTES:
-            groups.append([])
-            held = 4 * count**2
-        groups[-1].append(path)
-    return groups
+        return rounding.on_grids(model, grids, lambda: _answers(model, points), random, task.advance)
 
 
 def _trained(
@@ -306,7 +278,7 @@ def assigned(
 
 def _units(model: Denoiser, layers: Iterable[str]) -> dict[str, list[str]]:
     """Paths of the layers that are float or int8 together: those of an attention; every other one by itself."""
-    attentions = _attentions(model)
+    attentions = quantized.attentions(model)
     found: dict[str, list[str]] = {}
     for path in layers:
         unit = next((pattern for pattern in attentions if quantized.matches(path, (pattern,))), path)
@@ -330,22 +302,8 @@ def _sqnr_by_timestep(model: Denoiser, result: QuantizedDenoiser, points: list[t
 
 def _float_layers(model: Denoiser, config: Config) -> tuple[str, ...]:
     """Patterns of the layers that stay float in any case."""
-    widths = _attentions(model).items()
+    widths = quantized.attentions(model).items()
     return (*config.float_layers, *(pattern for pattern, width in widths if width < config.least_attention_width))
-
-
-def _attentions(model: Denoiser) -> dict[str, int]:
-    """Pattern of each attention's layers → the channels that its narrowest projection takes."""
-    heads = model.family.heads(model.net)
-    found: dict[str, int] = {}
-    for path, layer in model.net.named_modules():
-        writer = layer.up if isinstance(layer, LowRank) else layer
-        if path.endswith(".up") or not isinstance(layer, nn.Linear | LowRank):
-            continue  # the second factor of a projection takes its rank, not the attention's width
-        if writer in heads:
-            pattern = f"{path.rpartition('.')[0]}.*"
-            found[pattern] = min(layer.in_features, found.get(pattern, layer.in_features))
-    return dict(sorted(found.items()))
 
 
 def trajectory_points(

@@ -114,12 +114,12 @@ def test_weights_are_rounded_in_groups_that_fit_into_memory(tmp_path: Path, monk
     monkeypatch.setattr(rounding, "PLACES", 10_000)  # all: no draw depends on the groups
     found = []
     for held in (2**30, 1):
-        monkeypatch.setattr(quantize, "MOMENTS_BYTES", held)
+        monkeypatch.setattr(rounding, "MOMENTS_BYTES", held)
         found.append(quantize._on_grids(model, "int8", ("conv_*",), make_context(model, tmp_path), points).net)
-    groups = quantize._groups({"a": 10, "b": 10, "c": 11})
+    groups = rounding._groups({"a": 10, "b": 10, "c": 11})
     assert groups == [["a"], ["b"], ["c"]]
-    monkeypatch.setattr(quantize, "MOMENTS_BYTES", 4 * 200)
-    assert quantize._groups({"a": 10, "b": 10, "c": 11}) == [["a", "b"], ["c"]]
+    monkeypatch.setattr(rounding, "MOMENTS_BYTES", 4 * 200)
+    assert rounding._groups({"a": 10, "b": 10, "c": 11}) == [["a", "b"], ["c"]]
     for (path, one), other, before in zip(
         found[0].state_dict().items(), found[1].state_dict().values(), model.net.state_dict().values(), strict=True
     ):
