@@ -74,7 +74,7 @@ otherwise.
 - Outputs of a convolution scaled to one range in every group of the group norm behind it, which takes the scale back
   exactly (cross-layer equalisation; digits): groups differ by 1.3 to 1.8 only, and 33.1 dB become 33.3, or with gptq
   33.4 become 33.3. Inside attention it does help, and is done.
-- bf16: onnxruntime has no kernels for it on CPUs. Batches as calls of one image: no faster.
+- bf16: onnxruntime has no kernels for it on CPUs. A batch of 8 as calls of one image: 23.2 against 21.4 ms an image.
 """
 
 

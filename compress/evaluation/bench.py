@@ -56,4 +56,12 @@ def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timeste
         integer = np.issubdtype(dtype, np.integer)
         value = timestep if entry.name == "timestep" else 0
         feeds[entry.name] = np.full(shape, value, dtype) if integer else random.standard_normal(shape).astype(dtype)
-    return functools.partial(session.run, None, feeds)
+    call = functools.partial(session.run, None, feeds)
+    try:
+        call()
+    except Exception as error:  # onnxruntime raises its own, undocumented exception types
+        raise BundleError(
+            f"{file}: onnxruntime cannot run it on inputs of the right shapes; if it is part of a bundle, give the "
+            f"bundle's folder: {error}"
+        ) from None
+    return call

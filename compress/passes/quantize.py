@@ -125,15 +125,13 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme == "fp16":
         return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
-    four = config.scheme == "int4_weights"
-    if four and not four_bits.layers(model.net, config.float_layers):
+    if config.scheme == "int4_weights" and not four_bits.layers(model.net, config.float_layers):
         raise PassError(
             f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a multiple "
             f"of {four_bits.BLOCK} inputs; use int8_weights"
         )
-    if config.scheme in ("int8_weights", "int4_weights") and config.rounding == "nearest":
-        return quantized_at(model, config, context, [])
-    points = trajectory_points(model, config.samples, config.evaluations, context)
+    calibrates = config.scheme in ("int8", "auto") or config.rounding == "gptq"
+    points = trajectory_points(model, config.samples, config.evaluations, context) if calibrates else []
     if config.qat is None:
         return quantized_at(model, config, context, points)
     trained, notes = _trained(model, config, config.qat, context, points)
@@ -144,7 +142,10 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
 def quantized_at(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
 ) -> PassResult[QuantizedDenoiser]:
-    """Quantize as `config` says, `qat` apart, by what is met at `points`: (sample, timestep, *inputs)."""
+    """Quantize as `config` says, `qat` apart, by what is met at `points`: (sample, timestep, *inputs).
+
+    No points: for weights alone that are rounded to the nearest level.
+    """
     if config.scheme == "auto":
         return assigned(model, config, context, points)
     if config.scheme == "int8":

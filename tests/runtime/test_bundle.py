@@ -153,6 +153,8 @@ def test_a_file_for_its_own_timesteps_draws_the_same_and_answers_at_no_other(exp
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="out of data bounds"):
         after.session.run(None, {"sample": sample.numpy(), "timestep": np.full(4, 500), **arrays(conditions)})
     callable_for(own, 1, 4)()  # the benchmark of latency asks at a timestep that is known
+    with pytest.raises(BundleError, match=r"denoiser.onnx: .* give the bundle's folder"):
+        callable_for(own / "denoiser.onnx", 1, 4)
 
 
 def test_unguided_evaluation_of_another_size_is_refused(exported):
