@@ -1,6 +1,5 @@
 """Images and their conditions. A batch is a pure function of (seed, step), so training can be resumed."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
 from compress.errors import DataError
+from compress.randomness import Draw, generator
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
 SPLIT_SEED = 0
@@ -61,12 +61,6 @@ class FromTeacher(_Source):
 DataConfig = Annotated[Digits | Folder | Npz | FromTeacher, Field(discriminator="source")]
 
 
-def generator(*key: int) -> torch.Generator:
-    """A random generator that depends on `key` alone, however close two keys are."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
 @dataclass(frozen=True)
 class Batch:
     """images: float32 [b,c,h,w]. conditions: name → [b,...]."""
@@ -89,9 +83,9 @@ class Dataset(Batch):
         """The items at `index` int64 [b]."""
         return Batch(self.images[index], {name: value[index] for name, value in self.conditions.items()})
 
-    def batch(self, size: int, seed: int, step: int) -> Batch:
-        """`size` items drawn with replacement, determined by (seed, step)."""
-        return self.take(torch.randint(len(self), (size,), generator=generator(seed, step)))
+    def batch(self, size: int, *key: int | str) -> Batch:
+        """`size` items drawn with replacement, determined by `key`: (seed, a Draw, further numbers)."""
+        return self.take(torch.randint(len(self), (size,), generator=generator(*key, Draw.ITEMS)))
 
     def split(self) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) parts, stratified by label where there are labels; always the same."""

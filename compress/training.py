@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress.contract import Context, PassConfig
-from compress.data import Batch, Dataset, generator
+from compress.data import Batch, Dataset
 from compress.errors import PassError
 from compress.files import write_atomically
 from compress.models.denoiser import Denoiser, example_inputs
+from compress.randomness import Draw, generator
 
 CHECKPOINT_SECONDS = 20.0
-HELD_OUT_KEY = 12  # of the noise of held-out probes: no other draw begins with the same
 _STATE = "training.safetensors"
 
 
@@ -138,10 +138,11 @@ def train(
             optimizer.zero_grad()
             losses: dict[str, float] = {}
             for part in range(step * config.accumulate, (step + 1) * config.accumulate):
-                random = generator(context.seed, part, accelerator.process_index)
+                key = (context.seed, Draw.STEP, part, accelerator.process_index)
+                random = generator(*key)
                 torch.manual_seed(random.initial_seed())  # for dropout inside the net
                 size = config.batch_size // config.accumulate
-                batch = dataset.batch(size, random.initial_seed(), part).to(context.device)
+                batch = dataset.batch(size, *key).to(context.device)
                 with accelerator.autocast():
                     found = prepared(batch, random)
                 accelerator.backward(torch.stack(list(found.values())).sum() / config.accumulate)
@@ -185,7 +186,7 @@ def train(
 def _probe(state: State, net: nn.Module, config: EarlyStop, context: Context) -> None:
     """Note the averaged net's loss on held-out images, always the same with the same noise, and the best weights."""
     held_out = context.dataset().split()[1]
-    random = generator(context.seed, HELD_OUT_KEY)
+    random = generator(context.seed, Draw.HELD_OUT)
     batch = held_out.take(torch.arange(config.images) % len(held_out)).to(context.device)
     trained = [parameter.clone() for parameter in net.parameters()]
     state.ema.copy_to(net.parameters())
@@ -269,7 +270,7 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed
     for step in range(3):
         began = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            total = torch.stack(list(objective(batch, generator(seed, step)).values())).sum()
+            total = torch.stack(list(objective(batch, generator(seed, Draw.FORECAST, step)).values())).sum()
         total.backward()
         times.append(time.perf_counter() - began)
     objective.zero_grad()

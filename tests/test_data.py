@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress import data
-from compress.data import Dataset, Digits, Folder, Npz, generator
+from compress.data import Dataset, Digits, Folder, Npz
 from compress.errors import DataError
+from compress.randomness import generator
 
 GREY = (1, 8, 8)
 COLOUR = (3, 8, 8)

@@ -11,6 +11,7 @@ from compress import training
 from compress.contract import Context
 from compress.data import Batch
 from compress.errors import PassError
+from compress.randomness import Draw, generator
 from compress.training import TrainingConfig
 from tests.conftest import CLASS_CONFIG, dataset_for, make_context, make_denoiser
 
@@ -72,8 +73,9 @@ def test_gradients_of_parts_are_averaged(tmp_path: Path) -> None:
     alone.net.weight.register_post_accumulate_grad_hook(lambda weight: grads.append(weight.grad.clone()))
     data = dataset_for(make_denoiser(CLASS_CONFIG))
     for part in range(2):
-        random = training.generator(context.seed, part, 0)
-        batch = data.batch(4, random.initial_seed(), part)
+        key = (context.seed, Draw.STEP, part, 0)
+        random = generator(*key)
+        batch = data.batch(4, *key)
         alone.net.zero_grad()
         alone(batch, random)["line"].backward()
     torch.testing.assert_close(first, grads[0] / 2)
@@ -102,7 +104,7 @@ def test_training_ends_when_held_out_images_get_no_better_and_the_best_weights_a
     probed.eval()
     batch = held_out.take(torch.arange(16) % len(held_out))
     with torch.no_grad():
-        loss = probed(batch, training.generator(context.seed, training.HELD_OUT_KEY))["line"]
+        loss = probed(batch, generator(context.seed, Draw.HELD_OUT))["line"]
     assert float(loss) == pytest.approx(values[best])
 
 

@@ -20,6 +20,7 @@ from compress.evaluation.figure import Figure
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser, example_inputs, guided, predict
 from compress.models.reference import Progress, noise_like
+from compress.randomness import Draw
 from compress.runtime import Bundle
 
 TEACHER, COMPILED, ONNX = "teacher, PyTorch", "teacher, torch.compile", "teacher, onnxruntime fp32"
@@ -146,7 +147,7 @@ def _calls(
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """(one evaluation by every engine; why an engine is missing)."""
     zeros = example_inputs(teacher, batch)
-    sample = noise_like(teacher, batch, 5).to(teacher.device)
+    sample = noise_like(teacher, batch, Draw.TIMING).to(teacher.device)
     given = dict(zip(teacher.inputs, zeros[2:], strict=True))
     arrays = {name: value.cpu().numpy() for name, value in given.items()}
     noise = sample.cpu().numpy()

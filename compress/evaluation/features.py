@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from compress.data import Dataset
 from compress.errors import VerifyError
+from compress.randomness import Draw
 
 BATCH = 256
 ITEMS_PER_DIMENSION = 20  # fewer, and a covariance is mostly noise
@@ -104,7 +105,7 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = 32) -> Cl
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     with torch.enable_grad():
         for step in range(STEPS):
-            batch = train.batch(64, seed, step)
+            batch = train.batch(64, seed, Draw.CLASSIFIER, step)
             loss = functional.cross_entropy(net(batch.images), batch.conditions["class_labels"], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()

@@ -38,6 +38,7 @@ from compress.models import scalars, trajectories
 from compress.models.denoiser import Denoiser, guided
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
+from compress.randomness import Draw
 
 
 class Config(training.TrainingConfig):
@@ -327,7 +328,7 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
         rounds = len(_halvings(config.sampling_steps[0], len(grid.timesteps)))
     elif config.method == "trajectory":
         drawing = config.trajectories * trajectories.seconds_each(teacher, context.seed, context.dataset)
-        noise = noise_like(student, config.batch_size, context.seed)
+        noise = noise_like(student, config.batch_size, context.seed, Draw.FORECAST_WALK)
         conditions = conditions_for(student, len(noise), context.dataset, context.seed)
         walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
     objective = Steps(student, teacher, config, grid, config.sampling_steps, walked)

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from compress import __version__
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import generator
 from compress.errors import ExportError, PassError
 from compress.evaluation.quality import psnr, sqnr
 from compress.files import write_json
@@ -27,6 +26,7 @@ from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.unroll import unroll
+from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.bundle import FORMAT, sha256
 
@@ -165,7 +165,7 @@ def _describe(
 
 def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
     """PSNR in dB to sampling without leaps, and evaluations an image, by tolerance; also written to the bundle."""
-    noise = noise_like(model, CALIBRATION, context.seed, 8).numpy()
+    noise = noise_like(model, CALIBRATION, context.seed, Draw.ADAPTIVE_STEPS).numpy()
     conditions = conditions_for(model, len(noise), context.dataset, context.seed)
     given: dict[str, Any] = {name: value.numpy() for name, value in conditions.items()}
     wanted = bundle.sample(noise, **given)
@@ -205,7 +205,7 @@ def _check_sampler(model: Denoiser, bundle: Bundle, least: float, context: Conte
     """SQNR in dB of the one graph against the steps, on noise. Raises ExportError."""
     count = bundle.batch or 2
     rounds = max(1, 4 // count)
-    noise = noise_like(model, rounds * count, context.seed, 7).numpy()
+    noise = noise_like(model, rounds * count, context.seed, Draw.SAMPLER_CHECK).numpy()
     conditions = conditions_for(model, len(noise), context.dataset, context.seed)
     given = {name: value.numpy() for name, value in conditions.items()}
     agreement = sqnr(bundle.sample(noise, **given), bundle.sample_at_once(noise, **given))
@@ -221,7 +221,7 @@ def _check(
     model: AnyDenoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], least: float, context: Context
 ) -> float:
     """SQNR in dB of the file against the PyTorch model, on random inputs. Raises ExportError."""
-    random = generator(context.seed, 3)
+    random = generator(context.seed, Draw.EXPORT_CHECK)
     device = inputs[0].device
     sample = torch.randn(inputs[0].shape, generator=random)
     timestep = model.sampling.timesteps[len(model.sampling.timesteps) // 2]

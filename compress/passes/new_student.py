@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import generator
 from compress.errors import PassError, suggest
 from compress.models import counts
 from compress.models.denoiser import Denoiser
+from compress.randomness import Draw, generator
 
 
 class Config(PassConfig):
@@ -71,7 +71,7 @@ def _build(model: Denoiser, changes: Mapping[str, Any], context: Context) -> Den
     if reason:
         raise PassError(f"{where}: {reason}")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator(context.seed).initial_seed())
+        torch.default_generator.manual_seed(generator(context.seed, Draw.NEW_STUDENT).initial_seed())
         try:
             net = family.build(config)
         except Exception as error:  # a config can be wrong in more ways than diffusers names

@@ -27,7 +27,7 @@ from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
-from compress.data import Batch, Dataset, generator
+from compress.data import Batch, Dataset
 from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
 from compress.files import remove, write_json
@@ -35,6 +35,7 @@ from compress.models import counts
 from compress.models.blocks import inputs_read, layout, outermost, without
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
+from compress.randomness import Draw, generator
 
 _RANKING = "ranking.json"
 _RANKING_FIELDS = ("ranking", "probe_steps", "learning_rate", "batch_size", "batches")
@@ -220,8 +221,9 @@ def _error(objective: Imitation, probe: Dataset, config: Config, context: Contex
     """Mean over batches that are the same for every block. Raises PassError if it is not finite."""
     total = 0.0
     for i in range(config.batches):
-        random = generator(context.seed, 1, i)
-        batch = probe.batch(config.batch_size, random.initial_seed(), i).to(context.device)
+        key = (context.seed, Draw.RECOVERY, i)
+        random = generator(*key)
+        batch = probe.batch(config.batch_size, *key).to(context.device)
         total += float(objective(batch, random)["output"])
     if not math.isfinite(total):
         raise PassError(f"{context.name}: the error of the output became {total}; lower learning_rate")

@@ -16,13 +16,14 @@ from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassResult
-from compress.data import Batch, generator
+from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.diffusion.sampling import from_scheduler_config
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser, predict
 from compress.models.families import FAMILIES
 from compress.models.noising import noised, with_null
+from compress.randomness import Draw, generator
 
 
 class Config(training.TrainingConfig):
@@ -68,7 +69,7 @@ def build(config: Config, context: Context) -> Denoiser:
         reason = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
     if reason:
         raise PassError(f"{context.name}: {reason}")
-    torch.manual_seed(generator(context.seed).initial_seed())
+    torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
     try:
         net = family.build(config.model)
     except Exception as error:  # a config can be wrong in more ways than diffusers names

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from compress import engine, terminal
-from compress.data import generator
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError, PassError, RecipeError
 from compress.inputs import Options
@@ -17,6 +16,7 @@ from compress.models import checkpoint, noise_classifier
 from compress.models.denoiser import Denoiser, draw, guided, predict
 from compress.models.reference import identity, noise_like
 from compress.passes import distill_guidance, distill_steps, export_onnx, prune_channels
+from compress.randomness import generator
 from compress.recipe import read
 from tests.conftest import CLASS_CONFIG, dataset_for, inputs_for, make_context, make_denoiser, read_json, write_recipe
 
