@@ -270,9 +270,16 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_session(file: Path | bytes, threads: int | None = None, scheme: str = "float") -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU, of a file or its content, with `session_options`."""
+def open_session(
+    file: Path | bytes, threads: int | None = None, scheme: str = "float", level: Any = None
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU, of a file or its content, with `session_options`.
+
+    level: a GraphOptimizationLevel other than the usual one, which is all.
+    """
     options = session_options(threads, scheme)
+    if level is not None:
+        options.graph_optimization_level = level
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, undocumented exception types

@@ -16,6 +16,7 @@ from compress.models import checkpoint, four_bits, rounding
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
+from compress.randomness import Draw
 from compress.runtime.bundle import session_options
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
@@ -92,7 +93,7 @@ def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Pat
     four = scheme == "int4_weights"
     model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]} if four else CLASS_CONFIG)
     nearest, ours = (quantized(model, tmp_path / way, scheme=scheme, rounding=way) for way in ("nearest", "gptq"))
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     checkpoint.save(ours, tmp_path / "saved")
     with torch.no_grad():
         each = (model, nearest, ours, checkpoint.load(tmp_path / "saved"))
@@ -138,7 +139,7 @@ def test_rounding_is_refused_where_nothing_uses_it(given: dict) -> None:  # type
 def test_every_way_to_choose_ranges_stays_near_the_float_model(observer: str, tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", observer)]
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     with torch.no_grad():
         wanted, mse, other = (m.module(*points).numpy() for m in (model, *results))
     assert_close_db(wanted, other, 20)
@@ -179,7 +180,7 @@ def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     static = quantized(model, tmp_path / "static", least_attention_width=0)
     aware = quantized(model, tmp_path / "aware", least_attention_width=0, qat=QAT)
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     with torch.no_grad():
         wanted, *got = (m.module(*points) for m in (model, static, aware))
     errors = [float((one - wanted).square().mean()) for one in got]
