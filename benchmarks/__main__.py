@@ -28,6 +28,7 @@ SUITE = {
     "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
     "int8": "the ways to quantize, side by side",
+    "processors": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
