@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
 from compress.errors import DataError
+from compress.settings import File, Frozen
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
 SPLIT_SEED = 0
@@ -22,40 +23,36 @@ KEYS = {"encoder_hidden_states": "embeddings", "class_embedding": "class_embeddi
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
-class _Source(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Digits(_Source):
+class Digits(Frozen):
     """scikit-learn's 1,797 handwritten digits, at 16×16, labels 0…9."""
 
     source: Literal["digits"]
 
 
-class Folder(_Source):
+class Folder(Frozen):
     """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model."""
 
     source: Literal["folder"]
-    path: Path
+    path: File
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
 
-class Npz(_Source):
+class Npz(Frozen):
     """An .npz file with `images` and, as the model needs, `labels`, `embeddings` (of texts) or `class_embeddings`.
 
     images: [n,h,w], [n,h,w,c] or [n,c,h,w]; uint8 0…255, or float as the model takes them.
     """
 
     source: Literal["npz"]
-    path: Path
+    path: File
 
 
-class FromTeacher(_Source):
+class FromTeacher(Frozen):
     """No images of one's own: drawn once from the teacher and cached."""
 
     source: Literal["teacher"]
     count: int = Field(2000, ge=1)
-    embeddings: Path | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
+    embeddings: File | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
 
 
 DataConfig = Annotated[Digits | Folder | Npz | FromTeacher, Field(discriminator="source")]

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from compress.diffusion import schedules, solvers
 from compress.diffusion.prediction import PredictionType
 from compress.runtime.sampling import Step
+from compress.settings import Frozen, Listed, Pair
 
 SolverName = Literal["ddim", "dpmpp_2m"]
 
@@ -44,12 +45,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Frozen(BaseModel):
-    """Base of the immutable, strictly checked value types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Guidance(Frozen):
     """How conditions steer the sample."""
 
@@ -64,7 +59,7 @@ class Guidance(Frozen):
         description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance. Of a classifier: the factor "
         "of its gradient, and 0 is without guidance",
     )
-    scales: tuple[float, float] | None = Field(None, description="the scales that an embedded net was trained for")
+    scales: Pair[float] | None = Field(None, description="the scales that an embedded net was trained for")
     null_class: int | None = Field(None, description="label that stands for 'no class'")
 
     @property
@@ -80,19 +75,17 @@ class Sampling(Frozen):
     beta_schedule: schedules.BetaSchedule = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: Listed[float] | None = None
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "epsilon"
     solver: SolverName = "ddim"
-    timesteps: tuple[int, ...] = Field(description="descending, each in 0…num_train_timesteps−1")
+    timesteps: Listed[int] = Field(description="descending, each in 0…num_train_timesteps−1")
     final: Literal["clean", "first"] = Field(
         "clean", description="where the last step arrives: at σ = 0, or at the noise of timestep 0"
     )
     clip_range: float | None = Field(None, gt=0)
     guidance: Guidance = Guidance()
-    others: tuple[tuple[int, ...], ...] = Field(
-        (), description="timesteps for other numbers of steps that the same net serves"
-    )
+    others: Listed[Listed[int]] = Field((), description="timesteps for other numbers of steps that the same net serves")
 
     distilled: bool = Field(
         False, description="one evaluation does the work of several of the teacher's, at these timesteps alone"
