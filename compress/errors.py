@@ -83,6 +83,11 @@ def short(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def written(text: Any, longest: int = 80) -> str:
+    """A key, an override or a path as it is written, unless it is long or could break the line."""
+    return text if isinstance(text, str) and len(text) <= longest and text.isprintable() else short(text)
+
+
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

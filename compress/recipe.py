@@ -16,12 +16,12 @@ from compress import passes
 from compress.contract import PassConfig
 from compress.data import DataConfig, Folder
 from compress.diffusion.sampling import SamplingOptions
-from compress.errors import RecipeError, short, suggest
+from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, Unreadable, check_regular, read_text
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.runtime import Bundle
 from compress.settings import File, Frozen
-from compress.yaml_reader import YamlReader, parse_value, written
+from compress.yaml_reader import YamlReader, parse_value
 
 BYTES = 2**16  # of a recipe file
 _WORDS = {

@@ -3,15 +3,17 @@
 Text is no number and neither is `true`; a whole number may stand where a fraction may.
 """
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import diffusers
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from compress.errors import nearest, short
+from compress.errors import nearest, short, suggest, written
 
 Item = TypeVar("Item")
 
@@ -42,8 +44,15 @@ class KeyFaults(ValueError):
     """Faults of keys of a mapping that is itself the value of a setting: key → message."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{short(key)}: {message}" for key, message in faults.items()))
+        super().__init__("; ".join(f"{written(key)}: {message}" for key, message in faults.items()))
         self.faults = faults
+
+
+def unknown_keys(config: Mapping[str, Any], name: str, also: Iterable[str] = ()) -> dict[str, str]:
+    """Faults of the keys of a diffusers config that its class, by name, does not take. also: keys that are known."""
+    own = inspect.signature(getattr(diffusers, name).__init__).parameters
+    known = [*sorted({*own, *also} - {"self"}), "_class_name", "_diffusers_version", "_name_or_path"]
+    return {key: f"unknown key{suggest(key, known)}" for key in config if key not in known}
 
 
 class _OneOrMore:
@@ -83,6 +92,6 @@ def words(fault: Mapping[str, Any]) -> str:
 
 
 def plain(error: ValidationError) -> str:
-    """All faults that pydantic found, in one line."""
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {words(fault)}" for fault in error.errors(include_url=False)[:3]]
-    return "; ".join(fault.removeprefix(": ") for fault in faults)
+    """The first faults that pydantic found, in one line; a fault of the whole without its value."""
+    found = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)[:3]]
+    return "; ".join(f"{place}: {words(fault)}" if place else str(fault["ctx"]["error"]) for place, fault in found)

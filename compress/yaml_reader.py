@@ -10,12 +10,12 @@ from pydantic import BaseModel, ValidationError
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from compress.errors import RecipeError, short, suggest
+from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING
 from compress.settings import KeyFaults, words
 
 VALUES = 5_000  # of a document once its aliases are written out
-DIGITS = 40
+DIGITS = 15  # of an integer; longer ones fit into no 64 bits, or hardly
 FAULTS = 100  # of one mapping that are told one by one
 
 
@@ -165,7 +165,7 @@ class YamlReader:
         inner = fault.get("ctx", {}).get("error")
         if isinstance(inner, KeyFaults):
             for key, message in inner.faults.items():
-                self.fault((*where, key), f"{name}: {message}")
+                self.fault((*where, key), f"{name}.{written(key)}: {message}")
             return
         if fault["type"] == "extra_forbidden":
             known = list(_fields(model, fault["loc"][:-1])) + (list(extra) if len(fault["loc"]) == 1 else [])
@@ -194,11 +194,6 @@ def _unshared(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
-
-
-def written(text: Any, longest: int = 80) -> str:
-    """A key, an override or a path as it is written, unless it is long or could break the line."""
-    return text if isinstance(text, str) and len(text) <= longest and text.isprintable() else short(text)
 
 
 def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
