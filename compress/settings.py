@@ -5,9 +5,9 @@ Text is no number and neither is `true`; a whole number may stand where a fracti
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import diffusers
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, ValidationError
@@ -76,6 +76,21 @@ Listed = Annotated[tuple[Item, ...], Strict(False)]
 Many = Annotated[tuple[Item, ...], _OneOrMore()]
 Pair = Annotated[tuple[Item, Item], Strict(False)]
 File = Annotated[Path, Strict(False)]
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models(inner)
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a type allows, where it allows some words alone."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for inner in get_args(annotation) for word in choices(inner)]
 
 
 def words(fault: Mapping[str, Any]) -> str:

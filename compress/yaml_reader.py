@@ -1,7 +1,7 @@
 """Reading YAML so that every fault can be shown with the place it stands at."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from yaml.constructor import ConstructorError
 
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING
-from compress.settings import KeyFaults, words
+from compress.settings import KeyFaults, models, words
 
 VALUES = 5_000  # of a document once its aliases are written out
 DIGITS = 15  # of an integer; longer ones fit into no 64 bits, or hardly
@@ -199,19 +199,12 @@ def _unshared(value: Any) -> Any:
 def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
     """Names of the fields of the model found at a pydantic location."""
     for part in location:
-        options = [model, *_models(model.model_fields[part].annotation)] if part in model.model_fields else [model]
+        options = [model, *models(model.model_fields[part].annotation)] if part in model.model_fields else [model]
         tagged = [option for option in options if part in _tags(option)]
         model = tagged[0] if tagged else options[-1]
         if len(options) > 2 and not tagged:
             return sorted({name for option in options[1:] for name in option.model_fields})
     return list(model.model_fields)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
