@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -15,6 +16,8 @@ import typer
 from compress.errors import CompressError
 
 if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
+    from pydantic import BaseModel
+
     from compress.inputs import Options
 
 app = typer.Typer(
@@ -232,14 +235,24 @@ def passes() -> None:
     from compress import terminal
 
     for name in found.names():
-        fields = found.module(name).Config.model_fields
-        rows = []
-        for key, info in fields.items():
-            default = "required" if info.is_required() else str(info.default)
-            rows.append((key, default, info.description or ""))
         terminal.output.print(f"[bold]{name}[/bold]  {found.summary(name)}")
-        for key, default, description in rows:
-            terminal.output.print(f"    {key}: {description} [{default}]", markup=False)
+        for line in _settings(found.module(name).Config):
+            terminal.output.print(f"    {line}", markup=False)
+
+
+def _settings(model: "type[BaseModel]") -> Iterator[str]:
+    """One line a setting, those of settings within settings below them."""
+    from compress.errors import short
+    from compress.settings import choices, models
+
+    for key, info in model.model_fields.items():
+        inner = list(models(info.annotation))
+        allowed = choices(info.annotation)
+        values = f" ({', '.join(allowed)})" if allowed else ""
+        default = "required" if info.is_required() else "see below" if info.default and inner else short(info.default)
+        yield f"{key}: {info.description or ''}{values} [{default}]"
+        for part in inner:
+            yield from (f"    {line}" for line in _settings(part))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 A pass is one file in `compress/passes/`; the file's name is its name in a recipe. It holds
 
-    class Config(PassConfig)         frozen, unknown keys forbidden; the field descriptions are the documentation
+    class Config(PassConfig)         see `compress.settings`; the field descriptions are the documentation
     def run(model, config, context) -> PassResult[Denoiser | QuantizedDenoiser | Bundle]
     def forecast(model, config, context) -> Forecast       only if `run` trains or judges: what `compress plan` calls
 
@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance, SamplingOptions
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser
+from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
 
 
-class PassConfig(BaseModel):
+class PassConfig(Frozen):
     """Base of every pass's `Config`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def paths(self) -> dict[str, tuple[Path, ...]]:
         """Files that the settings name, by field."""

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -58,11 +57,7 @@ class Inputs:
         asked = self.recipe.head.guidance
         if asked is None or asked.null_embedding is None:
             return None
-        try:
-            array = np.load(asked.null_embedding, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{asked.null_embedding}: cannot be read as .npy: {error}") from None
-        return torch.from_numpy(np.asarray(array, dtype=np.float32))
+        return torch.from_numpy(data.read_npy(asked.null_embedding))
 
     def _teacher(self) -> Denoiser:
         """The checkpoint, loaded afresh, frozen, on the device, with the recipe's guidance and sampling."""

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -108,6 +109,7 @@ def train(
     objective: an `Objective`; net: the part of it that is the result. Returns figures for the record.
     Raises PassError at a loss or gradient that is not finite, with the state before it saved.
     """
+    say_slow(config, context)
     AcceleratorState._reset_state()  # Accelerate remembers the precision of the pass before
     precision = "no" if config.precision == "fp32" else config.precision
     accelerator = Accelerator(mixed_precision=precision, cpu=context.device.type == "cpu")
@@ -180,6 +182,29 @@ def train(
         "history": history,
         **({"probes": state.probes} if state.probes else {}),
     }
+
+
+def say_slow(config: TrainingConfig, context: Context) -> None:
+    """Log that bf16 is asked of a processor that computes it piece by piece."""
+    if config.precision == "bf16" and context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+        context.log(
+            f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
+            "arithmetic; use precision: fp32"
+        )
+
+
+def _processor_flags() -> set[str]:
+    """What Linux says the processor can do; empty where there is no Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[-1].split()}
+
+
+def _has_bf16(flags: set[str]) -> bool:
+    """Whether bf16 is multiplied in hardware: by AVX-512, AMX or Arm's extension. Unknown flags: it may be."""
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
 @torch.no_grad()

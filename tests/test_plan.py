@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from compress import engine
+from compress import engine, training
+from compress.errors import DataError
 from compress.inputs import Options
 from compress.models import checkpoint
 from compress.models.reference import silent
@@ -53,3 +55,28 @@ def test_sizes_are_those_of_the_outcome(road: str, scheme: str | None, tmp_path:
     # equal constants are written once, and training decides which of the scales and zero points of int8 are equal
     assert done.bytes == pytest.approx(bundle.size_bytes, rel=1e-3 if scheme == "int8" else 0, abs=0)
     assert all(row.seconds > 0 for name, row in rows.items() if name != "checkpoint")
+
+
+def planned(folder: Path, data: str, **settings: object) -> list[str]:
+    """What is logged while a recipe that trains is planned."""
+    checkpoint.save(make_denoiser(CLASS_CONFIG), folder / "teacher")
+    text = (
+        f"name: road\ncheckpoint: teacher\n{data}\npasses:\n- distill: {json.dumps({**TRAIN['distill'], **settings})}\n"
+    )
+    said: list[str] = []
+    list(plan(read(write_recipe(folder, text)), Options(torch.device("cpu"), silent, said.append)))
+    return said
+
+
+def test_data_that_apply_would_refuse_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=np.zeros((4, 8, 8)))
+    with pytest.raises(DataError, match="has no labels"):
+        planned(tmp_path, "data: {source: npz, path: d.npz}")
+    with pytest.raises(DataError, match="a pass needs images"):
+        planned(tmp_path, "seed: 1")
+
+
+def test_slow_arithmetic_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_processor_flags", lambda: {"avx2"})
+    said = planned(tmp_path, "data: {source: teacher, count: 20}", precision="bf16")
+    assert len(said) == 1 and said[0].startswith("distill: precision: bf16 is tens of times slower")

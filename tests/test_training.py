@@ -1,5 +1,6 @@
 """The training loop: parts of a batch, early stop, and going on after a kill, to the bit."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -155,3 +156,27 @@ def test_an_average_that_an_objective_asks_for_is_kept(tmp_path: Path) -> None:
     training.train(objective, objective.net, config_for(steps=6), context, context.training_data())
     assert objective.seen[0] == 0 and sorted(objective.seen) == objective.seen and objective.seen[-1] > 0
     assert objective.seen[-1] < float(objective.net.weight)
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ({"avx2", "fma"}, True),
+        ({"avx512f"}, True),
+        ({"avx512_bf16"}, False),
+        ({"asimd", "bf16"}, False),
+        (set(), False),
+    ],
+)
+def test_bf16_on_a_processor_without_it_is_said_before_training(
+    flags: set[str], slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_processor_flags", lambda: flags)
+    said: list[str] = []
+    context = dataclasses.replace(context_for(tmp_path), log=said.append)
+    objective = Line()
+    training.train(objective, objective.net, config_for(precision="bf16", steps=1), context, context.training_data())
+    assert len(said) == slow and all("precision: bf16 is tens of times slower than fp32" in line for line in said)
+    said.clear()
+    training.say_slow(config_for(), context)
+    assert not said

@@ -39,6 +39,7 @@ from compress.models.denoiser import Denoiser, guided
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
 from compress.randomness import Draw
+from compress.settings import Many
 
 
 class Config(training.TrainingConfig):
@@ -49,7 +50,7 @@ class Config(training.TrainingConfig):
         description="trajectory: walk the student's own path against the teacher's, needs no images; progressive: "
         "halve the steps until there; consistency: one step of the teacher and the student's own average",
     )
-    sampling_steps: tuple[int, ...] = Field(
+    sampling_steps: Many[int] = Field(
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")

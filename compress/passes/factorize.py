@@ -29,6 +29,7 @@ from compress.models.low_rank import Choice, Spectrum
 from compress.models.moments import Readings, reading
 from compress.models.noising import noised, null_share, with_null
 from compress.randomness import Draw, generator
+from compress.settings import Many
 
 BATCH = 64
 
@@ -54,10 +55,10 @@ class Config(PassConfig):
     """Settings of `factorize`."""
 
     target: Target = Field(description="what is to be left, e.g. {macs: 0.7}")
-    layers: tuple[str, ...] | None = Field(
+    layers: Many[str] | None = Field(
         None, description="layers to consider, as globs; default: all but the first, the last and protected ones"
     )
-    keep: tuple[str, ...] = Field((), description="layers to leave alone, as globs")
+    keep: Many[str] = Field((), description="layers to leave alone, as globs")
     activation_aware: bool = Field(
         True,
         description="least error of what layers compute from the data, and of the model's output over all layers; "

@@ -36,6 +36,7 @@ from compress.models.blocks import inputs_read, layout, outermost, without
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
 from compress.randomness import Draw, generator
+from compress.settings import Many
 
 _RANKING = "ranking.json"
 _RANKING_FIELDS = ("ranking", "probe_steps", "learning_rate", "batch_size", "batches")
@@ -60,7 +61,7 @@ class Target(PassConfig):
 class Config(PassConfig):
     """Settings of `prune_blocks`. Exactly one of blocks, layout and target is given."""
 
-    blocks: tuple[str, ...] | None = Field(
+    blocks: Many[str] | None = Field(
         None, min_length=1, description="blocks to take out: paths as globs, e.g. [mid_block, down_blocks.*.resnets.1]"
     )
     layout: Literal["bk-base", "bk-small", "bk-tiny"] | None = Field(

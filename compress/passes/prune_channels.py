@@ -27,6 +27,7 @@ from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
 from compress.models.reference import silent
 from compress.randomness import Draw, generator
+from compress.settings import Many
 
 GRAIN = 2**12  # steps that the share of channels to remove is searched in
 BATCH = 64
@@ -76,7 +77,7 @@ class Config(PassConfig):
     multiple_of: int = Field(
         1, ge=1, description="widths are multiples of this where they were, e.g. 8 for int8 kernels"
     )
-    protect: tuple[str, ...] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
+    protect: Many[str] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
 
     @model_validator(mode="before")

@@ -34,6 +34,7 @@ from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, n
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
 from compress.randomness import Draw, generator
+from compress.settings import Many
 
 BATCH = 50
 PROBE = 20  # points at which the error of one layer's rounding is measured
@@ -71,7 +72,7 @@ class Config(PassConfig):
         description="of weights. nearest: each to its nearest level; gptq: up or down, so that what a layer computes "
         "on the calibration's images changes least (GPTQ); takes a minute or two more",
     )
-    float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
+    float_layers: Many[str] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
     least_attention_width: int = Field(0, ge=0, description="attention with fewer input channels stays float")
     least_sqnr: float = Field(
         30.0, description="for auto: signal to rounding noise of the output that is kept, in dB over the own timesteps"

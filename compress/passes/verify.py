@@ -29,6 +29,7 @@ from compress.files import cache_folder, write_json, write_npz
 from compress.models.denoiser import Denoiser
 from compress.models.reference import BATCH, Drawn, draw_kept, identity
 from compress.runtime import Bundle
+from compress.settings import File, Many
 
 Paired = Literal["psnr", "ssim", "class_agreement"]
 Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
@@ -92,16 +93,16 @@ class Config(PassConfig):
     reference: int | None = Field(
         None, ge=10, description="images of the teacher from other noise, to hold both against; default: as `samples`"
     )
-    features: tuple[Path, ...] = Field(
+    features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
-    guidance_scales: tuple[float, ...] = Field((), description="scales at which the guidance response is measured")
-    few_steps: tuple[int, ...] = Field(
+    guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
+    few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
     )
     rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
-    batches: tuple[int, ...] = Field((8,), description="batch sizes to time beside 1")
+    batches: Many[int] = Field((8,), description="batch sizes to time beside 1")
     starts: int = Field(1, ge=0, description="fresh processes of each side, for cold start and peak memory")
     torch_compile: bool = Field(False, description="time the teacher under torch.compile as well; takes minutes")
     judge_accuracy: float = Field(
