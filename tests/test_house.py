@@ -22,7 +22,8 @@ PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
     "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
-    "training", "contract", "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
+    "training", "contract", "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "folders", "files",
+    "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
