@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from compress import __version__, passes
 from compress.contract import PassResult, Stage
 from compress.errors import CompressError, OutputError
-from compress.files import Unreadable, is_full, read_json, unwritable, write_json
+from compress.files import Unreadable, is_full, read_json, sha256, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
@@ -32,7 +32,6 @@ from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.recipe import Recipe, Step
 from compress.report.publish import check, publish
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 
 # that compute, or write what computes
 _LIBRARIES = (

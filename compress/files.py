@@ -1,6 +1,7 @@
 """Writing that is complete or not there at all, and reading of nothing but ordinary files of bounded size."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -166,3 +167,9 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

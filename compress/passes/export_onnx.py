@@ -19,7 +19,7 @@ from compress.contract import Context, PassConfig, PassResult
 from compress.data import generator
 from compress.errors import ExportError, PassError
 from compress.evaluation.quality import psnr, sqnr
-from compress.files import write_json
+from compress.files import sha256, write_json
 from compress.models import counts
 from compress.models.attention import channels_first
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
@@ -28,7 +28,7 @@ from compress.models.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.unroll import unroll
 from compress.runtime import Bundle
-from compress.runtime.bundle import FORMAT, sha256
+from compress.runtime.manifest import FORMAT
 
 MODEL = "denoiser.onnx"
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
