@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 from compress import terminal
-from compress.files import write_json
+from compress.files import sha256, write_json
 from compress.inputs import digest
-from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "benchmarks" / "results" / "suite.json"

@@ -1,5 +1,7 @@
 """Writing that is complete or not there at all, and reading of nothing but ordinary files of bounded size."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from compress.errors import OutputError
+
 JSON_BYTES = 32 * 2**20
 NESTING = 50  # of lists and mappings within each other; what is read from is walked recursively
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Unreadable(ValueError):
@@ -21,22 +26,55 @@ class Unreadable(ValueError):
     """
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], parents: bool = True) -> None:
     """Let `write` make a file under a temporary name beside `path`, then move it into place.
 
-    Works for a folder too: an existing one is replaced. Nothing is left behind if `write` fails.
+    Nothing is left behind if `write` fails. parents: make missing folders above it. Raises OutputError if it cannot be
+    written, or if anything but an ordinary file stands there: no folder, pipe or device is ever replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(temporary)
     try:
-        write(temporary)
-        if path.is_dir() or temporary.is_dir():
-            remove(path)
-        temporary.replace(path)
-    except BaseException:
-        remove(temporary)
-        raise
+        check_target(path)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def check_target(path: Path) -> None:
+    """Raises OutputError if a file cannot be put at `path`, because what stands there is no ordinary file."""
+    try:
+        found = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if stat.S_ISDIR(found):
+        raise OutputError(f"{path}: is a folder; give a file, such as {path / 'NAME'}")
+    if not stat.S_ISREG(found):
+        raise OutputError(f"{path}: is a pipe, a socket or a device; give an ordinary file")
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The error to raise when `path` could not be written."""
+    advice = "free some space" if is_full(error) else "give another place"
+    return OutputError(f"{path}: cannot be written: {_reason(error)}; {advice}")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no space to write."""
+    return error.errno in _FULL or os.strerror(errno.ENOSPC) in _reason(error)
+
+
+def _reason(error: OSError) -> str:
+    several = isinstance(error, shutil.Error) and isinstance(error.args[0], list)  # of copying a folder
+    return error.args[0][0][-1] if several else error.strerror or str(error)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,14 +100,6 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def cache_folder() -> Path:
     """Where results that belong to no recipe are kept: $COMPRESS_CACHE, or ~/.cache/compress."""
     return Path(os.environ.get("COMPRESS_CACHE") or Path.home() / ".cache" / "compress")
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def check_regular(path: Path, limit: int | None = None) -> None:
@@ -137,3 +167,9 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

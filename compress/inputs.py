@@ -16,11 +16,11 @@ from compress import data, passes
 from compress.contract import Context, Stage, Task
 from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
+from compress.files import sha256
 from compress.models import checkpoint, noise_classifier
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.models.reference import draw_dataset
 from compress.recipe import Recipe, Step
-from compress.runtime.bundle import sha256
 
 Progress = Callable[[str, int], AbstractContextManager[Task]]
 

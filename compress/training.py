@@ -238,7 +238,7 @@ def _save(context: Context, state: State) -> None:
         tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(state.step), "probes": json.dumps(state.probes)}
-    write_atomically(context.workdir / _STATE, lambda part: save_file(tensors, part, metadata))
+    write_atomically(context.workdir / _STATE, lambda part: save_file(tensors, part, metadata), parents=False)
 
 
 def _restore(context: Context, state: State) -> None:

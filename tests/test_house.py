@@ -24,8 +24,7 @@ PACKAGE = ROOT / "compress"
 ROOMS = [
     "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
     "training", "contract", "evaluation", "onnx_graph", "models", "data", "randomness", "diffusion", "runtime",
-    "settings",
-    "files", "errors",
+    "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -20,7 +20,7 @@ from compress.errors import ExportError, PassError
 from compress.evaluation import latency
 from compress.evaluation.parity import first_wrong_layer
 from compress.evaluation.quality import psnr, sqnr
-from compress.files import write_json
+from compress.files import sha256, write_json
 from compress.models import counts
 from compress.models.attention import channels_first
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
@@ -30,7 +30,7 @@ from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.unroll import unroll
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
-from compress.runtime.bundle import FORMAT, sha256
+from compress.runtime.manifest import FORMAT
 
 MODEL = "denoiser.onnx"
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB

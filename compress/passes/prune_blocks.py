@@ -30,7 +30,8 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch, Dataset
 from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
-from compress.files import remove, write_json
+from compress.files import write_json
+from compress.folders import own_folder, remove_own
 from compress.models import counts
 from compress.models.blocks import inputs_read, layout, outermost, without
 from compress.models.denoiser import Denoiser, predict
@@ -196,18 +197,18 @@ def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Cont
             error = _error(objective, probe, config, context)
             if config.ranking == "recovery":
                 work = context.workdir / path
-                work.mkdir(parents=True, exist_ok=True)
+                own_folder(work)
                 less.net.requires_grad_(True)
                 own = dataclasses.replace(quiet, name=f"{context.name}: recovery without {path}", workdir=work)
                 training.train(objective, less.net, _recovery(config), own, fitted)
                 # Adam moves weights by the learning rate however small the gradient: what was right may get worse
                 error = min(error, _error(objective, probe, config, context))
                 write_json(file, errors | {path: error})
-                remove(work)
+                remove_own(work)
             else:
                 task.advance()
             errors[path] = error
-    remove(file)
+    file.unlink(missing_ok=True)
     return errors
 
 
