@@ -1,13 +1,24 @@
-"""Writing that is complete or not there at all."""
+"""Writing that is complete or not there at all, and reading of nothing but ordinary files of bounded size."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+JSON_BYTES = 32 * 2**20
+NESTING = 50  # of lists and mappings within each other; what is read from is walked recursively
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be read, as the end of a sentence: callers put the file before it and raise an error of theirs.
+
+    Derived from ValueError, as the errors of most formats are.
+    """
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -59,3 +70,70 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_regular(path: Path, limit: int | None = None) -> None:
+    """Raise Unreadable unless `path` is an ordinary file of at most `limit` bytes.
+
+    Opening a pipe or a device may wait for ever, so libraries are not given a path before this.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise Unreadable("no such file") from None
+    except OSError as error:
+        raise Unreadable((error.strerror or str(error)).lower()) from None
+    except ValueError:  # a null character
+        raise Unreadable("is no path of a file") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise Unreadable("is a folder; give a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("is a pipe, a socket or a device; give an ordinary file")
+    if limit is not None and found.st_size > limit:
+        raise Unreadable(f"holds {found.st_size:,} bytes; at most {limit:,} are read")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of an ordinary file of at most `limit` bytes. Raises Unreadable."""
+    check_regular(path, limit)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise Unreadable((error.strerror or str(error)).lower()) from None
+    if len(content) > limit:  # files of /proc say that they are empty
+        raise Unreadable(f"holds more than {limit:,} bytes, which is all that is read")
+    return content
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of an ordinary UTF-8 file of at most `limit` bytes. Raises Unreadable."""
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable("is not UTF-8 text") from None
+
+
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """What a JSON file holds, nested at most NESTING deep. Raises Unreadable."""
+    text = read_text(path, limit)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"is not JSON: {error}") from None
+    except RecursionError:
+        raise Unreadable(f"is nested more than {NESTING} deep") from None
+    except ValueError:
+        raise Unreadable("holds an integer of thousands of digits") from None
+    level = [content]
+    for _ in range(NESTING + 1):
+        level = [inner for value in level for inner in _inside(value)]
+    if level:
+        raise Unreadable(f"is nested more than {NESTING} deep")
+    return content
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
