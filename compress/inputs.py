@@ -16,10 +16,11 @@ from torch import nn
 from compress import data, passes
 from compress.contract import Context, Stage, Task
 from compress.diffusion.sampling import Guidance
-from compress.errors import DataError, RecipeError
-from compress.models import checkpoint, noise_classifier
-from compress.models.denoiser import Denoiser, QuantizedDenoiser
+from compress.errors import CheckpointError, DataError, RecipeError
+from compress.models import checkpoint, noise_classifier, torchscript
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs, guidance_fault
 from compress.models.reference import draw_dataset
+from compress.models.source import locate
 from compress.recipe import Recipe, Step
 from compress.runtime.bundle import sha256
 
@@ -42,6 +43,9 @@ class Inputs:
 
     def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
         self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
+        for program in _programs(recipe):
+            torchscript.check_trust(program, options.allow_pickle)
+            options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.dataset = cache(self._dataset)
 
@@ -80,39 +84,20 @@ class Inputs:
             raise RecipeError(
                 [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
             )
-        self._check_guidance(model)
-        return dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)
+        fault = guidance_fault(model)
+        if fault is not None:
+            raise RecipeError([f"{self.recipe.path}: guidance{fault}"])
+        model = dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)
+        _try(model, head.checkpoint)
+        return model
 
     def _classifier(self, model: Denoiser) -> nn.Module | None:
         asked = self.recipe.head.guidance
         if asked is None or asked.classifier is None:
             return model.classifier
-        if model.classes is None or len(model.conditions) > 1:
-            raise RecipeError([f"{self.recipe.path}: guidance.classifier: needs a model with class labels alone"])
         if float(model.sampling.alphas_cumprod[model.sampling.timesteps[0]]) == 0:
             raise RecipeError([f"{self.recipe.path}: guidance.classifier: no class is told at zero terminal SNR"])
-        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes)
-
-    def _check_guidance(self, model: Denoiser) -> None:
-        guidance, where = model.sampling.guidance, f"{self.recipe.path}: guidance"
-        if guidance.kind in ("none", "classifier"):
-            return
-        count = model.family.classes(model.net)
-        if guidance.null_class is not None and (count is None or guidance.null_class >= count):
-            has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
-            raise RecipeError([f"{where}.null_class: {guidance.null_class}, but the model {has}"])
-        if guidance.null_class is not None:
-            return
-        if model.dropped is None:
-            kind = "unconditional and cannot be guided; remove guidance"
-            raise RecipeError(
-                [f"{where}: the model is {kind if count is None else 'class-conditional; give null_class'}"]
-            )
-        wanted = model.conditions[model.dropped].shape
-        found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
-        if found != wanted:
-            shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
-            raise RecipeError([f"{where}.null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"])
+        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes, self.options.allow_pickle)
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
@@ -152,6 +137,7 @@ class Inputs:
             progress=options.progress,
             log=options.log,
             stages=stages,
+            allow_pickle=options.allow_pickle,
         )
 
     def identity(self) -> str:
@@ -161,11 +147,10 @@ class Inputs:
             "head": head.model_dump(mode="json", exclude={"name"}),
             "device": self.options.device.type,
         }
-        read = []
+        read: list[Path] = []
         if head.checkpoint is not None:
-            source = checkpoint.locate(head.checkpoint)
-            read += [p for folder in {source.root, source.model} for p in folder.iterdir()]
-            read += [source.scheduler] if source.scheduler else []
+            source = locate(head.checkpoint)
+            read += source.files
         for path in (
             getattr(head.data, "path", None),
             getattr(head.data, "embeddings", None),
@@ -175,6 +160,32 @@ class Inputs:
             read += [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
         parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
         return digest(parts)
+
+
+def _programs(recipe: Recipe) -> list[Path]:
+    """The TorchScript files that a recipe names."""
+    named = [path for step in recipe.steps for paths in step.config.paths().values() for path in paths]
+    guidance = recipe.head.guidance
+    named += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
+    return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]
+
+
+def _try(model: Denoiser, checkpoint: str) -> None:
+    """Raise CheckpointError if a teacher does not run or gives NaN, at the first or last of its timesteps."""
+    inputs = list(example_inputs(model, 1))
+    for timestep in (model.sampling.timesteps[0], model.sampling.timesteps[-1]):
+        inputs[1] = torch.full_like(inputs[1], timestep)
+        try:
+            with torch.no_grad():
+                output = model.module(*inputs)
+        except Exception as error:  # of many kinds, by what the config got wrong
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{checkpoint}: the net fails at timestep {timestep}: {reason}") from None
+        if not torch.isfinite(output).all():
+            raise CheckpointError(
+                f"{checkpoint}: the net gives NaN or infinity at timestep {timestep}; its weights or a number of its "
+                "config are damaged"
+            )
 
 
 def digest(content: Any) -> str:

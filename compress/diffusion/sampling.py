@@ -1,9 +1,11 @@
 """`Sampling`: how a denoiser is drawn from. It is part of the model: calibration, distillation,
 export, verification and the device all read the same one."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,6 +28,9 @@ SCHEDULERS: dict[str, SolverName] = {
     "UniPCMultistepScheduler": "dpmpp_2m",
 }
 DEFAULT_STEPS: dict[SolverName, int] = {"ddim": 50, "dpmpp_2m": 20}
+
+LARGEST = 1e8  # coefficient of a solver step; epsilon prediction on the cosine schedule has 2·10⁴
+Beta = Annotated[float, Field(ge=0, le=1)]
 
 # Settings of diffusers' schedulers that change the result and are not reproduced: absent or one of these.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -65,7 +70,7 @@ class Guidance(Frozen):
         "of its gradient, and 0 is without guidance",
     )
     scales: tuple[float, float] | None = Field(None, description="the scales that an embedded net was trained for")
-    null_class: int | None = Field(None, description="label that stands for 'no class'")
+    null_class: int | None = Field(None, ge=0, description="label that stands for 'no class'")
 
     @property
     def online(self) -> bool:
@@ -76,11 +81,11 @@ class Guidance(Frozen):
 class Sampling(Frozen):
     """Noise schedule, prediction type, solver, exact timesteps, clipping and guidance."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
+    num_train_timesteps: int = Field(1000, ge=1, le=100_000)
     beta_schedule: schedules.BetaSchedule = "linear"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    trained_betas: tuple[float, ...] | None = None
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    trained_betas: tuple[Beta, ...] | None = None
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "epsilon"
     solver: SolverName = "ddim"
@@ -106,6 +111,24 @@ class Sampling(Frozen):
                 raise ValueError("timesteps should be a descending list without repetition")
             if descending[0] >= self.num_train_timesteps or descending[-1] < 0:
                 raise ValueError(f"timesteps should lie in 0…{self.num_train_timesteps - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "Sampling":
+        found = None if self.trained_betas is None else len(self.trained_betas)
+        if found not in (None, self.num_train_timesteps):
+            raise ValueError(f"trained_betas: {found} numbers for {self.num_train_timesteps} training timesteps")
+        for timesteps in (self.timesteps, *self.others):
+            try:
+                steps = self.model_copy(update={"timesteps": timesteps}).steps()
+                numbers = [value for step in steps for value in dataclasses.astuple(step)[1:]]
+            except (ArithmeticError, ValueError):  # of division by zero, and of the logarithm
+                numbers = [math.nan]
+            if not all(abs(number) < LARGEST for number in numbers):
+                raise ValueError(
+                    "betas: a sample cannot be drawn with this noise schedule, whose numbers at the timesteps are too "
+                    "large or infinite"
+                )
         return self
 
     def at(self, count: int) -> "Sampling":
@@ -192,7 +215,7 @@ def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | 
         beta_schedule=config.get("beta_schedule", "linear"),
         beta_start=config.get("beta_start", 1e-4),
         beta_end=config.get("beta_end", 0.02),
-        trained_betas=None if trained is None else tuple(trained),
+        trained_betas=trained,
         zero_terminal_snr=zero_snr,
         prediction_type=prediction,
         solver=solver,

@@ -216,13 +216,6 @@ def test_attention_names_of_old_diffusers(folder: Path) -> None:
     assert torch.equal(output(checkpoint.load(folder)), output(make_denoiser(CLASS_CONFIG)))
 
 
-def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
-    assert torch.equal(output(checkpoint.load("owner/name")), output(make_denoiser(CLASS_CONFIG)))
-    assert asked == ["owner/name"]
-
-
 # Nothing there, or something else.
 
 
@@ -243,22 +236,6 @@ def test_folder_of_other_things_says_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     (tmp_path / "transformer").mkdir()
     refused(tmp_path, tmp_path, "photo.png", "transformer", "UNet2DModel")
-
-
-def test_unreachable_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **_: Any) -> None:
-        raise ConnectionError("Name or service not known\nlong trace")
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
-    assert "long trace" not in refused("owner/name", "owner/name", "Name or service not known")
-
-
-def test_unreachable_hub_id_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **_: Any) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
-    refused("owner/name", "owner/name", "TimeoutError")
 
 
 # Weights.
