@@ -55,15 +55,15 @@ def load(
         null_embedding=_null_embedding(source) if null_embedding is None else null_embedding,
         kept=kept,
     )
-    try:
-        trial.run(model)
-    except ValueError as error:
-        raise CheckpointError(f"{where if structure else source.model / 'config.json'}: {error}") from None
     fault = guidance_fault(model) if guidance is None else None
     if fault is not None:
         raise CheckpointError(f"{source.root / 'sampling.json'}: guidance{fault}")
     weights.fill(net, source.weights, source.model, allow_pickle)
     net.eval().requires_grad_(False)
+    try:
+        trial.run(model)
+    except ValueError as error:
+        raise CheckpointError(f"{where if structure else source.model / 'config.json'}: {error}") from None
     if model.sampling.guidance.kind == "classifier" and guidance is None:
         found = noise_classifier.load(source.root / CLASSIFIER, model.sample_shape, model.classes, allow_pickle)
         model = dataclasses.replace(model, classifier=found)
