@@ -44,6 +44,7 @@ def load(
     scheme, float_layers = _quantization(quantization, where)
     try:
         net = trial.build(family, config)
+        trial.check_samples(net.config)  # type: ignore[arg-type]
     except ValueError as error:
         raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
     structures.apply(net, structures.check(structure, str(where)), str(where))

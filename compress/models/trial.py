@@ -42,11 +42,10 @@ def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
         given = config.get(key)
         if isinstance(given, bool) and isinstance(default, int | float) and not isinstance(default, bool):
             raise ValueError(f"{family.name} cannot be built: {key} is {given} and should be a number")
-    _check_samples(net.config)  # type: ignore[arg-type]
     return net
 
 
-def _check_samples(config: Mapping[str, Any]) -> None:
+def check_samples(config: Mapping[str, Any]) -> None:
     """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
     size, taken, given = config["sample_size"], config["in_channels"], config["out_channels"]
     sides = [size, size] if isinstance(size, int) else size
