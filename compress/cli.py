@@ -38,7 +38,9 @@ Set = Annotated[
 Checkpoint = Annotated[Optional[str], typer.Option(help="model folder or hub id instead of the recipe's")]  # noqa: UP045
 Output = Annotated[Optional[Path], typer.Option(help="result folder")]  # noqa: UP045
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only)")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only), run TorchScript")
+]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="default: all cores")]  # noqa: UP045
 
 
@@ -153,6 +155,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
     rounds: Annotated[int, typer.Option(min=10, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
     from compress import terminal
@@ -161,7 +164,7 @@ def bench(
 
     count = threads or latency.default_threads()
     with latency.threads(count):
-        calls = {str(path): callable_for(path, count, batch) for path in paths}
+        calls = {str(path): callable_for(path, count, batch, allow_pickle) for path in paths}
         taken = latency.interleaved(calls, rounds, terminal.progress)
     rows = []
     for name, values in taken.items():

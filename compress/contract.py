@@ -84,7 +84,7 @@ class Context:
     name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
     given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
     folder. teacher, dataset: loaded when first asked for. stages: the passes before this one that changed the
-    model. progress: `with progress("sampling", total) as
+    model. allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as
     task` shows a bar. guidance, sampling: as the recipe asks.
     """
 
@@ -102,6 +102,7 @@ class Context:
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
     stages: Sequence[Stage] = ()
+    allow_pickle: bool = False
 
     def earlier(self, name: str) -> Any:
         """The model that a pass before this one gave. Raises PassError."""

@@ -207,7 +207,7 @@ class _Run:
         def load() -> Denoiser | QuantizedDenoiser | Bundle:
             if stored.name == "onnx":
                 return Bundle(stored)
-            model = checkpoint.load(stored)
+            model = checkpoint.load(stored, self.options.allow_pickle)
             return model.to(self.options.device) if isinstance(model, Denoiser) else model
 
         return load

@@ -39,6 +39,14 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
         raise RecipeError(
             [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
         )
+    given = [name for name in bundle.conditions if name != "class_labels"]
+    if given and manifest["data"] == "teacher":
+        raise RecipeError(
+            [
+                f"{bundle.path}: takes {' and '.join(given)}, and does not hold those of its teacher's samples; name "
+                "its recipe with --recipe"
+            ]
+        )
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}

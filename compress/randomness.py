@@ -37,6 +37,7 @@ class Draw(StrEnum):
     TIMING = auto()
     TRAJECTORIES = auto()
     TRAJECTORY_SCALES = auto()
+    TRIAL = auto()
 
 
 def generator(*key: int | str) -> torch.Generator:

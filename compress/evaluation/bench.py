@@ -22,7 +22,7 @@ _TYPES = {
 }
 
 
-def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
+def callable_for(path: Path, threads: int, batch: int, allow_pickle: bool = False) -> Callable[[], object]:
     """One evaluation, without guidance, of what `path` holds. Raises BundleError or CheckpointError.
 
     batch: batch size; a bundle or file of fixed batch size is run with its own.
@@ -35,7 +35,7 @@ def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
         if not path.is_file():
             raise BundleError(f"{path}: no such file")
         return _onnx(path, open_session(path, threads), batch)
-    model = checkpoint.load(path)
+    model = checkpoint.load(path, allow_pickle)
     source = model.source if isinstance(model, QuantizedDenoiser) else model
     return functools.partial(_evaluate, model.module, example_inputs(source, batch))
 

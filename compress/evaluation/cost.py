@@ -38,7 +38,7 @@ import torch
 from compress.models import checkpoint
 from compress.models.denoiser import example_inputs
 torch.set_num_threads(int(sys.argv[2]))
-model = checkpoint.load(sys.argv[1])
+model = checkpoint.load(sys.argv[1], allow_pickle=True)  # written by the process that starts this one
 with torch.no_grad():
     model.module(*example_inputs(model, 1))
 """

@@ -140,7 +140,9 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     if not np.isfinite(ours).all():
         raise VerifyError(f"{bundle.path}: draws NaN or infinity from seed {context.seed}; the file is unusable")
     pairs, others = drawn[: len(ours)], drawn[config.samples :]
-    judged = judging.Judging(context.dataset, context.data, config.features, config.judge_accuracy, context.progress)
+    judged = judging.Judging(
+        context.dataset, context.data, config.features, config.judge_accuracy, context.progress, context.allow_pickle
+    )
     with tempfile.TemporaryDirectory() as folder:
         with context.progress(f"{context.name}: exporting the baseline", 1) as task:
             baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), config.threads)

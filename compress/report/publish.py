@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress.files import write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
@@ -38,11 +38,18 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     report_file = output / "report.json"
     verified = any(record["pass"] == "verify" for record in records)
     report = json.loads(report_file.read_text(encoding="utf-8")) if verified else None
-    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir()))
+    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir(), _student(output)))
     if report is None:
         return None
     write_page(output, report, records, samples)
     return str(report["verdict"])
+
+
+def _student(output: Path) -> Literal["stock", "own"] | None:
+    """Who loads the student, if there is one."""
+    if not (output / "student").is_dir():
+        return None
+    return "stock" if any((output / "student" / "unet").glob("diffusion_pytorch_model*")) else "own"
 
 
 def write_page(
