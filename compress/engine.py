@@ -38,7 +38,7 @@ _LIBRARIES = ("torch", "diffusers", "torch-pruning", "torchao", "onnx", "onnxrun
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """verdict: "pass" or "fail" of the recipe's `verify`, None without one."""
+    """verdict: "pass", "fail" or "not judged" of the recipe's `verify`, None without one."""
 
     output: Path
     verdict: str | None
