@@ -45,7 +45,6 @@ UNRESOLVED = "not resolved"
 EXAMPLES = {  # gates on quality, the most telling first
     "class_accuracy": "{margin: 0.02}",
     "psnr": "{min: 25}",
-    "coverage": "{margin: 0.1}",
     "output_error": "{max: 0.05}",
 }
 
