@@ -110,7 +110,10 @@ def verify(
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
+    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it.
+
+    Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
+    """
     from compress import judge, terminal
     from compress.recipe import read
     from compress.report.publish import write_page

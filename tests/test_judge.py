@@ -54,6 +54,7 @@ def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, st
     [
         "not json",
         '{"gates": 5}',
+        '{"gates": ["psnr"], "samples": 20}',
         '{"gates": [{"kind": "min"}]}',
         '{"gates": [{"name": "beauty", "kind": "min", "limit": 1}], "samples": 20}',
     ],

@@ -333,7 +333,7 @@ def test_samples_that_are_not_finite_fail_and_the_report_says_so(tmp_path: Path)
     assert found["psnr"]["reason"] == found["kid"]["reason"] == "not every sample of the student is finite"
     assert set(report["quality"]) == {"sampling_error", "classifier_accuracy"} and report["spaces"] == {}
     text = page(check(report, tmp_path), [], tmp_path / "files" / "samples.npz")
-    assert "gate share of samples without NaN and infinity fails" in text
+    assert "gate finite samples, share fails" in text
 
 
 def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,7 @@ def test_page_and_card_say_the_verdict_and_what_to_add(verdict: str) -> None:
     (badge,) = [a["class"] for a in shown.tags("span") if (a.get("class") or "").startswith("verdict")]
     assert badge == f"verdict {verdict.replace(' ', '-')}"
     made = card("digits-edge", sample_report.records(), report, bundle=True)
-    assert f"**Verdict: {verdict}" in made
+    assert f"**Verdict: {verdict}.** " in made
     assert [ADVICE in text for text in (shown.text, made)] == [verdict == "not judged"] * 2
 
 
