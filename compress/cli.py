@@ -1,4 +1,4 @@
-"""The `compress` command. Exit codes: 0 fine, 1 a gate of `verify` failed, 2 bad input."""
+"""The `compress` command. Exit codes: 0 fine, 1 a gate failed, 2 bad input, 3 not judged, 70 a fault of ours."""
 
 import json
 import logging
@@ -23,11 +23,14 @@ if TYPE_CHECKING:  # torch takes seconds to import; commands import what they ne
 app = typer.Typer(
     name="compress",
     help="Make guided diffusion models small and fast enough for the edge. "
-    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input.",
+    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input, 3 not judged: verify has no gate on quality, "
+    "70 a fault of compress itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+CODES = {None: 0, "pass": 0, "fail": 1, "not judged": 3}  # by verdict
 
 # typer reads Optional and not `| None` in aliases on all the versions that are supported
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
@@ -72,7 +75,7 @@ def apply(
     if outcome.verdict is not None:
         terminal.report(json.loads((where / "report.json").read_text(encoding="utf-8")))
     terminal.log(f"result: {where}")
-    raise typer.Exit(1 if outcome.verdict == "fail" else 0)
+    raise typer.Exit(CODES[outcome.verdict])
 
 
 @app.command()
@@ -112,7 +115,10 @@ def verify(
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
+    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it.
+
+    Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
+    """
     from compress import judge, terminal
     from compress.recipe import read
     from compress.report.publish import write_page
@@ -124,7 +130,7 @@ def verify(
         if output:
             write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
-    raise typer.Exit(1 if report["verdict"] == "fail" else 0)
+    raise typer.Exit(CODES[report["verdict"]])
 
 
 @app.command()

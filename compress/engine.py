@@ -42,7 +42,7 @@ _LIBRARIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """verdict: "pass" or "fail" of the recipe's `verify`, None without one."""
+    """verdict: "pass", "fail" or "not judged" of the recipe's `verify`, None without one."""
 
     output: Path
     verdict: str | None

@@ -68,11 +68,11 @@ def _earlier(report: Path) -> PassConfig:
     try:
         earlier = json.loads(report.read_text(encoding="utf-8"))
         gates: dict[str, dict[str, float]] = {}
-        for gate in earlier["gates"]:
+        for gate in (gate for gate in earlier["gates"] if not gate.get("always")):
             gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
         counts = {"samples": earlier["samples"]}
         if "reference" in earlier:
             counts["reference"] = earlier["reference"]["count"]
         return config.model_validate({"gates": gates, **counts})
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ReportError(f"{report}: is damaged ({error!r}); name the bundle's recipe with --recipe") from None

@@ -1,8 +1,8 @@
-"""What stands in report.json, format 2, and reading it from a result folder.
+"""What stands in report.json, format 3, and reading it from a result folder.
 
-`verify` writes it. Reports from before the format had a number lack floors, bounds and baselines:
-what is here is shown and the rest left out. Shares are 0 to 1, ratios of sizes student ÷ teacher,
-speedups teacher ÷ student, intervals 95%.
+`verify` writes it. Reports of format 2 have no gates that always hold and are never "not judged"; those from before the
+format had a number lack floors, bounds and baselines: what is here is shown and the rest left out. Shares are 0 to 1,
+ratios of sizes student ÷ teacher, speedups teacher ÷ student, intervals 95%.
 """
 
 import json
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from compress.errors import ReportError
 
-FORMAT = 2
+FORMAT = 3
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Span = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
@@ -53,7 +53,10 @@ class Entry(Part):
 
 
 class Gate(Part):
-    """A limit on a metric; `bound`, the far end of the value's interval, is what is held against it."""
+    """A limit on a metric; `bound`, the far end of the value's interval, is what is held against it.
+
+    always: whatever the recipe says.
+    """
 
     measured = ("value", "passed")
     name: str
@@ -63,6 +66,7 @@ class Gate(Part):
     bound: Number | None = None
     passed: bool | None = None
     reason: str | None = None
+    always: bool = False
 
 
 class Side(Part):
@@ -187,7 +191,7 @@ class Stage(Part):
 class Report(Part):
     """The whole report; what may be missing is left out where it is shown."""
 
-    verdict: Literal["pass", "fail"]
+    verdict: Literal["pass", "fail", "not judged"]
     summary: str
     gates: list[Gate]
     teacher: Side

@@ -60,8 +60,15 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the model's files, external weights included."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+        """Bytes that a device needs to draw samples: weights beside a graph included, `bundle.json` left out.
+
+        Where there are two ways, step by step or the sampler in one graph, each holds all weights and one is enough:
+        those of the larger.
+        """
+        sizes = {name: int(entry["bytes"]) for name, entry in self.manifest["files"].items()}
+        own = Path(self.manifest.get("sampler") or "").stem  # of sampler.onnx and the weights beside it
+        at_once = sum(size for name, size in sizes.items() if Path(name).stem == own)
+        return max(at_once, sum(sizes.values()) - at_once)
 
     def at_scale(self, scale: float) -> "Bundle":
         """The same bundle with another guidance scale (diffusers' convention). Raises BundleError if it has none."""

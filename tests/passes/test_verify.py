@@ -12,9 +12,12 @@ from compress import data, passes
 from compress.contract import Stage
 from compress.data import Digits
 from compress.errors import VerifyError
+from compress.evaluation import cost
 from compress.files import write_json
 from compress.models import reference
 from compress.models.denoiser import Denoiser
+from compress.report.page import page
+from compress.report.schema import check
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
 
@@ -60,7 +63,10 @@ def of_itself(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_teacher_itself_passes_and_nothing_is_resolved(of_itself: dict[str, Any]) -> None:
     assert of_itself["verdict"] == "pass"
-    assert [gate["name"] for gate in of_itself["gates"]] == [name for name, limits in GATES.items() for _ in limits]
+    own = [gate["name"] for gate in of_itself["gates"] if not gate["always"]]
+    assert own == [name for name, limits in GATES.items() for _ in limits]
+    always = {gate["name"]: gate["passed"] for gate in of_itself["gates"] if gate["always"]}
+    assert always == {"finite_output": True, "listed_files": True}  # of the sampling error the recipe's is stricter
     figures = {name: figure for name, figure in of_itself["quality"].items() if name != "classifier_accuracy"}
     assert set(figures) >= {"psnr", "ssim", "class_agreement", "class_accuracy", "output_error", "guidance_ratio"}
     for space, found in of_itself["spaces"].items():
@@ -76,8 +82,7 @@ def test_report_holds_what_it_promises(of_itself: dict[str, Any]) -> None:
     names = {(row["name"], row["batch"]) for row in of_itself["latency"]}
     for name in ("teacher, PyTorch", "teacher, onnxruntime fp32", "student, onnxruntime float"):
         assert {(name, 1), (name, 2)} <= names
-    (compiled,) = [row for row in of_itself["latency"] if "compile" in row["name"] and row["batch"] == 1]
-    assert "not asked for" in compiled["reason"]
+    assert not [row for row in of_itself["latency"] if "compile" in row["name"]], "was not asked for"
     for row in of_itself["process"]:
         assert row["cold_start_s"] > 0 and row["peak_memory_bytes"] > 1e7
     assert len(of_itself["probe"]["timesteps"]) == len(of_itself["probe"]["error"]) == 4
@@ -123,7 +128,14 @@ def test_swapped_timesteps_are_found(tmp_path: Path) -> None:
     gates = {"worst_timestep_error": {"max": 1e-6}, "sampling_error": {"max": 1e-3}, "kernel_loss": {"max": 0.5}}
     report = judged(bundle, teacher, tmp_path, samples=20, gates=gates)
     assert report["verdict"] == "fail"
-    assert [gate.get("passed") for gate in report["gates"]] == [False, False, None], "no recipe, no simulated model"
+    found = {gate["name"]: gate.get("passed") for gate in report["gates"]}
+    assert found.pop("kernel_loss") is None, "no recipe, no simulated model"
+    assert found == {
+        "worst_timestep_error": False,
+        "sampling_error": False,
+        "finite_output": True,
+        "listed_files": True,
+    }
     error = report["probe"]["error"]
     assert min(error[1], error[2]) > 1000 * max(error[0], error[3])
 
@@ -150,8 +162,8 @@ def test_unpaired_student_is_judged_without_pairs(tmp_path: Path) -> None:
 
     bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", unpair)
     report = judged(bundle, teacher, tmp_path, samples=20, gates={"psnr": {"min": 1000}, "bytes": {"max": 2}})
-    assert report["verdict"] == "pass"
-    left_out, held = report["gates"]
+    assert report["verdict"] == "not judged", "the only gate on quality means nothing"
+    left_out, held, *_ = report["gates"]
     assert "does not map noise" in left_out["reason"] and "passed" not in left_out
     assert held["passed"]
     assert "psnr" not in report["quality"] and "class_accuracy" in report["quality"]
@@ -301,3 +313,40 @@ def test_a_baked_student_has_no_guidance_response_and_says_so(tmp_path: Path) ->
     VERIFY.run(bundle, config, context)
     assert read_json(context.output / "report.json")["guidance"] is None
     assert any("knows the scale 2.0 alone" in line for line in said)
+
+
+def test_samples_that_are_not_finite_fail_and_the_report_says_so(tmp_path: Path) -> None:
+    teacher = make_denoiser(CLASS_CONFIG)
+
+    def overflow(manifest: dict[str, Any]) -> None:
+        *steps, last = manifest["sampling"]["steps"]
+        last = {**last, "next_from_clean": 1e38, "next_from_sample": 1e39}
+        manifest["sampling"] = {**manifest["sampling"], "steps": [*steps, last]}
+
+    bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", overflow)
+    gates = {"psnr": {"min": 1}, "kid": {"max": 1}, "bytes": {"max": 2}}
+    report = judged(bundle, teacher, tmp_path, samples=640, gates=gates, guidance_scales=[1.0])
+    assert report["verdict"] == "fail"
+    found = {gate["name"]: gate for gate in report["gates"]}
+    assert [name for name, gate in found.items() if gate.get("passed") is False] == ["finite_output"]
+    assert found["finite_output"]["value"] < 1 and found["bytes"]["passed"]
+    assert found["psnr"]["reason"] == found["kid"]["reason"] == "not every sample of the student is finite"
+    assert set(report["quality"]) == {"sampling_error", "classifier_accuracy"} and report["spaces"] == {}
+    text = page(check(report, tmp_path), [], tmp_path / "files" / "samples.npz")
+    assert "gate finite samples, share fails" in text
+
+
+def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scale=None)
+    bundle = exported(teacher, tmp_path / "export")
+    measured = cost.measure
+
+    def meddling(*given: Any) -> cost.Costs:
+        with (bundle.path / "denoiser.onnx").open("ab") as file:
+            file.write(b"more")
+        return measured(*given)
+
+    monkeypatch.setattr(cost, "measure", meddling)
+    report = judged(bundle, teacher, tmp_path, samples=20, gates={"psnr": {"min": 1}})
+    assert report["verdict"] == "fail"
+    assert [gate["name"] for gate in report["gates"] if gate.get("passed") is False] == ["listed_files"]
