@@ -146,9 +146,8 @@ class _Run:
                 self.options.log(f"{step.name}: unchanged, used again")
             self.records.append(record)
             if record["stored"] is not None:
-                load = self._loader(folder / record["stored"])
-                self.load = cache(load)
-                self.stages.append(Stage(step.name, step.kind, load))
+                self.load = cache(self._loader(folder / record["stored"]))
+                self.stages.append(Stage(step.name, step.kind, self.load))
         for old in (self.output / "passes").iterdir():
             if old.name not in wanted and old.name != "cache":
                 remove(old)  # of an earlier version of this recipe

@@ -259,3 +259,16 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 def test_every_error_is_a_compress_error() -> None:
     assert issubclass(OutputError, CompressError) and issubclass(PassError, CompressError)
+
+
+def test_a_finished_pass_is_loaded_once_however_many_ask_for_it(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    truly = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda folder, *more: loaded.append(str(folder)) or truly(folder, *more))
+    passes = [PRUNE, {**DISTILL, "as": "first"}, {"distill": {**DISTILL["distill"], "teacher": "prune_channels"}}]
+    engine.apply(read(write_recipe(tmp_path, recipe_text(teacher, passes))), tmp_path / "out", options())
+    assert sum("01-prune_channels" in folder for folder in loaded) == 1
+    before = weights(tmp_path / "out" / "passes" / "01-prune_channels" / "model")
+    assert not same(before, weights(tmp_path / "out" / "passes" / "02-first" / "model"))

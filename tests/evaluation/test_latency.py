@@ -39,7 +39,7 @@ def clock(monkeypatch) -> Clock:
 def trains(milliseconds, calls):
     """The warm-up with a call that tells the length of a train; then for each train an untimed call before `calls`
     that take the given time on average."""
-    first = [1000.0] * latency.WARM_UP + [latency.TRAIN_MS / calls]
+    first = [1000.0] * latency.WARM_UP + [latency.TRAIN_MS / (calls + 0.5)]
     return first + [v for mean in milliseconds for v in (700.0, *np.linspace(mean - 1, mean + 1, calls))]
 
 
