@@ -195,9 +195,8 @@ class _Run:
                 self.options.log(f"{step.name}: unchanged, used again")
             self.records.append(record)
             if record["stored"] is not None:
-                load = self._loader(folder / record["stored"])
-                self.load = cache(load)
-                self.stages.append(Stage(step.name, step.kind, load))
+                self.load = cache(self._loader(folder / record["stored"]))
+                self.stages.append(Stage(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe
         _still(self.output, self.there)
         verdict = publish(self.recipe.head.name, self.output, self.records)

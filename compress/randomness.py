@@ -10,6 +10,7 @@ class Draw(StrEnum):
     """What random numbers are drawn for. Each name is used by one draw of the package."""
 
     ADAPTIVE_STEPS = auto()  # noise on which they are calibrated
+    BASELINE_CHECK = auto()  # inputs on which the teacher in onnxruntime is held against itself
     CALIBRATION = auto()  # noise of the trajectories on which activations are observed
     CLASSIFIER = auto()  # batches of the classifier that judges
     CONDITIONS = auto()  # from the data set, to draw samples for

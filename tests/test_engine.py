@@ -307,3 +307,16 @@ def test_results_of_one_pass_depend_on_the_version_of_every_library_that_compute
     aside = {"matplotlib", "jinja2", "pydantic", "pyyaml", "typer", "rich", "huggingface_hub", "threadpoolctl"}
     named = {re.split("[<>=]", line)[0] for line in dependencies}
     assert named - aside == set(engine.versions()) - {"compress"}
+
+
+def test_a_finished_pass_is_loaded_once_however_many_ask_for_it(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    truly = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda folder, *more: loaded.append(str(folder)) or truly(folder, *more))
+    passes = [PRUNE, {**DISTILL, "as": "first"}, {"distill": {**DISTILL["distill"], "teacher": "prune_channels"}}]
+    engine.apply(read(write_recipe(tmp_path, recipe_text(teacher, passes))), tmp_path / "out", options())
+    assert sum("01-prune_channels" in folder for folder in loaded) == 1
+    before = weights(tmp_path / "out" / "passes" / "01-prune_channels" / "model")
+    assert not same(before, weights(tmp_path / "out" / "passes" / "02-first" / "model"))

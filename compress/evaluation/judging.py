@@ -24,9 +24,8 @@ from compress.evaluation.features import (
     random_space,
 )
 from compress.evaluation.figure import Figure
-from compress.files import cache_folder
 from compress.models.denoiser import Denoiser
-from compress.models.reference import Drawn, Progress, draw_kept
+from compress.models.reference import PYTORCH, Drawn, Engine, Progress, draw_kept
 from compress.runtime import Bundle
 
 SMALLEST = 32  # dimensions of the smallest feature space
@@ -74,6 +73,7 @@ class Judging:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
     allow_pickle: whether extractors may be programs (TorchScript).
+    engine: what draws the teacher's samples.
     """
 
     load: Callable[[], Dataset]
@@ -82,6 +82,7 @@ class Judging:
     accuracy: float
     progress: Progress
     allow_pickle: bool = False
+    engine: Engine = PYTORCH
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -203,9 +204,9 @@ class Judging:
                 RESPONSE,
                 seed,
                 self.load,
-                cache_folder() / "samples",
                 self.progress,
                 f"{title}, teacher",
+                self.engine,
             )
             ours = response.sample(bundle.at_scale(scale), drawn, self.progress, f"{title}, student")
             theirs, labels = drawn.samples.numpy()[: len(ours)], drawn.conditions["class_labels"].numpy()[: len(ours)]
@@ -229,9 +230,9 @@ class Judging:
                     FEW,
                     seed,
                     self.load,
-                    cache_folder() / "samples",
                     self.progress,
                     f"{name}: teacher, {solver}, {count} steps",
+                    self.engine,
                 )
                 row: dict[str, Any] = {
                     "name": f"teacher in onnxruntime, {solver}",

@@ -175,7 +175,7 @@ QAT = {"steps": 30, "batch_size": 52, "samples": 16, "evaluations": 320, "learni
 def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize_models, "WEIGHT", 7)  # so coarse that training has much to mend
+    monkeypatch.setattr(quantize_models, "SECOND", 7)  # so coarse that training has much to mend
     model = make_denoiser(CLASS_CONFIG)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     static = quantized(model, tmp_path / "static", least_attention_width=0)
