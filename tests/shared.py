@@ -1,5 +1,6 @@
 """Work that many tests ask for is done once, for all of them and for every process of pytest-xdist."""
 
+import copy
 import fcntl
 import hashlib
 import io
@@ -27,13 +28,21 @@ def once(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
 
 
 class _Pickler(pickle.Pickler):
-    """Sees of a tensor its type, shape and bytes, of a traced graph its code and tensors, of all else what pickle sees."""
+    """Sees type, shape and bytes of a tensor, code and tensors of a traced graph, and of all else what pickle sees.
+
+    weights: whether it looks at the bytes of parameters.
+    """
+
+    weights = True
 
     def persistent_id(self, value: object) -> object:
         if not isinstance(value, torch.Tensor):
             return None
+        seen = str(value.dtype), tuple(value.shape), value.requires_grad
+        if isinstance(value, nn.Parameter) and not self.weights:
+            return seen
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return str(value.dtype), tuple(value.shape), hashlib.sha256(data).hexdigest()
+        return *seen, hashlib.sha256(data).hexdigest()
 
     def reducer_override(self, value: object) -> object:
         if not isinstance(value, fx.GraphModule):
@@ -42,12 +51,16 @@ class _Pickler(pickle.Pickler):
         return list, ([value.code, *((name, operator.attrgetter(name)(value)) for name in read)],)
 
 
-def fingerprint(*values: object) -> str:
-    """SHA-256 of all that the values consist of. Raises what pickle raises if that cannot be written down."""
+def fingerprint(*values: object, weights: bool = True) -> str | None:
+    """SHA-256 of all that the values consist of; None: of something without a name, as a function within another."""
     written = io.BytesIO()
     pickler = _Pickler(written)
+    pickler.weights = weights
     pickler.fast = True  # equal strings count as equal, one object or not
-    pickler.dump(values)
+    try:
+        pickler.dump(values)
+    except (pickle.PicklingError, AttributeError):
+        return None
     return hashlib.sha256(written.getvalue()).hexdigest()
 
 
@@ -55,11 +68,28 @@ def shared_export(export: Callable[..., Any], folder: Path) -> Callable[..., Any
     """`torch.onnx.export`, which takes seconds for the smallest net, once for each net, its inputs and settings."""
 
     def shared(module: nn.Module, inputs: tuple[torch.Tensor, ...], **settings: Any) -> Any:
-        try:
-            key = fingerprint(module, inputs, {name: repr(value) for name, value in settings.items()})
-        except (pickle.PicklingError, AttributeError):  # of a class or function that has no name
+        key = fingerprint(module, inputs, {name: repr(value) for name, value in settings.items()})
+        if key is None:
             return export(module, inputs, **settings)
         file = once(folder, key, lambda path: ir.save(export(module, inputs, **settings).model, path))
         return SimpleNamespace(model=ir.load(file))
+
+    return shared
+
+
+def shared_trace(export: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.export.export` once for all nets that differ in their weights alone: a trace never looks at them."""
+    traced: dict[str, Any] = {}
+
+    def shared(module: nn.Module, inputs: tuple[torch.Tensor, ...], *more: Any, **settings: Any) -> Any:
+        own = dict(module.named_parameters())
+        key = fingerprint(module, inputs, [*own], repr(more), repr(settings), weights=False)
+        if key is None:
+            return export(module, inputs, *more, **settings)
+        if key not in traced:
+            traced[key] = export(module, inputs, *more, **settings)
+        program = copy.copy(traced[key])
+        program._state_dict = program.state_dict | own
+        return program
 
     return shared
