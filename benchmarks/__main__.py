@@ -27,6 +27,7 @@ SUITE = {
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",
     "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
+    "hostile": "thousands of hostile inputs, each refused in one clear message",
     "int8": "the ways to quantize, side by side",
     "lean_graph": "what each rewrite of an exported graph gains",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",

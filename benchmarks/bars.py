@@ -41,6 +41,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "int8_digits_bytes": ("max", 0.27),
     "int8_trained_gain_db": ("min", 0.0),
     "configs_failed": ("max", 0.0),
+    "hostile_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
     "peers_cifar10_over_nncf": ("max", 0.83),
     "peers_cifar10_db_over_nncf": ("min", 0.0),
