@@ -3,12 +3,11 @@
 import os
 import random
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hostile import good
-from benchmarks.hostile.case import Case
+from benchmarks.hostile.case import Case, Lay, pipe
 
 BUNDLE = ("--class", "3")
 NUMBERS = (
@@ -31,7 +30,7 @@ NUMBERS = (
 )
 
 
-def of(name: str, *words: str, lay: Callable[[Path], object] = lambda folder: None, **expected: Any) -> Case:
+def of(name: str, *words: str, lay: Lay = lambda folder: None, **expected: Any) -> Case:
     """A command in a folder that holds everything that is good: recipe.yaml, model, bundle, other, kept/precious."""
 
     def everything(folder: Path) -> None:
@@ -47,7 +46,7 @@ def of(name: str, *words: str, lay: Callable[[Path], object] = lambda folder: No
         (folder / "kept" / "precious.txt").write_text("years of work")
         (folder / "kept" / "deeper" / "precious.txt").write_text("more of it")
         (folder / "file").write_text("x")
-        os.mkfifo(folder / "pipe")
+        pipe(folder / "pipe")
         (folder / "link").symlink_to("kept")
         lay(folder)
 
@@ -71,6 +70,11 @@ def _socket(folder: Path) -> None:
 
 def _frozen(folder: Path) -> None:
     (folder / "frozen").mkdir(mode=0o500)
+
+
+def _report(text: str) -> Lay:
+    """Another report beside one bundle."""
+    return lambda folder: (folder / "two" / "report.json").write_text(text)
 
 
 # Where nothing can be written, or nothing may be.
@@ -117,7 +121,7 @@ NAMED: dict[str, Case] = {
             "compare",
             "one",
             "two",
-            lay=lambda folder, text=text: (folder / "two" / "report.json").write_text(text),
+            lay=_report(text),
         )
         for name, text in {
             "empty": "",
@@ -134,14 +138,14 @@ NAMED: dict[str, Case] = {
         "compare",
         "one",
         "two",
-        lay=lambda folder: ((folder / "two" / "report.json").unlink(), os.mkfifo(folder / "two" / "report.json")),
+        lay=lambda folder: pipe(folder / "two" / "report.json"),
     ),
     "bench of nothing": of("bench", "bench", "nowhere"),
     "bench of a file": of("bench", "bench", "file"),
     "bench of a pipe": of("bench", "bench", "pipe"),
     "bench of nothing at all": of("bench", "bench"),
     "bench of an empty graph": of("bench", "bench", "x.onnx", lay=lambda folder: (folder / "x.onnx").write_bytes(b"")),
-    "bench of a graph that is a pipe": of("bench", "bench", "x.onnx", lay=lambda folder: os.mkfifo(folder / "x.onnx")),
+    "bench of a graph that is a pipe": of("bench", "bench", "x.onnx", lay=lambda folder: pipe(folder / "x.onnx")),
     **{
         f"bench --{option} {value}": of("bench", "bench", "bundle", f"--{option}", value)
         for option, found in {

@@ -1,5 +1,6 @@
 """A case: what lies in the folder, what is called there, and what must come of it."""
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,23 @@ from pathlib import Path
 
 Lay = Callable[[Path], object]
 Draw = Callable[[random.Random], "Case"]
+
+
+def after(*steps: Lay) -> Lay:
+    """One after the other."""
+
+    def all_of_them(folder: Path) -> None:
+        for step in steps:
+            step(folder)
+
+    return all_of_them
+
+
+def pipe(path: Path) -> None:
+    """A named pipe, into which nobody writes, in place of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.hostile import good, values
-from benchmarks.hostile.case import Case, Lay
+from benchmarks.hostile.case import Case, Lay, after, pipe
 from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 
 BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
@@ -62,13 +62,18 @@ def of_file(file: str, content: str | bytes, **expected: Any) -> Case:
 
 
 def of_pipe(file: str, **expected: Any) -> Case:
-    """A named pipe, into which nobody writes, in place of a file."""
+    """A named pipe in place of a file."""
+    return of(f"{Path(file).name} is a pipe", lambda model: pipe(model / file), mentions=(Path(file).name,), **expected)
+
+
+def of_folder(file: str) -> Case:
+    """A folder in place of a file."""
 
     def change(model: Path) -> None:
-        (model / file).unlink(missing_ok=True)
-        os.mkfifo(model / file)
+        (model / file).unlink()
+        (model / file).mkdir()
 
-    return of(f"{Path(file).name} is a named pipe", change, mentions=(Path(file).name,), **expected)
+    return of(f"{Path(file).name} is a folder", change)
 
 
 def of_weights(name: str, change: Callable[[Tensors], Any], **expected: Any) -> Case:
@@ -152,6 +157,11 @@ def _move(source: str, target: str) -> Lay:
         shutil.move(model / source, model / target)
 
     return change
+
+
+def _loop(model: Path) -> None:
+    (model / WEIGHTS).unlink()
+    (model / WEIGHTS).symlink_to(model / WEIGHTS)
 
 
 def _lora(model: Path) -> None:
@@ -400,20 +410,14 @@ NAMED: dict[str, Case] = {
     "folder without weights": of("no weights", lambda model: (model / WEIGHTS).unlink()),
     "folder without a config": of("no config", lambda model: (model / CONFIG).unlink()),
     "folder without a scheduler": of("no scheduler", lambda model: shutil.rmtree(model / "scheduler")),
-    "weights are a folder": of("folder", lambda model: ((model / WEIGHTS).unlink(), (model / WEIGHTS).mkdir())),
-    "config is a folder": of("folder", lambda model: ((model / CONFIG).unlink(), (model / CONFIG).mkdir())),
-    "scheduler is a folder": of("folder", lambda model: ((model / SCHEDULER).unlink(), (model / SCHEDULER).mkdir())),
-    "weights cannot be read": of(
-        "a loop of links", lambda m: ((m / WEIGHTS).unlink(), (m / WEIGHTS).symlink_to(m / WEIGHTS))
-    ),
+    **{f"{file} is a folder": of_folder(file) for file in (CONFIG, WEIGHTS, SCHEDULER)},
+    "weights link to themselves": of("a loop", _loop),
     "a LoRA beside": of("LoRA", _lora, mentions=("LoRA", "pytorch_lora_weights")),
     "a transformer": of("transformer/", _transformer, mentions=("transformer",)),
     "a single file": of(
         "single file", _single_file, good.recipe(checkpoint="single.safetensors"), mentions=("single",)
     ),
-    "a bundle as checkpoint": of(
-        "bundle", lambda model: (shutil.rmtree(model), good.bundle(model)), mentions=("model",)
-    ),
+    "a bundle as checkpoint": of("bundle", after(shutil.rmtree, good.bundle), mentions=("model",)),
     "TorchScript without trust": of("TorchScript", _torchscript, GUIDED, mentions=("--allow-pickle",)),
     "learned variance": of("1 → 2 channels", _shapes((1, 2)), EXPORT, mentions=("channels",)),
     "inpainting": of("9 → 4 channels", _shapes((9, 4)), EXPORT, mentions=("channels",)),
@@ -432,7 +436,7 @@ NAMED: dict[str, Case] = {
     ),
     "a good folder without unet/": of(
         "flat",
-        lambda m: (_move(CONFIG, "config.json")(m), _move(WEIGHTS, good.WEIGHTS)(m), (m / "unet").rmdir()),
+        after(_move(CONFIG, "config.json"), _move(WEIGHTS, good.WEIGHTS), lambda m: (m / "unet").rmdir()),
         valid=True,
     ),
     "a good index": of_file(INDEX, json.dumps({"weight_map": dict.fromkeys(good.weights(), good.WEIGHTS)}), valid=True),
@@ -465,7 +469,25 @@ def _field(choose: random.Random) -> Case:
     sampling = from_scheduler_config(good.SCHEDULER, SamplingOptions(steps=4)).model_dump(mode="json")
     content = {CONFIG: good.CONFIG, SCHEDULER: good.SCHEDULER, "sampling.json": sampling}[file]
     place = choose.choice(list(values.places(content)))
-    pool = (None, "", "x", -1, 0, 7, 10**9, -(10**30), 1e300, math.nan, math.inf, True, [], [-1], [10**9], {}, [[1]])
+    pool: tuple[Any, ...] = (
+        None,
+        "",
+        "x",
+        -1,
+        0,
+        7,
+        10**9,
+        -(10**30),
+        1e300,
+        math.nan,
+        math.inf,
+        True,
+        [],
+        [-1],
+        [10**9],
+        {},
+        [[1]],
+    )
     value = choose.choice(pool)
     changed = values.put(content, place, value)
     name = f"{Path(file).name} {'.'.join(map(str, place))}: {value!r}"

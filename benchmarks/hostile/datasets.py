@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.hostile import good
-from benchmarks.hostile.case import Case, Lay
+from benchmarks.hostile.case import Case, Lay, after, pipe
 
 BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
 TAYLOR = {"prune_channels": {"target": {"channels": 0.8}, "batches": 1}}  # which looks at images
@@ -102,11 +102,6 @@ def png(mode: str = "L", size: tuple[int, int] = (8, 8)) -> bytes:
     return made.getvalue()
 
 
-def _pipe(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.mkfifo(path)
-
-
 def _bomb(path: Path) -> None:
     """Eight gigabytes of zeros in eight megabytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -180,19 +175,14 @@ NAMED: dict[str, Case] = {
     "an empty PNG": of_picture("empty", _bytes(b"")),
     "a PNG of text": of_picture("text", _bytes(b"hello")),
     "an EPS as PNG": of_picture("EPS", _bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")),
-    "a picture that is a named pipe": of_picture("pipe", _pipe),
-    "a picture that is a folder": of_picture("folder", lambda path: path.mkdir(), valid=None),
+    "a picture that is a named pipe": of_picture("pipe", pipe),
+    "a picture that is a folder": of_picture("folder", Path.mkdir, valid=None),
     "a picture that is a dead link": of_picture("dead link", lambda path: path.symlink_to("nowhere"), valid=None),
-    "a folder without pictures": of_folder("none", lambda path: path.mkdir()),
-    "a folder without classes": of_folder("flat", lambda path: (path.mkdir(), (path / "a.png").write_bytes(png()))),
+    "a folder without pictures": of_folder("none", Path.mkdir),
+    "a folder without classes": of_folder("flat", after(Path.mkdir, lambda path: (path / "a.png").write_bytes(png()))),
     "a folder that is a file": of_folder("file", lambda path: path.write_bytes(png())),
-    "a folder that is a named pipe": of_folder("pipe", _pipe),
-    "a folder of 12 classes": of_folder(
-        "classes",
-        lambda path: [
-            ((path / f"{i:02}").mkdir(parents=True), (path / f"{i:02}" / "a.png").write_bytes(png())) for i in range(12)
-        ],
-    ),
+    "a folder that is a named pipe": of_folder("pipe", pipe),
+    "a folder of 12 classes": of_folder("classes", lambda path: good.images(path, labels="abcdefghijkl")),
     "npz: an object": of_arrays("an object", {"images": np.array([{}], dtype=object)}),
     "npz: labels as objects": of_arrays("objects", {"labels": np.array([None] * 20, dtype=object)}),
     "npz: words": of_arrays("words", {"images": np.array(["x"] * 20)}),
@@ -231,10 +221,10 @@ NAMED: dict[str, Case] = {
     "npz: nested header": of_npz("header", _bytes(zipped(images=npy((20,), kind="[" * 5000 + "]" * 5000)))),
     "npz: empty": of_npz("empty", _bytes(b"")),
     "npz: text": of_npz("text", _bytes(b"hello")),
-    "npz: truncated": of_npz("truncated", lambda path: (np.savez(path, **good.arrays()), os.truncate(path, 500))),
+    "npz: truncated": of_npz("truncated", after(good.write_arrays, lambda path: os.truncate(path, 500))),
     "npz: an .npy": of_npz("an .npy", _bytes(npy((20, 8, 8), bytes(20 * 8 * 8 * 4)))),
-    "npz: a folder": of_npz("folder", lambda path: path.mkdir()),
-    "npz: a named pipe": of_npz("pipe", _pipe),
+    "npz: a folder": of_npz("folder", Path.mkdir),
+    "npz: a named pipe": of_npz("pipe", pipe),
     "npz: missing": of_npz("missing", lambda path: None),
     "digits for a model of 8 × 8": of("digits", {"source": "digits"}, lambda folder: None),
     "embeddings of another width": _with_teacher(_savez(embeddings=TEXTS[..., :5])),
@@ -244,7 +234,7 @@ NAMED: dict[str, Case] = {
     "embeddings as words": _with_teacher(_savez(embeddings=np.array(["x"] * 4))),
     "embeddings as objects": _with_teacher(_savez(embeddings=np.array([{}] * 4))),
     "embeddings, misnamed": _with_teacher(_savez(embedding=TEXTS)),
-    "embeddings, one pipe": _with_teacher(_pipe),
+    "embeddings, one pipe": _with_teacher(pipe),
     "embeddings beyond float32": _with_teacher(_savez(embeddings=TEXTS.astype(float) + 1e300)),
     "null embedding of another width": _null(_save(TEXTS[0, :, :5])),
     "null embedding of another rank": _null(_save(np.float32(5))),
@@ -254,7 +244,7 @@ NAMED: dict[str, Case] = {
     "null embedding of complex numbers": _null(_save(TEXTS[0].astype(complex))),
     "null embedding of a huge shape": _null(_bytes(npy((10**12, 12)))),
     "null embedding, empty": _null(_bytes(b"")),
-    "null embedding, a pipe": _null(_pipe),
+    "null embedding, a pipe": _null(pipe),
     "null embedding, an .npz": _null(lambda path: path.write_bytes(zipped(a=npy((5, 12), bytes(240))))),
     # what is right
     "good arrays": of_arrays("good", {}, valid=True),
@@ -285,11 +275,14 @@ def _good(choose: random.Random) -> Case:
     count = choose.randrange(1, 60)
     random = np.random.default_rng(choose.randrange(1000))
     images: np.ndarray = random.uniform(-1, 1, (count, 8, 8))
-    images = choose.choice(
-        (images.astype(np.float32), images.astype(np.float16), np.uint8(255 * abs(images)), images[..., None])
+    kinds: tuple[np.ndarray, ...] = (
+        images.astype(np.float32),
+        images.astype(np.float16),
+        (255 * abs(images)).astype(np.uint8),
+        images[..., None],
     )
     labels = random.integers(11, size=count).astype(choose.choice((np.int64, np.uint8, np.int16)))
-    return of_arrays(f"{count} good", {"images": images, "labels": labels}, valid=True)
+    return of_arrays(f"{count} good", {"images": choose.choice(kinds), "labels": labels}, valid=True)
 
 
 def _array(choose: random.Random) -> Case:
@@ -327,8 +320,8 @@ def _turned(choose: random.Random) -> Case:
 
     name = f"{'cut' if cut else 'turned'} at {places[0]:.3f}"
     if choose.random() < 0.5:
-        return of_picture(name, lambda path: (path.write_bytes(png()), damage(path)), valid=None)
-    return of_npz(name, lambda path: (np.savez_compressed(path, **good.arrays()), damage(path)), valid=None)
+        return of_picture(name, after(_bytes(png()), damage), valid=None)
+    return of_npz(name, after(good.write_arrays, damage), valid=None)
 
 
 def _mode(choose: random.Random) -> Case:

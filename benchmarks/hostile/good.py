@@ -124,12 +124,17 @@ def arrays(count: int = 20) -> dict[str, np.ndarray]:
     return {"images": images, "labels": np.arange(count) % 10}
 
 
-def images(folder: Path, size: tuple[int, int] = (8, 8)) -> Path:
-    """A folder of pictures with two classes."""
+def images(folder: Path, size: tuple[int, int] = (8, 8), labels: str = "ab") -> Path:
+    """A folder of pictures with a class a letter."""
     random = np.random.default_rng(0)
-    for label in ("a", "b"):
+    for label in labels:
         (folder / label).mkdir(parents=True)
         for number in range(3):
             pixels = random.integers(256, size=size[::-1], dtype=np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
     return folder
+
+
+def write_arrays(file: Path) -> None:
+    """An .npz that fits `CONFIG`."""
+    np.savez_compressed(file, **arrays())  # type: ignore[arg-type]

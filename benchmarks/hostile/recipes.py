@@ -23,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prune_channels": good.PRUNE["prune_channels"],
 }
 # What has to come before a pass that does not take a float model.
-BEFORE = {"verify": [{"export_onnx": {}}]}
+BEFORE: dict[str, list[dict[str, Any]]] = {"verify": [{"export_onnx": {}}]}
 BOMB = "&a0 [x, x]" + "".join(f", &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10))
 LINES = """name: tiny
 checkpoint: model
@@ -98,7 +98,7 @@ TEXTS: dict[str, str] = {
     "minutes of 5,000 digits": "1" * 5000 + ":30",
     "the 13th month": "2024-13-45",
     "a time after midnight": "2024-01-01 25:61:61",
-    "a float of many digits": "1." + "9" * 5000 + "e+9",
+    "a float of many digits": "1." + "9" * 5000 + "e+99",
     "a megabyte of a word": "x" * 1_000_000,
     "an unhashable key": "{[a]: b}",
     "a key of two lines": '{? "a\\nb" : c}',
@@ -238,7 +238,8 @@ NAMED: dict[str, Case] = {
     "a good --set": of_set("good", "seed=3", "passes.prune_channels.target.channels=0.9", valid=True),
     "good aliases": of_text(
         "good",
-        LINES.replace("{channels: 0.8}", "&t {channels: 0.8}") + "- prune_channels: {target: *t, importance: l1, as: b}\n",
+        LINES.replace("{channels: 0.8}", "&t {channels: 0.8}")
+        + "- prune_channels: {target: *t, importance: l1, as: b}\n",
         valid=True,
     ),
     "a good merge": of_text(

@@ -61,11 +61,12 @@ def call(words: Sequence[str], folder: Path) -> Outcome:
         if not child:
             _become(words, folder, out, err)
         code, used = _wait(child)
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read().decode("utf-8", "replace"))
-        return Outcome(code, *texts, used.ru_utime + used.ru_stime)
+        return Outcome(code, _text(out), _text(err), used.ru_utime + used.ru_stime)
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode("utf-8", "replace")
 
 
 def _become(words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes]) -> NoReturn:
@@ -150,7 +151,7 @@ def judged(case: Case, folder: Path) -> tuple[list[str], bool]:
 
 def _ended(case: Case, outcome: Outcome) -> list[str]:
     if outcome.code is None:
-        return [f"hangs, or takes more than {SECONDS:g} s: {_last(outcome)}"]
+        return [f"hangs, or takes more than {SECONDS:g} s: {_last(outcome, stack=True)}"]
     found = []
     if outcome.seconds > SECONDS:
         found.append(f"took {outcome.seconds:.1f} s")
@@ -172,9 +173,12 @@ def _ended(case: Case, outcome: Outcome) -> list[str]:
     return found
 
 
-def _last(outcome: Outcome) -> str:
+def _last(outcome: Outcome, stack: bool = False) -> str:
+    """The last of what it said; stack: the innermost calls of where it stood."""
     lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[-400:]
+    if stack:
+        lines = [line.rpartition("/")[2] for line in lines if line.startswith("File ")][:6]
+    return " / ".join(lines[-3:] if not stack else lines)[-400:]
 
 
 def _left(words: Sequence[str], before: Snapshot, after: Snapshot, done: bool) -> list[str]:

@@ -36,16 +36,14 @@ def fits(value: Any, schema: Mapping[str, Any], definitions: Mapping[str, Any]) 
         return True if True in found else None if None in found else False
     if "const" in schema or "enum" in schema:
         return type(value) is str and value in (schema.get("enum") or [schema["const"]])
-    kind = schema.get("type")
-    if kind is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, KINDS[kind]):
+    kind = str(schema.get("type"))
+    if kind in KINDS and (isinstance(value, bool) or not isinstance(value, KINDS[kind])):
         return _by_courtesy(value, kind, schema, definitions)
     if kind in ("integer", "number"):
-        return _in_range(value, schema)
+        return _in_range(float(value), schema)
     if kind == "string" and "pattern" in schema:
-        return re.search(schema["pattern"], value) is not None
-    return None if kind in ("array", "object", "string") else True
+        return re.search(schema["pattern"], str(value)) is not None
+    return True if kind == "null" else None
 
 
 def _by_courtesy(value: Any, kind: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool | None:
