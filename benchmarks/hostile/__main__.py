@@ -75,6 +75,8 @@ def main() -> None:
             if faults:
                 terminal.log(f"{kind}: {name} ({case.name}): {faults[0]}")
             task.advance()
+            if len(rows) % 100 == 0:
+                terminal.log(f"{len(rows)} of {len(chosen)}")
     if not asked.only:
         file = ROOT / "benchmarks" / "results" / "hostile.json"
         write_json(file, rows)

@@ -164,6 +164,16 @@ def _loop(model: Path) -> None:
     (model / WEIGHTS).symlink_to(model / WEIGHTS)
 
 
+def _shards(model: Path) -> None:
+    """Two files and an index of them, as diffusers writes large models."""
+    (model / WEIGHTS).unlink()
+    names = sorted(good.weights())
+    halves = {f"diffusion_pytorch_model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for file, half in halves.items():
+        save_file({name: good.weights()[name] for name in half}, model / "unet" / file)
+    good.write(model / INDEX, {"metadata": {}, "weight_map": {n: file for file, half in halves.items() for n in half}})
+
+
 def _lora(model: Path) -> None:
     weights = {"unet.down_blocks.0.resnets.0.conv1.lora.down.weight": torch.zeros(4, 16, 3, 3)}
     save_file(weights, model / "pytorch_lora_weights.safetensors")
@@ -439,7 +449,7 @@ NAMED: dict[str, Case] = {
         after(_move(CONFIG, "config.json"), _move(WEIGHTS, good.WEIGHTS), lambda m: (m / "unet").rmdir()),
         valid=True,
     ),
-    "a good index": of_file(INDEX, json.dumps({"weight_map": dict.fromkeys(good.weights(), good.WEIGHTS)}), valid=True),
+    "good shards": of("shards", _shards, valid=True),
 }
 
 
