@@ -226,7 +226,6 @@ BAD_CONFIG: dict[str, tuple[Any, ...]] = {
     "_class_name": (None, "x", 5, [], "DiTTransformer2DModel", "UNet2DConditionModel"),
     "dropout": (-1, 2, "x", []),
     "resnet_time_scale_shift": ("x", 5),
-    "downsample_type": ("x", 5),
 }
 BAD_SCHEDULER: dict[str, tuple[Any, ...]] = {
     "_class_name": (None, "x", 5, "FlowMatchEulerDiscreteScheduler"),
