@@ -26,6 +26,7 @@ SUITE = {
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",
     "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
+    "hostile": "thousands of hostile inputs, each refused in one clear message",
     "int8": "the ways to quantize, side by side",
     "processors": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",

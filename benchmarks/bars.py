@@ -43,6 +43,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "configs_failed": ("max", 0.0),
     "processors_kernels_db": ("min", 30.0),
     "processors_images_psnr": ("min", 30.0),
+    "hostile_failed": ("max", 0.0),
     "peers_digits_time_over_best": ("max", 1.0),
     "peers_cifar10_over_nncf": ("max", 0.83),
     "peers_cifar10_db_over_nncf": ("min", 0.0),
