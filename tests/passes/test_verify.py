@@ -200,7 +200,7 @@ def test_own_feature_extractor_is_a_space_of_its_own(tmp_path: Path) -> None:
     extractor = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     torch.jit.script(extractor).save(str(tmp_path / "mine.pt"))
     bundle = exported(teacher, tmp_path / "export")
-    with pytest.raises(CompressError, match="mine.pt: is TorchScript, a program that is run"):
+    with pytest.raises(CompressError, match=r"mine\.pt: is TorchScript, a program that is run"):
         judged(bundle, teacher, tmp_path / "untrusted", samples=80, features=[tmp_path / "mine.pt"])
     report = judged(bundle, teacher, tmp_path, allow_pickle=True, samples=80, features=[tmp_path / "mine.pt"])
     assert report["spaces"]["mine.pt"]["enough"] and report["spaces"]["mine.pt"]["dimension"] == 4
