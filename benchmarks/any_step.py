@@ -18,7 +18,6 @@ from compress.engine import code_identity
 from compress.evaluation import quality
 from compress.evaluation.response import at_scale, sample
 from compress.evaluation.statistics import bootstrap_mean
-from compress.files import cache_folder
 from compress.inputs import Options, digest
 from compress.models.reference import Drawn, draw_kept
 from compress.recipe import Recipe, Step
@@ -100,9 +99,8 @@ def measure(judges: Judges) -> dict[str, Any]:
 
 def _teacher(judges: Judges, scale: float) -> Drawn:
     teacher = at_scale(judges.teacher, scale)
-    folder = cache_folder() / "samples"
     title = f"teacher's samples at {scale}"
-    return draw_kept(teacher, PAIRS, SEED, judges.judged.load, folder, terminal.progress, title)
+    return draw_kept(teacher, PAIRS, SEED, judges.judged.load, terminal.progress, title)
 
 
 def _figures(judges: Judges, drawn: Drawn, images: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from benchmarks.structure import Judges, worst_ratio
 from compress import engine, passes, terminal
 from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.engine import code_identity
+from compress.evaluation import baseline as baselines
 from compress.evaluation import latency
-from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.response import sample
 from compress.files import write_json, write_text
 from compress.inputs import Inputs, Options, digest
@@ -221,8 +220,8 @@ def speeds(bundle: Bundle, teacher: Denoiser) -> dict[str, Any]:
     given = dict(zip(teacher.inputs, values, strict=True))
     arrays = {name: value.numpy() for name, value in given.items()}
     noise = noise_like(teacher, 1, 5)
-    with tempfile.TemporaryDirectory() as folder, latency.threads(1), torch.no_grad():
-        baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), 1)
+    baseline = baselines.kept(teacher, 1, terminal.progress, "the teacher in onnxruntime")
+    with latency.threads(1), torch.no_grad():
         whole = Bundle(bundle.path, threads=1)
         calls: dict[str, Callable[[], object]] = {
             "teacher, PyTorch": functools.partial(guided, teacher, noise, when + 500, given),

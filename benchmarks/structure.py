@@ -20,7 +20,7 @@ from benchmarks.bars import finish
 from compress import engine, passes, terminal
 from compress.engine import code_identity
 from compress.evaluation import judging, probe
-from compress.files import cache_folder, write_json, write_text
+from compress.files import write_json, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser
@@ -127,10 +127,7 @@ class Judges:
         inputs = Inputs(self.recipe, Options(torch.device("cpu"), terminal.progress, terminal.log), Path())
         self.teacher = inputs.teacher()
         self.judged = judging.Judging(inputs.dataset, self.recipe.head.data, (), 0.9, silent)
-        folder = cache_folder() / "samples"
-        drawn = draw_kept(
-            self.teacher, PAIRS + OTHERS, SEED, inputs.dataset, folder, terminal.progress, "teacher's samples"
-        )
+        drawn = draw_kept(self.teacher, PAIRS + OTHERS, SEED, inputs.dataset, terminal.progress, "teacher's samples")
         self.pairs, self.others = drawn[:PAIRS], drawn[PAIRS:]
         self.frozen = probe.make(self.teacher, self.others, self.teacher.sampling.timesteps, SEED)
         self.rounding = probe.answer(self.frozen, probe.of_model(self.teacher))

@@ -30,17 +30,16 @@ from compress.contract import Context
 from compress.data import read_npz
 from compress.engine import code_identity
 from compress.evaluation import decision, judging, probe, stages
-from compress.evaluation.baseline import OnnxTeacher
+from compress.evaluation.baseline import OnnxTeacher, kept
 from compress.evaluation.response import sample
 from compress.evaluation.statistics import wilson
-from compress.files import cache_folder, write_json, write_npz, write_text
+from compress.files import cache_folder, sha256, write_json, write_npz, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint
 from compress.models.denoiser import QuantizedDenoiser
 from compress.models.reference import Drawn, Progress, draw_kept, silent
 from compress.recipe import read
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -107,8 +106,7 @@ def bench(progress: Progress = silent) -> Bench:
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
     drawn = draw_pool(context, progress)
     frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        baseline = OnnxTeacher(context.teacher(), Path(folder, "teacher.onnx"), 1)
+    baseline = kept(context.teacher(), 1, progress, "the teacher in onnxruntime")
     model = checkpoint.load(QUANTIZED)
     assert isinstance(model, QuantizedDenoiser)
     whole, simulated = (probe.answer(frozen, probe.of_model(one)).guided for one in (model.source, model))
@@ -117,9 +115,8 @@ def bench(progress: Progress = silent) -> Bench:
 
 def draw_pool(context: Context, progress: Progress) -> Drawn:
     """The teacher's samples: those of the trials, then the others."""
-    folder = cache_folder() / "samples"
     count = PLACES * COUNT + OTHERS
-    return draw_kept(context.teacher(), count, context.seed, context.dataset, folder, progress, "teacher's samples")
+    return draw_kept(context.teacher(), count, context.seed, context.dataset, progress, "teacher's samples")
 
 
 def follow() -> None:

@@ -10,7 +10,7 @@ import torch
 from compress import data
 from compress.data import FromTeacher, Npz
 from compress.errors import DataError, RecipeError
-from compress.evaluation.baseline import OnnxTeacher
+from compress.evaluation import baseline
 from compress.inputs import Inputs, Options
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, guided, null_conditions, predict
@@ -88,7 +88,7 @@ def test_bundle_and_baseline_are_guided_as_the_model(config: dict, tmp_path: Pat
         wanted = guided(model, sample, torch.full((len(sample),), 500), conditions).numpy()
     given = {name: value.numpy() for name, value in conditions.items()}
     assert_close_db(wanted, bundle.guided(sample.numpy(), 500, given), 80)
-    assert_close_db(wanted, OnnxTeacher(model, tmp_path / "t.onnx", 1).guided(sample.numpy(), 500, given), 80)
+    assert_close_db(wanted, baseline.kept(model, 1, silent, "").guided(sample.numpy(), 500, given), 80)
     assert bundle.sample(sample.numpy(), **given).shape == sample.shape
 
 

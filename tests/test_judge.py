@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from compress import passes
-from compress.errors import ReportError
+from compress.errors import RecipeError, ReportError
 from compress.files import write_json
 from compress.inputs import Options
 from compress.judge import verify_bundle
 from compress.models import checkpoint
 from compress.models.reference import silent
-from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
+from tests.conftest import TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
 
 
 @pytest.fixture
@@ -64,6 +64,15 @@ def test_damaged_report_is_named(made: tuple[Path, str], tmp_path: Path, content
     (folder / "report.json").write_text(content)
     with pytest.raises(ReportError, match="is damaged"):
         verify_bundle(folder, teacher, None, tmp_path / "out", options())
+
+
+def test_a_bundle_that_does_not_hold_its_texts_names_its_recipe(tmp_path: Path) -> None:
+    teacher = make_denoiser(TEXT_CONFIG)
+    checkpoint.save(teacher, tmp_path / "teacher")
+    exporter = passes.module("export_onnx")
+    exporter.run(teacher, exporter.Config(), make_context(teacher, tmp_path))
+    with pytest.raises(RecipeError, match=r"takes encoder_hidden_states, .* name its recipe with --recipe"):
+        verify_bundle(tmp_path / "files", str(tmp_path / "teacher"), None, tmp_path / "out", options())
 
 
 def test_gates_that_always_hold_are_not_the_recipes(made: tuple[Path, str], tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.evaluation import latency
+from compress.evaluation import baseline, latency, stages
 from compress.models.denoiser import Denoiser, example_inputs, guided, predict
 from compress.models.reference import BATCH
 from compress.runtime import Bundle
 
 # What a few calls cannot tell, from two cores of a server: they are small beside drawing samples.
 FIXED = 35.0  # seconds: exporting the baseline, training the judge, starting fresh processes
+ONNX = 3.0  # times that the teacher is faster in onnxruntime than in PyTorch, at least
 EACH = 0.003  # seconds an image: features of both sides, distances and their intervals
 
 
@@ -25,28 +26,27 @@ def seconds(
     reference: int,
     rounds: int,
     batches: Sequence[int],
-    stages: Sequence[Any],
+    passes: Sequence[Any],
     threads: int,
 ) -> float:
-    """missing: samples of the teacher that no earlier run has kept. rounds, batches: of timing. stages: models that
+    """missing: samples of the teacher that no earlier run has kept. rounds, batches: of timing. passes: whose models
     are timed at batch 1 as well. threads: while timing; samples are drawn with those that PyTorch has."""
     steps = len(teacher.sampling.timesteps)
     drawing = missing * steps * _teacher(teacher, BATCH, True) / BATCH if missing else 0.0
+    drawing /= ONNX if baseline.engine_name(teacher) == baseline.ENGINE else 1.0
     size = bundle.batch or 50
     drawing += samples * len(bundle.steps) * _bundle(bundle, size, True) / size
     with latency.threads(threads):
         single = _teacher(teacher, 1, False)
         timing = 0.0
         for batch in sorted({1, *batches}):
-            # teacher and baseline, then the student; guided calls cost twice as much and are timed at batch 1 alone
-            call = 2 * _teacher(teacher, batch, False) + -(-batch // size) * _bundle(bundle, size, False)
-            timing += _trains(max(10, rounds // batch)) * call * (3 if batch == 1 else 1)
-    timing += _trains(rounds) * single * len(stages)
+            turns, slow = max(10, rounds // batch), _teacher(teacher, batch, False)
+            student = -(-batch // size) * _bundle(bundle, size, False)
+            for guide in (1, 2) if batch == 1 else (1,):  # guided calls cost twice as much, and are timed at batch 1
+                timing += latency.seconds(guide * slow, turns, seldom=True)
+                timing += latency.seconds(guide * slow / ONNX, turns) + latency.seconds(guide * student, turns)
+    timing += latency.seconds(single, stages.ROUNDS) * len(passes)
     return FIXED + EACH * (samples + reference) + drawing + timing
-
-
-def _trains(rounds: int) -> int:
-    return (latency.WARM_UP + rounds) * (latency.TRAIN + 1)
 
 
 def _teacher(model: Denoiser, batch: int, guide: bool) -> float:

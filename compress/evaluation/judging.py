@@ -24,9 +24,8 @@ from compress.evaluation.features import (
     random_space,
 )
 from compress.evaluation.figure import Figure
-from compress.files import cache_folder
 from compress.models.denoiser import Denoiser
-from compress.models.reference import Drawn, Progress, draw_kept
+from compress.models.reference import PYTORCH, Drawn, Engine, Progress, draw_kept
 from compress.runtime import Bundle
 
 SMALLEST = 32  # dimensions of the smallest feature space
@@ -71,13 +70,19 @@ class Spaces:
 
 @dataclass(frozen=True)
 class Judging:
-    """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed."""
+    """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
+
+    allow_pickle: whether extractors may be programs (TorchScript).
+    engine: what draws the teacher's samples.
+    """
 
     load: Callable[[], Dataset]
     data: DataConfig | None
     extractors: Sequence[Path]
     accuracy: float
     progress: Progress
+    allow_pickle: bool = False
+    engine: Engine = PYTORCH
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -144,7 +149,9 @@ class Judging:
     def feature_spaces(self, others: np.ndarray) -> list[FeatureSpace]:
         """The trained classifier where there are labels and it can be believed, random networks, pixels, one's own."""
         reference = others if self.real[0] is None else self.real[0]
-        spaces: list[FeatureSpace] = [load_extractor(path, others.shape[1:]) for path in self.extractors]
+        spaces: list[FeatureSpace] = [
+            load_extractor(path, others.shape[1:], self.allow_pickle) for path in self.extractors
+        ]
         if self.dataset is not None and "class_labels" in self.dataset.conditions:
             trained = classifier_space(self.dataset)
             spaces += [trained] if trained.accuracy >= self.accuracy else []
@@ -197,9 +204,9 @@ class Judging:
                 RESPONSE,
                 seed,
                 self.load,
-                cache_folder() / "samples",
                 self.progress,
                 f"{title}, teacher",
+                self.engine,
             )
             ours = response.sample(bundle.at_scale(scale), drawn, self.progress, f"{title}, student")
             theirs, labels = drawn.samples.numpy()[: len(ours)], drawn.conditions["class_labels"].numpy()[: len(ours)]
@@ -223,9 +230,9 @@ class Judging:
                     FEW,
                     seed,
                     self.load,
-                    cache_folder() / "samples",
                     self.progress,
                     f"{name}: teacher, {solver}, {count} steps",
+                    self.engine,
                 )
                 row: dict[str, Any] = {
                     "name": f"teacher in onnxruntime, {solver}",

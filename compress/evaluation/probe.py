@@ -14,8 +14,10 @@ from compress.diffusion.prediction import add_noise, clean_coefficients
 from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
+from compress.evaluation.workers import parallel
 from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict, steered
 from compress.models.reference import Drawn, noise_like
+from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.sampling import classifier_free_guidance
 
@@ -53,7 +55,7 @@ def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int)
     device = teacher.device
     conditions = {name: value[:COUNT].to(device) for name, value in drawn.conditions.items()}
     guidance = teacher.sampling.guidance
-    noise = noise_like(teacher, len(clean), seed, 6)
+    noise = noise_like(teacher, len(clean), seed, Draw.PROBE)
     samples: list[np.ndarray] = []
     conditional: list[np.ndarray] = []
     unconditional: list[np.ndarray] = []
@@ -146,13 +148,13 @@ class Answer:
         return np.stack([(direction * step).sum(axes), np.square(direction).sum(axes)], axis=-1)
 
 
-def answer(probe: Probe, evaluate: Evaluate) -> Answer:
-    """The outputs of a model on the probe."""
-    outputs = [
-        evaluate(probe.samples[place], place, timestep, probe.conditions)
-        for place, timestep in enumerate(probe.timesteps)
-    ]
-    return Answer(probe, np.stack(outputs))
+def answer(probe: Probe, evaluate: Evaluate, threads: int | None = None) -> Answer:
+    """The outputs of a model on the probe. threads: that an evaluation takes, as for `parallel`."""
+
+    def at(place: int) -> np.ndarray:
+        return evaluate(probe.samples[place], place, probe.timesteps[place], probe.conditions)
+
+    return Answer(probe, np.stack(list(parallel(at, range(len(probe.timesteps)), threads))))
 
 
 def figures(student: Answer, rounding: Answer, rounds: int = ROUNDS) -> dict[str, Figure]:

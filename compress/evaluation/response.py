@@ -9,6 +9,7 @@ import numpy as np
 from compress.evaluation.classifier import Judge
 from compress.evaluation.distribution import class_variance
 from compress.evaluation.statistics import Interval, bootstrap, interval, recentred, wilson
+from compress.evaluation.workers import parallel
 from compress.models.denoiser import Denoiser
 from compress.models.reference import Drawn, Progress
 from compress.runtime import Bundle
@@ -23,16 +24,23 @@ def at_scale(teacher: Denoiser, scale: float) -> Denoiser:
 
 
 def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.ndarray:
-    """The bundle's samples [n,c,h,w] from the same noise and conditions; n is cut to its fixed batch size."""
+    """The bundle's samples [n,c,h,w] from the same noise and conditions; n is cut to its fixed batch size.
+
+    Batches are drawn on all cores, each as it would be alone.
+    """
     size = bundle.batch or 50
     noise = drawn.noise.numpy()
     conditions = {name: value.numpy() for name, value in drawn.conditions.items()}
-    parts = []
+
+    def batch(start: int) -> np.ndarray:
+        chosen = {name: value[start : start + size] for name, value in conditions.items()}
+        return bundle.sample(noise[start : start + size], **chosen)
+
+    parts, starts = [], range(0, len(noise) - len(noise) % (bundle.batch or 1), size)
     with progress(title, len(noise)) as task:
-        for start in range(0, len(noise) - len(noise) % (bundle.batch or 1), size):
-            chosen = {name: value[start : start + size] for name, value in conditions.items()}
-            parts.append(bundle.sample(noise[start : start + size], **chosen))
-            task.advance(len(parts[-1]))
+        for samples in parallel(batch, starts, bundle.threads):
+            parts.append(samples)
+            task.advance(len(samples))
     return np.concatenate(parts)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from compress.errors import BundleError
 from compress.evaluation.figure import Figure
 from compress.runtime import Bundle
-from compress.runtime.bundle import read_manifest, verify_files
+from compress.runtime.manifest import read_manifest, verify_files
 
 
 def finite_output(samples: np.ndarray) -> Figure:

@@ -17,57 +17,58 @@ from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs
 from compress.models.reference import Progress
 from compress.runtime import Bundle
 
+ROUNDS = 10  # of timing: what is shown is a median
 BYTES = {"int8": 1, "int8_weights": 1, "int4_weights": 1, "fp16": 2}  # at most, a parameter
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on its way through the recipe. name: of the pass that gave it; kind: what pass that is."""
+    """A model on its way through the recipe. name: of the pass that gave it; kind: what pass that is.
+
+    answer: what it says to the probe.
+    """
 
     name: str
     kind: str
     model: Denoiser | QuantizedDenoiser | Bundle
+    answer: probe.Answer
 
 
-def table(models: Sequence[Measured], frozen: probe.Probe, rounds: int, progress: Progress) -> list[dict[str, Any]]:
+def table(models: Sequence[Measured], progress: Progress) -> list[dict[str, Any]]:
     """A row for every model, the teacher first: size, arithmetic, time, and error on the probe against the teacher.
 
     Models of other timesteps than the probe's, or of guidance of their own, are asked at the probe's timesteps. Where
     steps were distilled there is no error: one evaluation does the work of several of the teacher's. A model in
     simulated arithmetic has no time: what it takes says nothing of the kernels.
     """
-    answers = []
-    with progress("what each pass cost", len(models)) as task:
-        for entry in models:
-            answers.append(probe.answer(frozen, _evaluate(entry.model)))
-            task.advance()
     calls = {str(i): call for i, entry in enumerate(models) if (call := _call(entry.model)) is not None}
     with torch.no_grad():
-        taken = latency.interleaved(calls, rounds, progress, "timing what each pass gained")
+        taken = latency.interleaved(calls, ROUNDS, progress, "timing what each pass gained")
     return [
         {
             "name": entry.name,
             "pass": entry.kind,
             **_size(entry.model),
             "ms_per_call": float(np.median(taken[str(i)])) / _items(entry.model) if str(i) in taken else None,
-            "output_error": None if _distilled(entry.model) else float(answer.curve(rounds=2)[0].mean()),
-            "sqnr_db": None if _distilled(entry.model) else answer.sqnr(),
+            "output_error": None if _distilled(entry.model) else float(entry.answer.curve(rounds=2)[0].mean()),
+            "sqnr_db": None if _distilled(entry.model) else entry.answer.sqnr(),
         }
-        for i, (entry, answer) in enumerate(zip(models, answers, strict=True))
+        for i, entry in enumerate(models)
     ]
 
 
-def quantized(models: Sequence[Measured], frozen: probe.Probe) -> tuple[dict[str, float], Figure] | None:
+def quantized(models: Sequence[Measured]) -> tuple[dict[str, float], Figure] | None:
     """(SQNR of simulated and of real kernels against the float student, kernel_loss); None: nothing was quantized.
 
     Outputs of the two are not compared with each other: roundings decorrelate in a deep net.
     """
-    simulated = next((entry.model for entry in models if isinstance(entry.model, QuantizedDenoiser)), None)
-    shipped = next((entry.model for entry in models if isinstance(entry.model, Bundle)), None)
+    simulated = next((entry for entry in models if isinstance(entry.model, QuantizedDenoiser)), None)
+    shipped = next((entry for entry in models if isinstance(entry.model, Bundle)), None)
     if simulated is None or shipped is None:
         return None
-    asked = (simulated.source, simulated, shipped)
-    whole, fake, real = (probe.answer(frozen, _evaluate(model)).guided for model in asked)
+    source = simulated.model.source  # type: ignore[union-attr]
+    whole = probe.answer(shipped.answer.probe, probe.of_model(source)).guided
+    fake, real = simulated.answer.guided, shipped.answer.guided
     found = {"simulated_sqnr_db": sqnr(whole, fake), "kernels_sqnr_db": sqnr(whole, real)}
     return found, kernel_loss(whole, fake, real)
 
@@ -86,10 +87,6 @@ def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -
 
     value, ends = loss(np.arange(len(errors))), interval(bootstrap(loss, len(errors), rounds=probe.ROUNDS))
     return Figure(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2, value, ends)
-
-
-def _evaluate(model: Denoiser | QuantizedDenoiser | Bundle) -> probe.Evaluate:
-    return probe.of_bundle(model) if isinstance(model, Bundle) else probe.of_model(model)
 
 
 def _distilled(model: Denoiser | QuantizedDenoiser | Bundle) -> bool:

@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.models.denoiser import Denoiser, example_inputs
 from compress.models.edits import LowRank
 
+_COUNTED: dict[str, int] = {}  # macs, by structure
+
 
 def parameters(model: Denoiser) -> int:
     """Number of parameters."""
@@ -23,12 +25,19 @@ def weight_bytes(model: Denoiser) -> int:
 
 
 def macs(model: Denoiser) -> int:
-    """Multiply-accumulates of one evaluation at batch 1: convolutions, matrix products, attention."""
-    shadow = model.family.positional(copy.deepcopy(model.net).to("meta"))
+    """Multiply-accumulates of one evaluation at batch 1: convolutions, matrix products, attention.
+
+    Nets of one structure are counted once: every pass asks for the same few.
+    """
     inputs = [tensor.to("meta") for tensor in example_inputs(model, batch=1)]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(*inputs)
-    return int(counter.get_total_flops()) // 2
+    shapes = [tensor.shape for tensor in (*inputs, *model.net.parameters())]
+    key = repr((model.net, sorted(model.config.items()), shapes))
+    if key not in _COUNTED:
+        shadow = model.family.positional(copy.deepcopy(model.net).to("meta"))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            shadow(*inputs)
+        _COUNTED[key] = int(counter.get_total_flops()) // 2
+    return _COUNTED[key]
 
 
 def compared(before: Denoiser, after: Denoiser) -> dict[str, dict[str, float]]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from compress.data import KEYS, Dataset, FromTeacher, generator, read_embeddings, read_npz
+from compress.data import KEYS, Dataset, FromTeacher, read_embeddings, read_npz
 from compress.errors import DataError
-from compress.files import write_npz
+from compress.files import cache_folder, write_npz
 from compress.models.denoiser import AnyDenoiser, Denoiser, draw
+from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
@@ -42,7 +43,7 @@ class Drawn:
         return Drawn(self.noise[part], conditions, self.samples[part])
 
 
-def noise_like(model: AnyDenoiser, count: int, *key: int) -> torch.Tensor:
+def noise_like(model: AnyDenoiser, count: int, *key: int | str) -> torch.Tensor:
     """Standard normal noise [count,c,h,w], determined by `key`."""
     return torch.randn(count, *model.sample_shape, generator=generator(*key))
 
@@ -60,7 +61,7 @@ def conditions_for(
         return {}
     if model.classes is not None and len(model.conditions) == 1:
         return {"class_labels": cycled_labels(model.classes, count)}
-    return dict(dataset().batch(count, seed, 0).conditions)
+    return dict(dataset().batch(count, seed, Draw.CONDITIONS).conditions)
 
 
 def draw_many(
@@ -81,37 +82,64 @@ def draw_many(
     return torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What evaluates a model while it draws.
+
+    draw: (model, noise [b,c,h,w], conditions, advance) -> samples [b,c,h,w], all on the CPU; calls `advance` with the
+    number of evaluations as they are done.
+    """
+
+    name: str
+    draw: Callable[[Denoiser, torch.Tensor, Mapping[str, torch.Tensor], Callable[[int], None]], torch.Tensor]
+
+
+def _in_pytorch(
+    model: Denoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor], advance: Callable[[int], None]
+) -> torch.Tensor:
+    on_device = {name: value.to(model.device) for name, value in conditions.items()}
+    return draw(model, noise.to(model.device), on_device, lambda: advance(len(noise))).cpu()
+
+
+PYTORCH = Engine("PyTorch", _in_pytorch)
+
+
+def kept_folder(model: Denoiser, engine: str) -> Path:
+    """Where the samples of a model are kept that this engine drew."""
+    return cache_folder() / "samples" / f"{identity(model)[:24]}-{engine}"
+
+
 def draw_kept(
     model: Denoiser,
     count: int,
     seed: int,
     dataset: Callable[[], Dataset],
-    folder: Path,
     progress: Progress,
     title: str,
+    engine: Engine = PYTORCH,
 ) -> Drawn:
-    """`count` samples that are drawn once and then kept in `folder`, in files of a hundred.
+    """`count` samples that are drawn once and then kept in the cache, in files of a hundred.
 
-    Sample i is determined by the model, its sampling, `seed` and i: a smaller count is the beginning of a larger
-    one. Stopped and called again, it goes on with the first file that is missing.
+    Sample i is determined by the model, its sampling, `seed`, i and, to rounding, the engine: a smaller count is the
+    beginning of a larger one. Stopped and called again, it goes on with the first file that is missing.
     """
-    kept = folder / identity(model)[:24]
-    random = [noise_like(model, BATCH, seed, 4, start) for start in range(0, count, BATCH)]
+    kept, evaluations = kept_folder(model, engine.name), len(model.sampling.timesteps)
+    random = [noise_like(model, BATCH, seed, Draw.REFERENCE, start) for start in range(0, count, BATCH)]
     noise = torch.cat(random)[:count]
     conditions = _kept_conditions(model, count, dataset, seed)
     parts = []
-    with progress(title, count) as task:
+    with progress(title, count * evaluations) as task:
         for start in range(0, count, BATCH):
             given = {name: value[start : start + BATCH] for name, value in conditions.items()}
             mine = noise[start : start + BATCH]
             file = kept / f"{seed}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
             samples = _read_kept(file, mine.shape)
             if samples is None:
-                on_device = {name: value.to(model.device) for name, value in given.items()}
-                samples = draw(model, mine.to(model.device), on_device).cpu()
+                samples = engine.draw(model, mine, given, task.advance)
                 write_npz(file, {"samples": samples.numpy()})
+            else:
+                task.advance(len(mine) * evaluations)
             parts.append(samples)
-            task.advance(len(mine))
     return Drawn(noise, conditions, torch.cat(parts))
 
 
@@ -123,7 +151,7 @@ def key_of(conditions: Mapping[str, torch.Tensor]) -> str:
 def _kept_conditions(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:
     if set(model.conditions) <= {"class_labels"}:
         return conditions_for(model, count, dataset, seed)
-    batches = [dataset().batch(BATCH, seed, start).conditions for start in range(0, count, BATCH)]
+    batches = [dataset().batch(BATCH, seed, Draw.REFERENCE, start).conditions for start in range(0, count, BATCH)]
     return {name: torch.cat([batch[name] for batch in batches])[:count] for name in model.conditions}
 
 
@@ -138,15 +166,21 @@ def _read_kept(file: Path, shape: torch.Size) -> torch.Tensor | None:
 
 def identity(model: Denoiser) -> str:
     """SHA-256 of everything that a sample of the model depends on, besides noise and conditions."""
-    found = hashlib.sha256(json.dumps(dict(model.config), sort_keys=True, default=str).encode())
     idle: Any = {"others": True, "distilled": True, "guidance": {"scales"}}  # a sample in these steps depends on none
-    found.update(model.sampling.model_dump_json(exclude=idle).encode())
-    found.update(model.device.type.encode())
-    tensors = model.net.state_dict() | ({} if model.null_embedding is None else {"null": model.null_embedding})
+    parts = [model.sampling.model_dump_json(exclude=idle), model.device.type]
+    tensors = {} if model.null_embedding is None else {"null": model.null_embedding}
     if model.classifier is not None:
-        found.update(str(model.classifier.code).encode())
+        parts.append(str(model.classifier.code))
         tensors |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
-    for name, tensor in sorted(tensors.items()):
+    return net_identity(model, *parts, **tensors)
+
+
+def net_identity(model: Denoiser, *parts: str, **more: torch.Tensor) -> str:
+    """SHA-256 of the net, whatever it is sampled by, and of what else is given."""
+    found = hashlib.sha256(json.dumps(dict(model.config), sort_keys=True, default=str).encode())
+    for part in parts:
+        found.update(part.encode())
+    for name, tensor in sorted((model.net.state_dict() | more).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
@@ -176,7 +210,7 @@ def draw_dataset(
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])
     else:
-        noise = noise_like(teacher, config.count, seed, 0)
+        noise = noise_like(teacher, config.count, seed, Draw.DATASET)
         images = draw_many(teacher, noise, conditions, progress, "drawing images from the teacher")
         write_npz(file, {"images": images.numpy()})
     return Dataset(images, conditions)

@@ -8,9 +8,7 @@ The reference samples are drawn once and kept.
 """
 
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -21,19 +19,20 @@ from pydantic import Field, model_validator
 from compress import __version__
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.errors import VerifyError
+from compress.evaluation import baseline as baselines
 from compress.evaluation import cost, decision, judging, latency, probe, soundness, stages
 from compress.evaluation import forecast as predicted
-from compress.evaluation.baseline import OnnxTeacher
 from compress.evaluation.decision import Cost, Distributional, Evaluated, Metric, Paired
 from compress.evaluation.figure import Figure
 from compress.evaluation.response import sample
-from compress.files import cache_folder, write_json, write_npz
+from compress.files import write_json, write_npz
 from compress.models.denoiser import Denoiser
-from compress.models.reference import BATCH, Drawn, draw_kept, identity
+from compress.models.reference import BATCH, PYTORCH, Drawn, draw_kept, identity, kept_folder
 from compress.runtime import Bundle
+from compress.settings import File, Many
 
 SHOWN = 40  # pairs of samples that are kept for pictures
-AGAIN = 30  # images that the teacher draws once more, in onnxruntime
+AGAIN = 10  # images that the teacher draws once more, in the other runtime
 NOT_FINITE = "not every sample of the student is finite"
 
 
@@ -64,16 +63,16 @@ class Config(PassConfig):
     reference: int | None = Field(
         None, ge=10, description="images of the teacher from other noise, to hold both against; default: as `samples`"
     )
-    features: tuple[Path, ...] = Field(
+    features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
-    guidance_scales: tuple[float, ...] = Field((), description="scales at which the guidance response is measured")
-    few_steps: tuple[int, ...] = Field(
+    guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
+    few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
     )
     rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
-    batches: tuple[int, ...] = Field((8,), description="batch sizes to time beside 1")
+    batches: Many[int] = Field((8,), description="batch sizes to time beside 1")
     starts: int = Field(1, ge=0, description="fresh processes of each side, for cold start and peak memory")
     torch_compile: bool = Field(False, description="time the teacher under torch.compile as well; takes minutes")
     judge_accuracy: float = Field(
@@ -97,42 +96,47 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     teacher = context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
-    reference = config.reference or config.samples
+    baseline = baselines.kept(teacher, config.threads, context.progress, f"{context.name}: the baseline")
+    engine = baseline.engine(context.log)
     drawn = draw_kept(
         teacher,
-        config.samples + reference,
+        config.samples + (config.reference or config.samples),
         context.seed,
         context.dataset,
-        cache_folder() / "samples",
         context.progress,
         f"{context.name}: teacher's samples",
+        engine,
     )
     ours = sample(bundle, drawn[: config.samples], context.progress, f"{context.name}: student's samples")
     sound = {"finite_output": soundness.finite_output(ours)}
     finite = sound["finite_output"].value == 1  # else nothing about its images can be measured
     pairs, others = drawn[: len(ours)], drawn[config.samples :]
-    judged = judging.Judging(context.dataset, context.data, config.features, config.judge_accuracy, context.progress)
-    with tempfile.TemporaryDirectory() as folder:
-        with context.progress(f"{context.name}: exporting the baseline", 1) as task:
-            baseline = OnnxTeacher(teacher, Path(folder, "teacher.onnx"), config.threads)
-            task.advance()
-        if finite:
-            quality, probed = _quality(teacher, bundle, baseline, pairs, others, ours, judged, context)
-            spaces = judged.spaces(pairs, others, ours)
-        else:
-            quality, probed, spaces = {}, None, judging.Spaces()
-        costs = cost.measure(
-            teacher,
-            bundle,
-            baseline,
-            config.threads,
-            config.rounds,
-            config.batches,
-            config.torch_compile,
-            config.starts,
-            context.progress,
-        )
-    blamed, loss = _passes(teacher, bundle, pairs, finite, config, context)
+    judged = judging.Judging(
+        context.dataset,
+        context.data,
+        config.features,
+        config.judge_accuracy,
+        context.progress,
+        context.allow_pickle,
+        engine,
+    )
+    quality: dict[str, Figure] = {}
+    probed, student, spaces = None, None, judging.Spaces()
+    if finite:
+        quality, probed, student = _quality(bundle, baseline, pairs, others, ours, judged, context)
+        spaces = judged.spaces(pairs, others, ours)
+    costs = cost.measure(
+        teacher,
+        bundle,
+        baseline,
+        config.threads,
+        config.rounds,
+        config.batches,
+        config.torch_compile,
+        config.starts,
+        context.progress,
+    )
+    blamed, loss = _passes(teacher, bundle, student, context)
     quality |= {"sampling_error": probe.sampling_error(bundle, teacher), **loss}
     sound["listed_files"] = soundness.listed_files(bundle)  # after all else: what was judged is what is there
     figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios | sound).items()}
@@ -193,7 +197,7 @@ def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher = context.teacher()
     reference = config.reference or config.samples
-    files = len(list((cache_folder() / "samples" / identity(teacher)[:24]).glob(f"{context.seed}-*.npz")))
+    files = len(list(kept_folder(teacher, baselines.engine_name(teacher)).glob(f"{context.seed}-*.npz")))
     seconds = predicted.seconds(
         teacher,
         Bundle(model.path, threads=config.threads),
@@ -209,24 +213,26 @@ def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
 
 
 def _quality(
-    teacher: Denoiser,
     bundle: Bundle,
-    baseline: OnnxTeacher,
+    baseline: baselines.OnnxTeacher,
     pairs: Drawn,
     others: Drawn,
     ours: np.ndarray,
     judged: judging.Judging,
     context: Context,
-) -> tuple[dict[str, Figure], dict[str, Any] | None]:
-    """(figures from the probe and from pairs of samples, the curve of the probe where it means something)."""
-    frozen = probe.make(teacher, others, _asked(teacher, bundle), context.seed)
-    with context.progress(f"{context.name}: probe", 3) as task:
-        student = probe.answer(frozen, probe.of_bundle(bundle))
+) -> tuple[dict[str, Figure], dict[str, Any] | None, probe.Answer]:
+    """(figures from the probe and from pairs of samples, the curve of the probe where it means something, what the
+    student says to the probe)."""
+    teacher = baseline.teacher
+    with context.progress(f"{context.name}: probe", 4) as task:
+        frozen = probe.make(teacher, others, _asked(teacher, bundle), context.seed)
         task.advance()
-        rounding = probe.answer(frozen, baseline.evaluate)
+        student = probe.answer(frozen, probe.of_bundle(bundle), bundle.threads)
         task.advance()
-        few = pairs[:AGAIN]
-        again = baseline.sample(few.noise.numpy(), {name: value.numpy() for name, value in few.conditions.items()})
+        rounding = probe.answer(frozen, baseline.evaluate, baseline.threads)
+        task.advance()
+        few, other = pairs[:AGAIN], baseline.draw if judged.engine is PYTORCH else PYTORCH.draw
+        again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
         task.advance()
     error, low, high = student.curve()
     curve = {
@@ -240,8 +246,8 @@ def _quality(
     if not bundle.manifest.get("paired", True):
         figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
     if distilled(bundle):
-        return {name: figure for name, figure in figures.items() if name not in get_args(Evaluated)}, None
-    return figures, curve
+        return {name: figure for name, figure in figures.items() if name not in get_args(Evaluated)}, None, student
+    return figures, curve, student
 
 
 def _decide(
@@ -282,22 +288,29 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[int, ...]:
 
 
 def _passes(
-    teacher: Denoiser, bundle: Bundle, pairs: Drawn, finite: bool, config: Config, context: Context
+    teacher: Denoiser, bundle: Bundle, student: probe.Answer | None, context: Context
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
     """(what each pass of the recipe cost and gained, kernel_loss).
 
-    Nothing where a bundle is verified on its own, or draws what is not finite.
+    student: the bundle's answer to the probe. Nothing where a bundle is verified on its own, or draws what is not
+    finite.
     """
-    if not context.stages or not finite:
+    if not context.stages or student is None:
         return {"stages": [], "quantization": None}, {}
-    models = [stages.Measured("teacher", "teacher", teacher)]
-    for stage in context.stages:
-        found = Bundle(bundle.path, config.threads) if stage.kind == "export_onnx" else stage.load()
-        models.append(stages.Measured(stage.name, stage.kind, found))
-    frozen = probe.make(teacher, pairs, _asked(teacher, bundle), context.seed)
-    with latency.threads(config.threads):
-        rows = stages.table(models, frozen, config.rounds, context.progress)
-    parity = stages.quantized(models, frozen)
+    frozen = student.probe
+    models = [stages.Measured("teacher", "teacher", teacher, probe.Answer(frozen, frozen.guided))]
+    with context.progress(f"{context.name}: what each pass cost", len(context.stages)) as task:
+        for stage in context.stages:
+            if stage.kind == "export_onnx":
+                models.append(stages.Measured(stage.name, stage.kind, bundle, student))
+            else:
+                model = stage.load()
+                said = probe.answer(frozen, probe.of_model(model))
+                models.append(stages.Measured(stage.name, stage.kind, model, said))
+            task.advance()
+        parity = stages.quantized(models)
+    with latency.threads(bundle.threads or 1):
+        rows = stages.table(models, context.progress)
     if parity is None:
         return {"stages": rows, "quantization": None}, {}
     return {"stages": rows, "quantization": parity[0]}, {"kernel_loss": parity[1]}

@@ -36,16 +36,17 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def trains(milliseconds):
-    """An untimed call, then a train whose calls take the given time on average."""
-    half = latency.TRAIN // 2
-    return [value for mean in milliseconds for value in (700.0, *[mean - 1] * half, *[mean + 1] * half)]
+def trains(milliseconds, calls):
+    """The warm-up with a call that tells the length of a train; then for each train an untimed call before `calls`
+    that take the given time on average."""
+    first = [1000.0] * latency.WARM_UP + [latency.TRAIN_MS / (calls + 0.5)]
+    return first + [v for mean in milliseconds for v in (700.0, *np.linspace(mean - 1, mean + 1, calls))]
 
 
 def test_mean_of_a_train_is_timed_in_milliseconds_after_the_warm_up(clock):
-    slow = trains([1000.0] * latency.WARM_UP + [20, 21, 22, 23])
-    fast = trains([500.0] * latency.WARM_UP + [2, 3, 4, 5])
-    taken = latency.interleaved({"slow": clock.call(slow), "fast": clock.call(fast)}, 4, silent)
+    slow = clock.call(trains([20, 21, 22, 23], 2))
+    fast = clock.call(trains([2, 3, 4, 5], latency.TRAIN))
+    taken = latency.interleaved({"slow": slow, "fast": fast}, 4, silent)
     np.testing.assert_allclose(taken["slow"], [20, 21, 22, 23], rtol=1e-6)
     np.testing.assert_allclose(taken["fast"], [2, 3, 4, 5], rtol=1e-6)
 
@@ -54,11 +55,12 @@ def test_calls_take_turns():
     made = []
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
     taken = latency.interleaved(calls, 7, silent)
-    train = latency.TRAIN + 1
-    trains = [made[start : start + train] for start in range(0, len(made), train)]
+    train, warm = latency.TRAIN + 1, 3 * (latency.WARM_UP + 1)
+    assert sorted(made[:warm]) == sorted("abc" * (latency.WARM_UP + 1))
+    trains = [made[start : start + train] for start in range(warm, len(made), train)]
     assert all(len(set(one)) == 1 for one in trains), "a train is of one call"
     rounds = ["".join(one[0] for one in trains[start : start + 3]) for start in range(0, len(trains), 3)]
-    assert len(rounds) == latency.WARM_UP + 7 and {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(rounds) == 7 and {"".join(sorted(each)) for each in rounds} == {"abc"}
     assert len(set(rounds)) > 2, "in another order each round"
     assert list(taken) == ["a", "b", "c"] and all(values.shape == (7,) for values in taken.values())
 
@@ -158,3 +160,33 @@ def test_default_threads_are_those_of_the_process(monkeypatch):
 
 def test_processor_has_a_name():
     assert latency.processor().strip()
+
+
+@pytest.mark.parametrize(("rounds", "made"), [(30, 10), (10, 5), (3, 3)])
+def test_a_call_that_is_seldom_made_is_spread_over_the_rounds(clock, rounds, made):
+    taken = latency.interleaved({name: clock.call([1.0] * 1000) for name in "ab"}, rounds, silent, seldom=["b"])
+    assert np.isfinite(taken["a"]).all() and len(taken["b"]) == rounds
+    (found,) = np.isfinite(taken["b"]).nonzero()
+    assert len(found) == made and found[0] == 0 and found[-1] == rounds - 1
+    assert max(np.diff(found)) - min(np.diff(found)) <= 1
+
+
+def test_what_timing_takes_is_foretold(clock):
+    began = clock.now
+    calls = {"slow": clock.call([30.0] * 1000), "fast": clock.call([2.0] * 1000)}
+    latency.interleaved(calls, 12, silent, seldom=["slow"])
+    wanted = latency.seconds(0.03, 12, seldom=True) + latency.seconds(0.002, 12)
+    assert clock.now - began == pytest.approx(wanted)
+
+
+def test_speedup_over_a_call_that_is_seldom_made_covers_the_true_ratio():
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(150):
+        common = np.exp(0.2 * random.standard_normal(60))
+        slow = 3 * common * np.exp(0.1 * random.standard_normal(60))
+        slow[np.arange(60) % 3 > 0] = np.nan
+        _, (low, high) = latency.speedup(slow, common * np.exp(0.1 * random.standard_normal(60)))
+        held += low <= 3 <= high
+    assert 0.9 <= held / 150 <= 0.995
+    assert latency.summary(slow) == latency.summary(slow[::3])

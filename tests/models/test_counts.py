@@ -127,3 +127,15 @@ def test_counting_leaves_the_model_alone(class_model: Denoiser) -> None:
     counts.macs(class_model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in class_model.net.state_dict().items())
     assert class_model.device.type == "cpu"
+
+
+def test_one_structure_is_counted_once_and_another_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned = make_denoiser(CLASS_CONFIG)
+    wanted = counts.macs(pruned)
+    with monkeypatch.context() as patched:
+        patched.setattr(counts, "FlopCounterMode", lambda **_: pytest.fail("counted again"))
+        assert counts.macs(make_denoiser(CLASS_CONFIG, seed=1)) == wanted
+    pruned.net.down_blocks[0].resnets[0].conv1 = nn.Conv2d(16, 16, 1)
+    fewer = counts.macs(pruned)
+    pruned.net.conv_in.weight = nn.Parameter(pruned.net.conv_in.weight[:, :, :1, :1].clone())  # its repr is as before
+    assert fewer < wanted and counts.macs(pruned) != fewer

@@ -12,7 +12,7 @@ from compress import data, passes
 from compress.contract import Stage
 from compress.data import Digits
 from compress.errors import VerifyError
-from compress.evaluation import cost
+from compress.evaluation import baseline, cost
 from compress.files import write_json
 from compress.models import reference
 from compress.models.denoiser import Denoiser
@@ -265,8 +265,8 @@ def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pyte
         return float(VERIFY.forecast(bundle, VERIFY.Config(samples=count, reference=count), context).seconds)
 
     assert 0 < 3 * predicted(1000) < predicted(100_000)
-    kept = tmp_path / "cache" / "samples"
-    reference.draw_kept(model, 1200, context.seed, context.dataset, kept, reference.silent, "")
+    engine = reference.Engine(baseline.engine_name(model), lambda model, noise, *_: noise)
+    reference.draw_kept(model, 1200, context.seed, context.dataset, reference.silent, "", engine)
     predicted(1000)
     predicted(500)
     assert missing == [2000, 200_000, 800, 0]

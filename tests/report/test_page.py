@@ -289,6 +289,23 @@ def test_without_verify_there_is_no_page(finished: Path) -> None:
     assert "report.html" not in (finished / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("diffusion_pytorch_model.safetensors", "`from_pretrained`"),
+        ("needs_structure_json.safetensors", "finds no weights"),
+    ],
+)
+def test_the_card_says_who_loads_the_student(finished: Path, weights: str, says: str) -> None:
+    record = {**sample_report.records()[0], "stored": "model"}
+    unet = finished / "passes" / f"01-{record['name']}" / "model" / "unet"
+    unet.mkdir(parents=True)
+    (unet / weights).touch()
+    publish("digits-edge", finished, [record])
+    written = (finished / "README.md").read_text(encoding="utf-8")
+    assert says in written and 'checkpoint.load("student")' in written
+
+
 VERDICTS = ["pass", "fail", "not judged"]
 ADVICE = "the recipe has no gate on quality; add one, such as verify: {gates: {class_accuracy: {margin: 0.02}}}"
 

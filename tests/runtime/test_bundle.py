@@ -12,9 +12,11 @@ import torch
 
 from compress.errors import BundleError
 from compress.evaluation.bench import callable_for
+from compress.files import sha256
 from compress.models.denoiser import draw, guided, predict
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session, read_manifest, sha256
+from compress.runtime.bundle import open_session
+from compress.runtime.manifest import read_manifest
 from tests.conftest import assert_close_db, inputs_for, read_json
 
 KINDS = ["class", "text", "unconditional"]
