@@ -301,8 +301,8 @@ def main() -> None:
     except CompressError as error:
         if verbose:
             traceback.print_exc()
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
