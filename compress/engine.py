@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from compress import __version__, passes
 from compress.contract import PassResult, Stage
 from compress.errors import CompressError, OutputError
-from compress.files import Unreadable, is_full, read_json, sha256, unwritable, write_json
+from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
@@ -95,8 +95,7 @@ def versions() -> dict[str, str]:
 def claim(output: Path, recipe: Recipe) -> None:
     """Make the output folder, if it is not this recipe's already. Raises OutputError if it is another's."""
     mine = _owner(recipe)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file; give a folder with --output")
+    check_folder(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -61,6 +61,12 @@ def check_target(path: Path) -> None:
         raise OutputError(f"{path}: is a pipe, a socket or a device; give an ordinary file")
 
 
+def check_folder(path: Path) -> None:
+    """Raises OutputError if files cannot be put into `path`, because what stands there is no folder."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise OutputError(f"{path}: is no folder; give a folder with --output")
+
+
 def unwritable(path: Path, error: OSError) -> OutputError:
     """The error to raise when `path` could not be written."""
     advice = "free some space" if is_full(error) else "give another place"

@@ -11,6 +11,7 @@ from compress.errors import RecipeError, ReportError
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
 from compress.runtime import Bundle
+from compress.runtime.bundle import find
 
 
 def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
@@ -19,8 +20,7 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
     recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
     report.json beside it.
     """
-    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
-    bundle = Bundle(folder)
+    bundle = Bundle(find(path))
     if recipe is None:
         recipe = _recipe_of(bundle, teacher)
     step = next((step for step in recipe.steps if step.kind == "verify"), None)

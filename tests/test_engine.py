@@ -160,7 +160,7 @@ def test_folder_of_other_files_is_refused(teacher: Path, tmp_path: Path) -> None
 
 def test_file_as_output_is_refused(teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="is a file"):
+    with pytest.raises(OutputError, match="is no folder"):
         engine.apply(read(write_recipe(tmp_path, recipe_text(teacher, [PRUNE]))), tmp_path / "out", options())
 
 

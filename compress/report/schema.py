@@ -5,14 +5,15 @@ format had a number lack floors, bounds and baselines: what is here is shown and
 ratios of sizes student ÷ teacher, speedups teacher ÷ student, intervals 95%.
 """
 
-import json
 from collections.abc import Mapping
+from os.path import lexists
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import ReportError
+from compress.files import Unreadable, read_json
 
 FORMAT = 3
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -224,16 +225,16 @@ def read_report(folder: Path) -> dict[str, Any]:
 
     Raises ReportError if there is none, if it is damaged, or if it is of a format that is not known here.
     """
-    within = folder.parent if (folder / "bundle.json").is_file() and not (folder / "report.json").is_file() else folder
-    path = within / "report.json"
-    if not path.is_file():
+    inside = not lexists(folder / "report.json") and lexists(folder / "bundle.json")
+    path = (folder.parent if inside else folder) / "report.json"
+    if not lexists(path):
         raise ReportError(
             f"{folder}: has no report.json; give the result folder of a recipe that ends in verify, "
             "or write one with `compress verify --output`"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except Unreadable as error:
         raise ReportError(f"{path}: cannot be read: {error}; verify the bundle again") from error
     return check(content, path)
 

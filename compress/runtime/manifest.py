@@ -183,7 +183,10 @@ def _fits(manifest: Mapping[str, Any]) -> None:
             raise _Fault(f"inputs.{name}.shape: should be [{batch}, sizes]; got {spec['shape']}")
     if "class_labels" in inputs and classes is None:
         raise _Fault("classes: is missing, but there is an input class_labels")
-    if len(manifest.get("outputs") or [0]) != 1:
+    for name, spec in manifest.get("outputs", {}).items():
+        if spec["shape"] != inputs["sample"]["shape"]:
+            raise _Fault(f"outputs.{name}.shape: should be that of inputs.sample; got {spec['shape']}")
+    if len(manifest.get("outputs", [0])) != 1:
         raise _Fault(f"outputs: should be one; got {list(manifest['outputs'])}")
     for place in ("alpha", "sigma") if "levels" in sampling else ():
         if len(sampling["levels"][place]) != len(sampling["steps"]) + 1:
@@ -197,7 +200,8 @@ def _fits(manifest: Mapping[str, Any]) -> None:
         raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
     if sampling["guidance"]["kind"] == "cfg" and not null:
         raise _Fault("sampling.guidance.null: is missing, but guidance takes a second evaluation without a condition")
-    for key, name in [("model", manifest["model"]), ("sampler", manifest.get("sampler")), *null.items()]:
+    named = {"model": manifest["model"], "sampler": manifest.get("sampler")}
+    for key, name in (named | {f"sampling.guidance.null.{key}": name for key, name in null.items()}).items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")
 
