@@ -48,6 +48,9 @@ def load(
     except ValueError as error:
         raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
     structures.apply(net, structures.check(structure, str(where)), str(where))
+    for tap, (_, writer) in family.stages(net).items():
+        if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]
+            raise CheckpointError(f"{where}: kept {_DAMAGED}")
     model = Denoiser(
         net=net,
         family=family,

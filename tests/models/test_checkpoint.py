@@ -587,6 +587,7 @@ def test_guidance_without_its_null_embedding(text_model: Denoiser, tmp_path: Pat
         {"edits": {"class_embedding": {"kind": "scalars", "names": ["steps"], "width": 2**40}}},
         {"kept": {"mid_block": [True]}},
         {"kept": {"mid_block": [-1]}},
+        {"kept": {"mid_block": list(range(33))}},
         {"quantization": {"scheme": ["int8"], "float_layers": []}},
         {"quantization": {"scheme": "int8", "float_layers": "all"}},
     ],
