@@ -95,7 +95,7 @@ def written(text: Any, longest: int = 80) -> str:
 
 
 def _one_line(message: str) -> str:
-    """What can be shown and read of a message: without line breaks and signs that cannot be printed, and not endless."""
+    """What can be shown and read of a message: no line breaks, no signs that cannot be printed, and no end of it."""
     plain = "".join(sign if sign.isprintable() else " " for sign in message.strip())
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
