@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 from compress import terminal
-from compress.files import write_json
+from compress.files import sha256, write_json
 from compress.inputs import digest
-from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "benchmarks" / "results" / "suite.json"
@@ -27,7 +26,9 @@ SUITE = {
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",
     "few_steps": "images in few steps, by every method, and the flagship in one graph",
     "configs": "models of many configs through every pass",
+    "hostile": "thousands of hostile inputs, each refused in one clear message",
     "int8": "the ways to quantize, side by side",
+    "processors": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }

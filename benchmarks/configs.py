@@ -20,7 +20,7 @@ import torch
 from benchmarks.bars import finish
 from compress import passes, terminal
 from compress.contract import Context
-from compress.data import Dataset, FromTeacher, generator
+from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.errors import CompressError, ExportError
 from compress.files import write_json, write_text
@@ -28,6 +28,7 @@ from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, predict
 from compress.models.families import FAMILIES
 from compress.models.reference import silent
+from compress.randomness import generator
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 5

@@ -13,7 +13,9 @@ import torch
 
 from benchmarks.bars import finish, rewrite_between
 from compress import engine, terminal
+from compress.errors import OutputError
 from compress.files import write_atomically, write_json, write_text
+from compress.folders import MARK
 from compress.inputs import Options
 from compress.recipe import read
 
@@ -119,15 +121,14 @@ def _faster(report: Mapping[str, Any], name: str) -> str:
 
 
 def publish(output: Path, exported: Path) -> None:
-    """Replace the committed bundle by the result in `output`."""
-
-    def write(part: Path) -> None:
-        part.mkdir()
-        for name in PUBLISHED:
-            copy = shutil.copytree if (output / name).is_dir() else shutil.copyfile
-            copy(output / name, part / name)
-
-    write_atomically(exported, write)
+    """Put the result in `output` over the committed bundle. Raises OutputError for files there that are not of it."""
+    files = [path for name in PUBLISHED for path in [output / name, *(output / name).rglob("*")] if path.is_file()]
+    names = {path.relative_to(output) for path in files if path.name != MARK}
+    for name in sorted(names):
+        write_atomically(exported / name, lambda part, name=name: shutil.copyfile(output / name, part))  # type: ignore[misc]
+    other = [path for path in exported.rglob("*") if path.is_file() and path.relative_to(exported) not in names]
+    if other:
+        raise OutputError(f"{other[0]}: is not of this result; delete it, or move it away")
 
 
 def main() -> None:

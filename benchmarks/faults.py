@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from compress.files import write_json
+from compress.files import sha256, write_json
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 
 GUIDANCE = 0.5  # how far the guidance scale is off
 SATURATION = 8.0  # by how much too small the range of an activation is

@@ -15,13 +15,13 @@ import torch
 
 from compress import terminal
 from compress.contract import Context
-from compress.data import generator
 from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
 from compress.models import checkpoint
 from compress.models.denoiser import AnyDenoiser, Denoiser, example_inputs
 from compress.models.families import FAMILIES
 from compress.passes import export_onnx, quantize
+from compress.randomness import generator
 
 HERE = Path(__file__).parent
 SEED, HELD_OUT_SEED = 0, 1

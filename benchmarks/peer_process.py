@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from compress import terminal
-from compress.files import remove, write_json
+from compress.files import write_json
+from compress.folders import own_folder, remove_own
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 PATIENCE = 1800.0  # seconds; compiling and calibrating a large net takes minutes
@@ -40,8 +41,9 @@ def environment(name: str, requirements: Sequence[str], base: Path) -> tuple[Pat
         found = json.loads(record.read_text(encoding="utf-8"))
         if found["wanted"] == wanted and python.exists():
             return python, found["versions"]
-    remove(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_own(folder)
+    own_folder(folder)
     _must([sys.executable, "-m", "venv", str(folder)])
     _must([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
     listed = json.loads(_must([str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]))

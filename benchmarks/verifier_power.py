@@ -33,14 +33,13 @@ from compress.evaluation import decision, judging, probe, stages
 from compress.evaluation.baseline import OnnxTeacher, kept
 from compress.evaluation.response import sample
 from compress.evaluation.statistics import wilson
-from compress.files import cache_folder, write_json, write_npz, write_text
+from compress.files import cache_folder, sha256, write_json, write_npz, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint
 from compress.models.denoiser import QuantizedDenoiser
 from compress.models.reference import Drawn, Progress, draw_kept, silent
 from compress.recipe import read
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

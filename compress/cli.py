@@ -1,4 +1,4 @@
-"""The `compress` command. Exit codes: 0 fine, 1 a gate of `verify` failed, 2 bad input."""
+"""The `compress` command. Exit codes: 0 fine, 1 a gate failed, 2 bad input, 3 not judged, 70 a fault of ours."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -15,16 +16,21 @@ import typer
 from compress.errors import CompressError
 
 if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
+    from pydantic import BaseModel
+
     from compress.inputs import Options
 
 app = typer.Typer(
     name="compress",
     help="Make guided diffusion models small and fast enough for the edge. "
-    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input.",
+    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input, 3 not judged: verify has no gate on quality, "
+    "70 a fault of compress itself.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+CODES = {None: 0, "pass": 0, "fail": 1, "not judged": 3}  # by verdict
 
 # typer reads Optional and not `| None` in aliases on all the versions that are supported
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
@@ -35,8 +41,11 @@ Set = Annotated[
 Checkpoint = Annotated[Optional[str], typer.Option(help="model folder or hub id instead of the recipe's")]  # noqa: UP045
 Output = Annotated[Optional[Path], typer.Option(help="result folder")]  # noqa: UP045
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only)")]
-Threads = Annotated[Optional[int], typer.Option(min=1, help="default: all cores")]  # noqa: UP045
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only), run TorchScript")
+]
+_MOST_THREADS = max(16, os.cpu_count() or 1)
+Threads = Annotated[Optional[int], typer.Option(min=1, max=_MOST_THREADS, help="default: all cores")]  # noqa: UP045
 
 
 @app.callback()
@@ -67,7 +76,7 @@ def apply(
     if outcome.verdict is not None:
         terminal.report(json.loads((where / "report.json").read_text(encoding="utf-8")))
     terminal.log(f"result: {where}")
-    raise typer.Exit(1 if outcome.verdict == "fail" else 0)
+    raise typer.Exit(CODES[outcome.verdict])
 
 
 @app.command()
@@ -107,11 +116,17 @@ def verify(
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it."""
+    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it.
+
+    Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
+    """
     from compress import judge, terminal
+    from compress.files import check_folder
     from compress.recipe import read
     from compress.report.publish import write_page
 
+    if output:
+        check_folder(output)
     checked = read(recipe, [], teacher) if recipe else None
     with tempfile.TemporaryDirectory() as folder:
         where = output or Path(folder)
@@ -119,7 +134,7 @@ def verify(
         if output:
             write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
-    raise typer.Exit(1 if report["verdict"] == "fail" else 0)
+    raise typer.Exit(CODES[report["verdict"]])
 
 
 @app.command()
@@ -129,9 +144,10 @@ def compare(
 ) -> None:
     """Several students of one teacher, side by side, from their reports."""
     from compress import terminal
-    from compress.files import write_text
+    from compress.files import check_target, write_text
     from compress.report import comparison
 
+    check_target(out)
     students = comparison.read(bundles)
     rows = [
         (row.label, *(f"{cell.text} {'' if cell.said == cell.text else cell.said}".strip() for cell in row.cells))
@@ -147,9 +163,10 @@ def compare(
 @app.command()
 def bench(
     paths: Annotated[list[Path], typer.Argument(help="bundles, ONNX files, checkpoints")],
-    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
-    rounds: Annotated[int, typer.Option(min=10, help="times each is timed, in trains of 10")] = 30,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="batch size")] = 1,
+    rounds: Annotated[int, typer.Option(min=10, max=100_000, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
     from compress import terminal
@@ -158,7 +175,7 @@ def bench(
 
     count = threads or latency.default_threads()
     with latency.threads(count):
-        calls = {str(path): callable_for(path, count, batch) for path in paths}
+        calls = {str(path): callable_for(path, count, batch, allow_pickle) for path in paths}
         taken = latency.interleaved(calls, rounds, terminal.progress)
     rows = []
     for name, values in taken.items():
@@ -180,35 +197,44 @@ def sample(
         Optional[float],  # noqa: UP045
         typer.Option(help="diffusers' convention; default: the bundle's own"),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(help="of those that the bundle serves")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=1, help="of those that the bundle serves")] = None,  # noqa: UP045
     psnr: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps"),
     ] = None,
     milliseconds: Annotated[Optional[float], typer.Option(help="time that all images may take together")] = None,  # noqa: UP045
-    count: Annotated[int, typer.Option(min=1, help="number of images")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="determines the noise")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="number of images")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0,
     threads: Threads = None,
 ) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     import numpy as np
 
     from compress.errors import BundleError
+    from compress.files import check_target
     from compress.report.figures import grid
     from compress.runtime import Bundle
+    from compress.runtime.bundle import find
 
-    folder = bundle / "onnx" if (bundle / "onnx" / "bundle.json").is_file() else bundle
+    check_target(out)
+    folder = find(bundle)
     model = Bundle(folder, threads)
     model = model if guidance_scale is None else model.at_scale(guidance_scale)
     model = model if steps is None else model.at_steps(steps)
     conditions: dict[str, Any] = {}
     titles = None
     if "class_labels" in model.conditions:
-        labels = np.arange(count) % model.manifest["classes"] if class_ is None else np.full(count, class_)
+        classes = model.manifest["classes"]
+        if class_ is not None and not 0 <= class_ < classes:
+            raise BundleError(f"--class {class_}: {folder} has the classes 0…{classes - 1}")
+        labels = np.arange(count) % classes if class_ is None else np.full(count, class_)
         conditions["class_labels"], titles = labels, [str(label) for label in labels]
     elif class_ is not None:
         raise BundleError(f"{folder}: takes no class label; leave --class out")
-    for name in (name for name in model.conditions if name != "class_labels"):
+    others = [name for name in model.conditions if name != "class_labels"]
+    if embeddings is not None and not others:
+        raise BundleError(f"{folder}: takes no embeddings; leave --embeddings out")
+    for name in others:
         from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
 
         if embeddings is None:
@@ -221,6 +247,9 @@ def sample(
     else:
         images, taken = model.sample_adaptively(noise, psnr=psnr, milliseconds=milliseconds, **conditions)
         print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
+    if not np.isfinite(images).all():
+        scale = model.guidance["scale"]
+        raise BundleError(f"{folder}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
     grid(images, out, titles)
     print(out)
 
@@ -232,14 +261,24 @@ def passes() -> None:
     from compress import terminal
 
     for name in found.names():
-        fields = found.module(name).Config.model_fields
-        rows = []
-        for key, info in fields.items():
-            default = "required" if info.is_required() else str(info.default)
-            rows.append((key, default, info.description or ""))
         terminal.output.print(f"[bold]{name}[/bold]  {found.summary(name)}")
-        for key, default, description in rows:
-            terminal.output.print(f"    {key}: {description} [{default}]", markup=False)
+        for line in _settings(found.module(name).Config):
+            terminal.output.print(f"    {line}", markup=False)
+
+
+def _settings(model: "type[BaseModel]") -> Iterator[str]:
+    """One line a setting, those of settings within settings below them."""
+    from compress.errors import short
+    from compress.settings import choices, models
+
+    for key, info in model.model_fields.items():
+        inner = list(models(info.annotation))
+        allowed = choices(info.annotation)
+        values = f" ({', '.join(allowed)})" if allowed else ""
+        default = "required" if info.is_required() else "see below" if info.default and inner else short(info.default)
+        yield f"{key}: {info.description or ''}{values} [{default}]"
+        for part in inner:
+            yield from (f"    {line}" for line in _settings(part))
 
 
 @app.command()
@@ -266,7 +305,7 @@ def _options(device: str, fresh: bool, allow_pickle: bool) -> "Options":
 
 
 def main() -> None:
-    """Run the command line; a CompressError becomes one message and exit code 2."""
+    """Run the command line; a CompressError becomes one message and exit code 2, any other error exit code 70."""
     verbose = bool({"-v", "--verbose"} & set(sys.argv[1:]))
     # -v counts wherever it stands
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("-v", "--verbose")]
@@ -279,9 +318,20 @@ def main() -> None:
     except CompressError as error:
         if verbose:
             traceback.print_exc()
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first into the second, with 130
+        if isinstance(end, SystemExit) and end.code != 130:
+            raise
         print("stopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        said = " ".join(str(error).split())[:500]
+        print(
+            f"error: a fault of compress, please report it with the output of -v: {type(error).__name__}: {said}",
+            file=sys.stderr,
+        )
+        sys.exit(70)  # EX_SOFTWARE

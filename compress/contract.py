@@ -2,7 +2,7 @@
 
 A pass is one file in `compress/passes/`; the file's name is its name in a recipe. It holds
 
-    class Config(PassConfig)         frozen, unknown keys forbidden; the field descriptions are the documentation
+    class Config(PassConfig)         see `compress.settings`; the field descriptions are the documentation
     def run(model, config, context) -> PassResult[Denoiser | QuantizedDenoiser | Bundle]
     def forecast(model, config, context) -> Forecast       only if `run` trains or judges: what `compress plan` calls
 
@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance, SamplingOptions
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser
+from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
 
 
-class PassConfig(BaseModel):
+class PassConfig(Frozen):
     """Base of every pass's `Config`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def paths(self) -> dict[str, tuple[Path, ...]]:
         """Files that the settings name, by field."""
@@ -86,7 +84,7 @@ class Context:
     name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
     given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
     folder. teacher, dataset: loaded when first asked for. stages: the passes before this one that changed the
-    model. progress: `with progress("sampling", total) as
+    model. allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as
     task` shows a bar. guidance, sampling: as the recipe asks.
     """
 
@@ -104,6 +102,7 @@ class Context:
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
     stages: Sequence[Stage] = ()
+    allow_pickle: bool = False
 
     def earlier(self, name: str) -> Any:
         """The model that a pass before this one gave. Raises PassError."""

@@ -1,70 +1,67 @@
 """Images and their conditions. A batch is a pure function of (seed, step), so training can be resumed."""
 
-import hashlib
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
-from compress.errors import DataError
+from compress.errors import DataError, short, written
+from compress.files import Unreadable, check_regular
+from compress.randomness import Draw, generator
+from compress.settings import File, Frozen
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
 SPLIT_SEED = 0
 KEYS = {"encoder_hidden_states": "embeddings", "class_embedding": "class_embeddings"}  # of an .npz, by condition
+PIXELS = 2**26  # of one image: what is decoded is held in memory
+NUMBERS = 2**30  # of one file of arrays
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
-class _Source(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Digits(_Source):
+class Digits(Frozen):
     """scikit-learn's 1,797 handwritten digits, at 16×16, labels 0…9."""
 
     source: Literal["digits"]
 
 
-class Folder(_Source):
+class Folder(Frozen):
     """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model."""
 
     source: Literal["folder"]
-    path: Path
+    path: File
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
 
-class Npz(_Source):
+class Npz(Frozen):
     """An .npz file with `images` and, as the model needs, `labels`, `embeddings` (of texts) or `class_embeddings`.
 
     images: [n,h,w], [n,h,w,c] or [n,c,h,w]; uint8 0…255, or float as the model takes them.
     """
 
     source: Literal["npz"]
-    path: Path
+    path: File
 
 
-class FromTeacher(_Source):
+class FromTeacher(Frozen):
     """No images of one's own: drawn once from the teacher and cached."""
 
     source: Literal["teacher"]
     count: int = Field(2000, ge=1)
-    embeddings: Path | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
+    embeddings: File | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
 
 
 DataConfig = Annotated[Digits | Folder | Npz | FromTeacher, Field(discriminator="source")]
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random generator that depends on `key` alone, however close two keys are."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,9 @@ class Dataset(Batch):
         """The items at `index` int64 [b]."""
         return Batch(self.images[index], {name: value[index] for name, value in self.conditions.items()})
 
-    def batch(self, size: int, seed: int, step: int) -> Batch:
-        """`size` items drawn with replacement, determined by (seed, step)."""
-        return self.take(torch.randint(len(self), (size,), generator=generator(seed, step)))
+    def batch(self, size: int, *key: int | str) -> Batch:
+        """`size` items drawn with replacement, determined by `key`: (seed, a Draw, further numbers)."""
+        return self.take(torch.randint(len(self), (size,), generator=generator(*key, Draw.ITEMS)))
 
     def split(self) -> tuple["Dataset", "Dataset"]:
         """(training, held-out) parts, stratified by label where there are labels; always the same."""
@@ -195,11 +192,18 @@ def _image(file: Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
     if channels not in (1, 3):
         raise DataError(f"{file}: the model takes {channels} channels (latents?); give it an .npz of `images` instead")
     try:
-        with Image.open(file) as opened:
+        check_regular(file)
+        with Image.open(file, formats=_FORMATS) as opened:
+            if opened.width * opened.height > PIXELS:
+                raise Image.DecompressionBombError
             deep = opened.mode.startswith("I;16")  # convert() would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)) if deep else opened
             image = image.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Unreadable as error:
+        raise DataError(f"{file}: {error}") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{file}: holds more than {PIXELS:,} pixels, the most that are read; scale it down") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as an image: {error}") from None
     if image.size != (width, height):
         if not resize:
@@ -216,22 +220,71 @@ def _image(file: Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; pickled objects are refused. Raises DataError."""
+    """The arrays of an .npz file: numbers alone, at most NUMBERS of them. Raises DataError."""
+    arrays: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            return {name: opened[name] for name in opened.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        check_regular(path)
+        with zipfile.ZipFile(path) as opened:
+            for member in opened.infolist():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise Unreadable(f"{short(member.filename)} is compressed in a way that numpy does not write")
+                name = member.filename.removesuffix(".npy")
+                left = NUMBERS - sum(array.size for array in arrays.values())
+                with opened.open(member) as stream:
+                    _check_header(stream, left, f"`{written(name)}` ")
+                with opened.open(member) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # zip and format errors of many kinds
-        raise DataError(f"{path}: cannot be read as .npz arrays: {error}") from None
+        said = str(error) if isinstance(error, Unreadable) else f"cannot be read as .npz arrays: {_reason(error)}"
+        raise DataError(f"{path}: {said}") from None
+    return arrays
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The finite numbers of an .npy file as float32, at most NUMBERS of them. Raises DataError."""
+    try:
+        check_regular(path)
+        with path.open("rb") as stream:
+            _check_header(stream, NUMBERS)
+        return _finite(np.load(path, allow_pickle=False), str(path))
+    except (OSError, ValueError, EOFError) as error:
+        said = str(error) if isinstance(error, Unreadable) else f"cannot be read as .npy: {_reason(error)}"
+        raise DataError(f"{path}: {said}") from None
+
+
+def _check_header(stream: IO[bytes], most: int, name: str = "") -> None:
+    """Raise ValueError unless at most `most` numbers follow."""
+    if np.lib.format.read_magic(stream) != (1, 0):  # other versions have headers of gigabytes
+        raise Unreadable(f"{name}holds something else than plain numbers")
+    shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+    if kind.kind not in "biuf":
+        raise Unreadable(f"{name}holds {kind}; only plain numbers are read")
+    if min(shape, default=0) < 0 or math.prod(shape) > most:
+        found = "×".join(map(str, shape[:8]))
+        raise Unreadable(f"{name}holds {written(found)} numbers; at most {NUMBERS:,} are read of a file")
+
+
+def _finite(array: np.ndarray, where: str) -> np.ndarray:
+    """The array as float32. Raises DataError if it is not of real, finite numbers."""
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32) if array.dtype.kind == "f" else array
+    if found.dtype != np.float32 or not np.isfinite(found).all():
+        raise DataError(f"{where}: should be finite floats; got {array.dtype}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def read_embeddings(path: Path, condition: str) -> np.ndarray:
     """The embeddings [n,…] float32 that an .npz holds for a condition. Raises DataError."""
     arrays, key = read_npz(path), KEYS[condition]
     if key not in arrays:
-        raise DataError(f"{path}: has no `{key}` (found: {', '.join(arrays) or 'nothing'})")
-    return arrays[key].astype(np.float32)
+        raise DataError(f"{path}: has no `{key}` (found: {short(list(arrays)) if arrays else 'nothing'})")
+    if not arrays[key].ndim or not len(arrays[key]):
+        raise DataError(f"{path}: `{key}` should be [n, …], for one item at least; got {list(arrays[key].shape)}")
+    return _finite(arrays[key], f"{path}: `{key}`")
 
 
 def _npz(config: Npz) -> Dataset:
@@ -255,12 +308,10 @@ def _npz(config: Npz) -> Dataset:
             count = len(arrays[key]) if arrays[key].ndim else 0
             if count != len(images):
                 raise DataError(f"{config.path}: {len(images)} images but {count} {key}")
-            floats = np.issubdtype(arrays[key].dtype, np.floating)
-            if key != "labels" and not (floats and np.isfinite(arrays[key]).all()):
-                raise DataError(f"{config.path}: `{key}` should be finite floats; got {arrays[key].dtype}")
             if key == "labels" and not (arrays[key].ndim == 1 and np.issubdtype(arrays[key].dtype, np.integer)):
                 raise DataError(
                     f"{config.path}: `labels` should be integers [n]; got {arrays[key].dtype} {arrays[key].shape}"
                 )
-            conditions[name] = torch.from_numpy(arrays[key].astype(np.int64 if key == "labels" else np.float32))
+            found = arrays[key].astype(np.int64) if key == "labels" else _finite(arrays[key], f"{config.path}: `{key}`")
+            conditions[name] = torch.from_numpy(found)
     return Dataset(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), conditions)

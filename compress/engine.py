@@ -1,6 +1,7 @@
 """Runs a recipe: pass after pass, cached, resumable, recorded.
 
     OUTPUT/recipe.json          whose folder this is
+    OUTPUT/.lock                held while a run is at work here
     OUTPUT/passes/NN-name/      one finished pass: model/ or onnx/, files/, record.json
     OUTPUT/passes/NN-name.work/ the state of a pass that was killed
     OUTPUT/…                    the result, as `report/publish.py` lays it out
@@ -12,7 +13,6 @@ identity of the pass before it, of everything the recipe reads, and of the code 
 import ast
 import dataclasses
 import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -23,22 +23,26 @@ from safetensors import SafetensorError
 
 from compress import __version__, passes
 from compress.contract import PassResult, Stage
-from compress.errors import OutputError
-from compress.files import remove, write_atomically, write_json
+from compress.errors import CompressError, OutputError
+from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
+from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.recipe import Recipe, Step
-from compress.report.publish import publish
+from compress.report.publish import check, publish
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 
-_LIBRARIES = ("torch", "diffusers", "torch-pruning", "torchao", "onnx", "onnxruntime", "numpy")
+# that compute, or write what computes
+_LIBRARIES = (
+    "torch", "diffusers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
+    "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """verdict: "pass" or "fail" of the recipe's `verify`, None without one."""
+    """verdict: "pass", "fail" or "not judged" of the recipe's `verify`, None without one."""
 
     output: Path
     verdict: str | None
@@ -88,17 +92,19 @@ def versions() -> dict[str, str]:
     return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
 
 
-def claim(output: Path, recipe: Recipe, fresh: bool) -> None:
-    """Make the output folder this recipe's own. Raises OutputError if it is another's or not writable."""
-    marker = output / "recipe.json"
-    mine = {"name": recipe.head.name, "checkpoint": recipe.head.checkpoint}
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file; give a folder with --output")
-    if output.is_dir() and any(output.iterdir()):
+def claim(output: Path, recipe: Recipe) -> None:
+    """Make the output folder, if it is not this recipe's already. Raises OutputError if it is another's."""
+    mine = _owner(recipe)
+    check_folder(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(output, error) from error
+    if any(path.name != LOCK for path in output.iterdir()):
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
+            found = read_json(output / "recipe.json")
             owner = {key: found[key] for key in mine}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (Unreadable, KeyError, TypeError):
             raise OutputError(
                 f"{output}: holds files that no recipe wrote; give an empty or new folder with --output"
             ) from None
@@ -107,30 +113,72 @@ def claim(output: Path, recipe: Recipe, fresh: bool) -> None:
                 f"{output}: belongs to recipe {owner['name']!r} with checkpoint {owner['checkpoint']}; "
                 "give another folder with --output"
             )
-    if fresh:
-        remove(output / "passes")
-    write_json(marker, mine)
+
+
+def _owner(recipe: Recipe) -> dict[str, str | None]:
+    return {"name": recipe.head.name, "checkpoint": recipe.head.checkpoint}
 
 
 def apply(recipe: Recipe, output: Path, options: Options) -> Outcome:
     """Run a recipe and lay out its result in `output`. Raises a CompressError."""
-    try:
-        claim(output, recipe, options.fresh)
-        return _Run(recipe, output, options).all()
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OutputError(f"{output}: cannot be written: {reason}; free some space or give another --output") from error
+    claim(output, recipe)
+    with alone(output) as there:
+        try:
+            return _Run(recipe, output, options, there).all()
+        except OutputError:
+            _still(output, there)
+            raise
+        except (OSError, SafetensorError) as error:
+            _still(output, there)
+            raise _blame(output, error) from error
+
+
+def _still(output: Path, there: Callable[[], bool]) -> None:
+    """Raises OutputError if the output folder has gone."""
+    if not there():
+        raise OutputError(f"{output}: was moved or deleted while the recipe ran; give the same command again")
+
+
+def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
+    """What an error of the system was about: the output folder, or something that was read."""
+    if not isinstance(error, OSError):  # those of reading are caught where it is known what was read
+        return OutputError(f"{output}: cannot be written: {error}; free some space")
+    named = error.filename if isinstance(error.filename, str | Path) else None
+    if is_full(error) or (named and Path(named).absolute().is_relative_to(output.absolute())):
+        return unwritable(output, error)
+    what = f"{named}: cannot be read" if named else type(error).__name__
+    return CompressError(f"{what}: {error.strerror or error}")
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, output: Path, options: Options) -> None:
-        self.recipe, self.output, self.options = recipe, output, options
+    def __init__(self, recipe: Recipe, output: Path, options: Options, there: Callable[[], bool]) -> None:
+        self.recipe, self.output, self.options, self.there = recipe, output, options, there
         self.inputs = Inputs(recipe, options, output / "passes" / "cache")
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
         self.stages: list[Stage] = []
 
+    def prepare(self) -> None:
+        """The output folder without what a killed run left half-written and, for a fresh start, without results."""
+        folders = (self.output, self.output / "passes", self.inputs.cache_folder)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            remove_leftovers(folder)
+        check(self.output)
+        if self.options.fresh:
+            self.tidy(set())
+            for file in self.inputs.cache_folder.glob("teacher-*.npz"):
+                file.unlink()
+        write_json(self.output / "recipe.json", _owner(self.recipe))
+
+    def tidy(self, wanted: set[str]) -> None:
+        """Delete the folders of passes that are not wanted; what was not made here stays."""
+        for folder in (self.output / "passes").iterdir():
+            if folder.name not in wanted and foreign(folder) is None:
+                remove_own(folder)
+
     def all(self) -> Outcome:
+        self.prepare()
         identity = self.inputs.identity()
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
@@ -148,9 +196,8 @@ class _Run:
             if record["stored"] is not None:
                 self.load = cache(self._loader(folder / record["stored"]))
                 self.stages.append(Stage(step.name, step.kind, self.load))
-        for old in (self.output / "passes").iterdir():
-            if old.name not in wanted and old.name != "cache":
-                remove(old)  # of an earlier version of this recipe
+        self.tidy(wanted)  # of an earlier version of this recipe
+        _still(self.output, self.there)
         verdict = publish(self.recipe.head.name, self.output, self.records)
         return Outcome(self.output, verdict, self.records)
 
@@ -158,7 +205,7 @@ class _Run:
         def load() -> Denoiser | QuantizedDenoiser | Bundle:
             if stored.name == "onnx":
                 return Bundle(stored)
-            model = checkpoint.load(stored)
+            model = checkpoint.load(stored, self.options.allow_pickle)
             return model.to(self.options.device) if isinstance(model, Denoiser) else model
 
         return load
@@ -170,11 +217,11 @@ class _Run:
         record: dict[str, Any] = {}
 
         def write(part: Path) -> None:
-            part.mkdir()
             context = self.inputs.context(step, work, part / "files", tuple(self.stages))
             context.output.mkdir()
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)
+            _still(self.output, self.there)
             stored = _store(result.model, part) if result.changed else None
             record.update(
                 {
@@ -194,27 +241,27 @@ class _Run:
             )
             write_json(part / "record.json", record)
 
-        write_atomically(folder, write)
-        remove(work)
+        write_folder(folder, write)
+        remove_own(work)
         return record
 
 
 def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
     """The record of a finished pass, if it is the one that is wanted."""
     try:
-        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / "record.json")
+    except Unreadable:
         return None
-    return record if record.get("identity") == identity else None
+    return record if isinstance(record, dict) and record.get("identity") == identity else None
 
 
 def _prepare_work(work: Path, identity: str) -> None:
     """Keep the state of a killed pass only if it is of the pass that is about to run."""
     marker = work / "identity"
-    if not marker.is_file() or marker.read_text() != identity:
-        remove(work)
-        work.mkdir(parents=True)
-        marker.write_text(identity)
+    if not marker.is_file() or marker.read_bytes() != identity.encode():
+        remove_own(work)
+        own_folder(work)
+        marker.write_bytes(identity.encode())
 
 
 def _store(model: Any, part: Path) -> str:

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,11 +16,12 @@ from compress import data, passes
 from compress.contract import Context, Stage, Task
 from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
-from compress.models import checkpoint, noise_classifier
-from compress.models.denoiser import Denoiser, QuantizedDenoiser
+from compress.files import sha256
+from compress.models import checkpoint, noise_classifier, torchscript
+from compress.models.denoiser import Denoiser, QuantizedDenoiser, guidance_fault
 from compress.models.reference import draw_dataset
+from compress.models.source import locate
 from compress.recipe import Recipe, Step
-from compress.runtime.bundle import sha256
 
 Progress = Callable[[str, int], AbstractContextManager[Task]]
 
@@ -42,6 +42,9 @@ class Inputs:
 
     def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
         self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
+        for program in _programs(recipe):
+            torchscript.check_trust(program, options.allow_pickle)
+            options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.dataset = cache(self._dataset)
 
@@ -58,11 +61,7 @@ class Inputs:
         asked = self.recipe.head.guidance
         if asked is None or asked.null_embedding is None:
             return None
-        try:
-            array = np.load(asked.null_embedding, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{asked.null_embedding}: cannot be read as .npy: {error}") from None
-        return torch.from_numpy(np.asarray(array, dtype=np.float32))
+        return torch.from_numpy(data.read_npy(asked.null_embedding))
 
     def _teacher(self) -> Denoiser:
         """The checkpoint, loaded afresh, frozen, on the device, with the recipe's guidance and sampling."""
@@ -80,39 +79,18 @@ class Inputs:
             raise RecipeError(
                 [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
             )
-        self._check_guidance(model)
+        fault = guidance_fault(model)
+        if fault is not None:
+            raise RecipeError([f"{self.recipe.path}: guidance{fault}"])
         return dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)
 
     def _classifier(self, model: Denoiser) -> nn.Module | None:
         asked = self.recipe.head.guidance
         if asked is None or asked.classifier is None:
             return model.classifier
-        if model.classes is None or len(model.conditions) > 1:
-            raise RecipeError([f"{self.recipe.path}: guidance.classifier: needs a model with class labels alone"])
         if float(model.sampling.alphas_cumprod[model.sampling.timesteps[0]]) == 0:
             raise RecipeError([f"{self.recipe.path}: guidance.classifier: no class is told at zero terminal SNR"])
-        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes)
-
-    def _check_guidance(self, model: Denoiser) -> None:
-        guidance, where = model.sampling.guidance, f"{self.recipe.path}: guidance"
-        if guidance.kind in ("none", "classifier"):
-            return
-        count = model.family.classes(model.net)
-        if guidance.null_class is not None and (count is None or guidance.null_class >= count):
-            has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
-            raise RecipeError([f"{where}.null_class: {guidance.null_class}, but the model {has}"])
-        if guidance.null_class is not None:
-            return
-        if model.dropped is None:
-            kind = "unconditional and cannot be guided; remove guidance"
-            raise RecipeError(
-                [f"{where}: the model is {kind if count is None else 'class-conditional; give null_class'}"]
-            )
-        wanted = model.conditions[model.dropped].shape
-        found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
-        if found != wanted:
-            shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
-            raise RecipeError([f"{where}.null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"])
+        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes, self.options.allow_pickle)
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
@@ -152,6 +130,7 @@ class Inputs:
             progress=options.progress,
             log=options.log,
             stages=stages,
+            allow_pickle=options.allow_pickle,
         )
 
     def identity(self) -> str:
@@ -161,11 +140,10 @@ class Inputs:
             "head": head.model_dump(mode="json", exclude={"name"}),
             "device": self.options.device.type,
         }
-        read = []
+        read: list[Path] = []
         if head.checkpoint is not None:
-            source = checkpoint.locate(head.checkpoint)
-            read += [p for folder in {source.root, source.model} for p in folder.iterdir()]
-            read += [source.scheduler] if source.scheduler else []
+            source = locate(head.checkpoint)
+            read += source.files
         for path in (
             getattr(head.data, "path", None),
             getattr(head.data, "embeddings", None),
@@ -175,6 +153,14 @@ class Inputs:
             read += [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
         parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
         return digest(parts)
+
+
+def _programs(recipe: Recipe) -> list[Path]:
+    """The TorchScript files that a recipe names."""
+    named = [path for step in recipe.steps for paths in step.config.paths().values() for path in paths]
+    guidance = recipe.head.guidance
+    named += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
+    return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]
 
 
 def digest(content: Any) -> str:

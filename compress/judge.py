@@ -11,6 +11,7 @@ from compress.errors import RecipeError, ReportError
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
 from compress.runtime import Bundle
+from compress.runtime.bundle import find
 
 
 def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
@@ -19,8 +20,7 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
     recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
     report.json beside it.
     """
-    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
-    bundle = Bundle(folder)
+    bundle = Bundle(find(path))
     if recipe is None:
         recipe = _recipe_of(bundle, teacher)
     step = next((step for step in recipe.steps if step.kind == "verify"), None)
@@ -38,6 +38,14 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     if manifest["data"] not in ("digits", "teacher", None):
         raise RecipeError(
             [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
+        )
+    given = [name for name in bundle.conditions if name != "class_labels"]
+    if given and manifest["data"] == "teacher":
+        raise RecipeError(
+            [
+                f"{bundle.path}: takes {' and '.join(given)}, and does not hold those of its teacher's samples; name "
+                "its recipe with --recipe"
+            ]
         )
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
@@ -60,11 +68,11 @@ def _earlier(report: Path) -> PassConfig:
     try:
         earlier = json.loads(report.read_text(encoding="utf-8"))
         gates: dict[str, dict[str, float]] = {}
-        for gate in earlier["gates"]:
+        for gate in (gate for gate in earlier["gates"] if not gate.get("always")):
             gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
         counts = {"samples": earlier["samples"]}
         if "reference" in earlier:
             counts["reference"] = earlier["reference"]["count"]
         return config.model_validate({"gates": gates, **counts})
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ReportError(f"{report}: is damaged ({error!r}); name the bundle's recipe with --recipe") from None

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress import passes
+from compress import passes, training
 from compress.contract import Forecast, Stage
+from compress.data import FromTeacher
 from compress.inputs import Inputs, Options
 from compress.models import counts
 from compress.models.denoiser import Denoiser
@@ -40,6 +41,9 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Inputs(recipe, options, Path(folder))
+        training_needs = any(isinstance(step.config, training.TrainingConfig) for step in recipe.steps)
+        if not isinstance(recipe.head.data, FromTeacher) and (recipe.head.data is not None or training_needs):
+            inputs.dataset()  # its faults are found now, as `apply` finds them
         model: Any = inputs.teacher() if recipe.head.checkpoint else None
         net = model
         stages: list[Stage] = []
@@ -50,6 +54,8 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
             work.mkdir()
             context = inputs.context(step, work, work, stages)
             module = passes.module(step.kind)
+            if isinstance(step.config, training.TrainingConfig):
+                training.say_slow(step.config, context)
             began = time.monotonic()
             if hasattr(module, "forecast"):
                 forecast = module.forecast(model, step.config, context)

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from compress import passes
 from compress.contract import PassConfig
-from compress.data import DataConfig
-from compress.diffusion.sampling import Frozen, SamplingOptions
-from compress.errors import RecipeError, suggest
+from compress.data import DataConfig, Folder
+from compress.diffusion.sampling import SamplingOptions
+from compress.errors import RecipeError, short, suggest, written
+from compress.files import NESTING, Unreadable, check_regular, read_text
 from compress.models.denoiser import Denoiser, QuantizedDenoiser
 from compress.runtime import Bundle
-from compress.yaml_reader import YAML_FAULTS, YamlReader
+from compress.settings import File, Frozen
+from compress.yaml_reader import YamlReader, parse_value
 
+BYTES = 2**16  # of a recipe file
 _WORDS = {
     Denoiser: "a float model",
     QuantizedDenoiser: "a quantized model",
@@ -40,11 +42,11 @@ class GuidanceOptions(Frozen):
         "its gradient; 0: no guidance",
     )
     null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
-    null_embedding: Path | None = Field(
+    null_embedding: File | None = Field(
         None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
     )
 
-    classifier: Path | None = Field(
+    classifier: File | None = Field(
         None,
         description="TorchScript file (.pt) of a classifier of noisy samples, f(sample, timestep) → logits, for a "
         "class-conditional model",
@@ -62,7 +64,7 @@ class GuidanceOptions(Frozen):
 class Head(Frozen):
     """A recipe without its passes."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the output folder")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, description="names the output folder")
     checkpoint: str | None = Field(None, description="diffusers folder, relative to the recipe, or hub id (owner/name)")
     data: DataConfig | None = Field(None, description="images to train on and to judge by")
     guidance: GuidanceOptions | None = Field(None, description="absent: unguided")
@@ -96,10 +98,9 @@ def read(path: str | Path, overrides: Sequence[str] = (), checkpoint: str | None
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise RecipeError([f"{file}: cannot be read: {reason}"]) from None
+        text = read_text(file, BYTES)
+    except Unreadable as error:
+        raise RecipeError([f"{file}: {error}"]) from None
     reader = _RecipeReader(file)
     raw = reader.parse(text)
     reader.override(raw, overrides)
@@ -118,8 +119,9 @@ class _RecipeReader(YamlReader):
         for text in overrides:
             key, equals, value = text.partition("=")
             keys = key.strip().split(".")
+            key, shown = written(key), f"--set {written(text)}"
             if not equals or not all(keys):
-                self.faults.append(f"--set {text}: should be key=value, e.g. passes.distill.steps=50")
+                self.faults.append(f"{shown}: should be key=value, e.g. passes.distill.steps=50")
                 continue
             target: Any = raw
             path: tuple[Any, ...] = ()
@@ -127,7 +129,7 @@ class _RecipeReader(YamlReader):
                 found = [(i, kind) for i, name, kind in _pass_names(raw) if name == keys[1]]
                 if not found:
                     known = [name for _, name, _ in _pass_names(raw)]
-                    self.faults.append(f"--set {text}: no pass is called {keys[1]}{suggest(keys[1], known)}")
+                    self.faults.append(f"{shown}: no pass is called {written(keys[1])}{suggest(keys[1], known)}")
                     continue
                 index, kind = found[0]
                 if not isinstance(raw["passes"][index], dict):
@@ -135,7 +137,7 @@ class _RecipeReader(YamlReader):
                 if raw["passes"][index][kind] is None:
                     raw["passes"][index][kind] = {}
                 target, path, keys = raw["passes"][index][kind], ("passes", index, kind), keys[2:]
-            for name in keys[:-1]:
+            for name in keys[:-1] if len(keys) < NESTING else ():
                 path = (*path, name)
                 if not isinstance(target, dict):
                     break
@@ -143,13 +145,13 @@ class _RecipeReader(YamlReader):
                     target[name] = {}
                     self.places[path] = f"--set {key}"
                 target = target[name]
-            if not keys or not isinstance(target, dict):
-                self.faults.append(f"--set {text}: names no setting")
+            if not 0 < len(keys) < NESTING or not isinstance(target, dict):
+                self.faults.append(f"{shown}: names no setting")
                 continue
             try:
-                target[keys[-1]] = yaml.safe_load(value)
-            except YAML_FAULTS:
-                self.faults.append(f"--set {text}: the value is not YAML")
+                target[keys[-1]] = parse_value(value)
+            except ValueError as error:
+                self.faults.append(f"{shown}: the value is not YAML that is read here: {error}")
             self.places[(*path, keys[-1])] = f"--set {key}"
 
     def check(self, raw: dict[str, Any]) -> Recipe:
@@ -189,6 +191,7 @@ class _RecipeReader(YamlReader):
             self.fault(("passes",), "should be a list of passes, e.g. `- prune_channels: {target: {macs: 0.5}}`")
             return []
         steps: list[Step] = []
+        names: set[str] = set()
         chain: list[tuple[str, str, tuple[Any, ...]]] = []  # name, kind, place of every known pass
         for i, item in enumerate(items):
             item = {item: {}} if isinstance(item, str) else item
@@ -199,18 +202,21 @@ class _RecipeReader(YamlReader):
             kind = kinds[0]
             place = ("passes", i, kind)
             if kind not in passes.names():
-                self.fault(place, f"unknown pass {kind!r}{suggest(kind, passes.names())}")
+                self.fault(place, f"unknown pass {short(kind)}{suggest(kind, passes.names())}")
                 continue
             settings = {} if item[kind] is None else item[kind]
             if not isinstance(settings, dict):
-                self.fault(place, f"{kind}: the settings should be a mapping; got {settings!r}")
+                self.fault(place, f"{kind}: the settings should be a mapping; got {short(settings)}")
                 continue
             settings = dict(settings)
+            if "as" in item and "as" in settings:
+                self.fault(("passes", i, "as"), f"as is given twice, within {kind} and beside it; leave one out")
             name = settings.pop("as", item.get("as", kind))
-            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-                self.fault(place, f"as: {name!r} should be a plain name")
-            elif any(name == other for other, _, _ in chain):
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name):
+                self.fault(place, f"as: {short(name)} should be a plain name")
+            elif name in names:
                 self.fault(place, f"a second pass called {name}; tell them apart with `as: another-name`")
+            names.add(str(name))
             chain.append((str(name), kind, place))
             config = self.validate(passes.module(kind).Config, settings, place, extra=("as",))
             if isinstance(config, PassConfig):
@@ -237,15 +243,14 @@ class _RecipeReader(YamlReader):
             if local is not None and local.exists():
                 changes["checkpoint"] = str(local)
             elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", head.checkpoint):
-                self.fault(("checkpoint",), f"checkpoint: {local or head.checkpoint} does not exist")
+                self.fault(("checkpoint",), f"checkpoint: {written(str(local or head.checkpoint), 400)} does not exist")
         for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding", "classifier"))):
             part = getattr(head, section)
             for key in keys:
                 path = getattr(part, key, None)
                 if path is not None:
-                    full = self._absolute(path)
-                    if full is None or not full.exists():
-                        self.fault((section, key), f"{section}.{key}: {full or path} does not exist")
+                    folder = isinstance(part, Folder)
+                    full = self._existing(path, (section, key), f"{section}.{key}", folder)
                     part = part.model_copy(update={key: full})
             changes[section] = part
         return head.model_copy(update=changes)
@@ -254,12 +259,23 @@ class _RecipeReader(YamlReader):
         """The settings with the paths in them made absolute."""
         changes: dict[str, Any] = {}
         for name, paths in config.paths().items():
-            full = tuple(self._absolute(path) for path in paths)
-            for given, found in zip(paths, full, strict=True):
-                if found is None or not found.exists():
-                    self.fault((*place, name), f"{name}: {found or given} does not exist")
+            full = tuple(self._existing(path, (*place, name), name) for path in paths)
             changes[name] = full if isinstance(getattr(config, name), tuple) else full[0]
         return config.model_copy(update=changes)
+
+    def _existing(self, path: Path, where: tuple[Any, ...], name: str, folder: bool = False) -> Path:
+        """A path made absolute, with its fault noted if no file (or folder) stands there."""
+        full = self._absolute(path)
+        if full is None or not full.exists():
+            self.fault(where, f"{name}: {written(str(full or path), 400)} does not exist")
+        elif folder and not full.is_dir():
+            self.fault(where, f"{name}: {full} is no folder")
+        elif not folder:
+            try:
+                check_regular(full)
+            except Unreadable as error:
+                self.fault(where, f"{name}: {full} {error}")
+        return full or path
 
     def _absolute(self, path: Path) -> Path | None:
         """None: no path that could exist."""

@@ -119,7 +119,7 @@ def report(content: Mapping[str, Any]) -> None:
     if content["gates"]:
         gates = [
             (
-                words.name(gate["name"]),
+                words.gate(gate),
                 words.limit(gate),
                 words.held(gate, "value"),
                 words.held(gate, "bound"),
@@ -129,7 +129,10 @@ def report(content: Mapping[str, Any]) -> None:
         ]
         table(("gate", "limit", "value", "far end of its interval", ""), gates)
     say(f"worse: {'; '.join(words.shortfalls(content)) or 'nothing that was measured'}")
-    output.print(f"verdict: {content['verdict']}", style="bold green" if content["verdict"] == "pass" else "bold red")
+    style = {"pass": "bold green", "fail": "bold red"}.get(content["verdict"], "bold yellow")
+    output.print(f"verdict: {content['verdict']}", style=style)
+    if unjudged := words.unjudged(content):
+        say(unjudged)
 
 
 def _spaces(spaces: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,13 +22,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress.contract import Context, PassConfig
-from compress.data import Batch, Dataset, generator
+from compress.data import Batch, Dataset
 from compress.errors import PassError
 from compress.files import write_atomically
 from compress.models.denoiser import Denoiser, example_inputs
+from compress.randomness import Draw, generator
 
 CHECKPOINT_SECONDS = 20.0
-HELD_OUT_KEY = 12  # of the noise of held-out probes: no other draw begins with the same
 _STATE = "training.safetensors"
 
 
@@ -108,6 +109,7 @@ def train(
     objective: an `Objective`; net: the part of it that is the result. Returns figures for the record.
     Raises PassError at a loss or gradient that is not finite, with the state before it saved.
     """
+    say_slow(config, context)
     AcceleratorState._reset_state()  # Accelerate remembers the precision of the pass before
     precision = "no" if config.precision == "fp32" else config.precision
     accelerator = Accelerator(mixed_precision=precision, cpu=context.device.type == "cpu")
@@ -138,10 +140,11 @@ def train(
             optimizer.zero_grad()
             losses: dict[str, float] = {}
             for part in range(step * config.accumulate, (step + 1) * config.accumulate):
-                random = generator(context.seed, part, accelerator.process_index)
+                key = (context.seed, Draw.STEP, part, accelerator.process_index)
+                random = generator(*key)
                 torch.manual_seed(random.initial_seed())  # for dropout inside the net
                 size = config.batch_size // config.accumulate
-                batch = dataset.batch(size, random.initial_seed(), part).to(context.device)
+                batch = dataset.batch(size, *key).to(context.device)
                 with accelerator.autocast():
                     found = prepared(batch, random)
                 accelerator.backward(torch.stack(list(found.values())).sum() / config.accumulate)
@@ -181,11 +184,34 @@ def train(
     }
 
 
+def say_slow(config: TrainingConfig, context: Context) -> None:
+    """Log that bf16 is asked of a processor that computes it piece by piece."""
+    if config.precision == "bf16" and context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+        context.log(
+            f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
+            "arithmetic; use precision: fp32"
+        )
+
+
+def _processor_flags() -> set[str]:
+    """What Linux says the processor can do; empty where there is no Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[-1].split()}
+
+
+def _has_bf16(flags: set[str]) -> bool:
+    """Whether bf16 is multiplied in hardware: by AVX-512, AMX or Arm's extension. Unknown flags: it may be."""
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
 @torch.no_grad()
 def _probe(state: State, net: nn.Module, config: EarlyStop, context: Context) -> None:
     """Note the averaged net's loss on held-out images, always the same with the same noise, and the best weights."""
     held_out = context.dataset().split()[1]
-    random = generator(context.seed, HELD_OUT_KEY)
+    random = generator(context.seed, Draw.HELD_OUT)
     batch = held_out.take(torch.arange(config.images) % len(held_out)).to(context.device)
     trained = [parameter.clone() for parameter in net.parameters()]
     state.ema.copy_to(net.parameters())
@@ -212,7 +238,7 @@ def _save(context: Context, state: State) -> None:
         tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(state.step), "probes": json.dumps(state.probes)}
-    write_atomically(context.workdir / _STATE, lambda part: save_file(tensors, part, metadata))
+    write_atomically(context.workdir / _STATE, lambda part: save_file(tensors, part, metadata), parents=False)
 
 
 def _restore(context: Context, state: State) -> None:
@@ -269,7 +295,7 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed
     for step in range(3):
         began = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            total = torch.stack(list(objective(batch, generator(seed, step)).values())).sum()
+            total = torch.stack(list(objective(batch, generator(seed, Draw.FORECAST, step)).values())).sum()
         total.backward()
         times.append(time.perf_counter() - began)
     objective.zero_grad()

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 from compress.contract import Context
 from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
+from compress.evaluation import latency
 from compress.models.denoiser import Denoiser
 from compress.models.families import FAMILIES
 from compress.models.reference import silent
+from tests.shared import shared_export, shared_trace
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
@@ -77,8 +80,18 @@ def make_denoiser(config: dict, steps: int = 4, scale: float | None = 2.0, seed:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["COMPRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Samples, exports and traces are kept for this run of the suite alone: they take most of its time."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "kept"
+    (folder / "exports").mkdir(parents=True, exist_ok=True)
+    os.environ["COMPRESS_CACHE"] = str(folder)
+    with (
+        mock.patch.object(torch.export, "export", shared_trace(torch.export.export)),
+        mock.patch.object(torch.onnx, "export", shared_export(torch.onnx.export, folder / "exports")),
+        mock.patch.object(latency, "TRAIN", 2),  # times mean nothing here
+    ):
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Images and labels: what is read, what is drawn in a step, and what is refused by name."""
 
+import os
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress import data
-from compress.data import Dataset, Digits, Folder, Npz, generator
+from compress.data import Dataset, Digits, Folder, Npz
 from compress.errors import DataError
+from compress.randomness import generator
 
 GREY = (1, 8, 8)
 COLOUR = (3, 8, 8)
@@ -391,7 +394,7 @@ def images(count: int = 3) -> np.ndarray:
         ({"images": images(), "labels": np.arange(3)}, 2, "0 to 2"),
         ({"images": images(), "labels": np.arange(3) - 1}, 3, "-1 to 1"),
         ({"images": images(), "labels": np.arange(3.0)}, 3, "float64"),
-        ({"images": images(), "labels": np.array(["a", "b", "c"])}, 3, "<U1"),
+        ({"images": images(), "labels": np.array(["a", "b", "c"])}, 3, "`labels` holds <U1"),
         ({"images": images(), "labels": np.zeros((3, 1), int)}, 3, "(3, 1)"),
         ({"images": images(), "labels": np.int64(1)}, 3, "labels"),
         ({"images": images(), "embeddings": np.zeros((2, 5, 12))}, None, "3 images but 2 embeddings"),
@@ -439,3 +442,96 @@ def test_pickled_objects_in_npz_are_refused_and_not_run(tmp_path: Path, key: str
     arrays[key] = np.array([Malicious(tmp_path / "owned")], dtype=object)
     refused(write_npz(tmp_path / "d.npz", **arrays), GREY, 1, tmp_path / "d.npz")
     assert not (tmp_path / "owned").exists()
+
+
+# Files made to break their reader.
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path, resize: bool) -> None:
+    for name, side in (("a.png", 12_000), ("b.png", 30_000)):
+        start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        content = (
+            b"\x89PNG\r\n\x1a\n" + start + png_chunk(b"IDAT", zlib.compress(b"\0" * 10**6)) + png_chunk(b"IEND", b"")
+        )
+        (tmp_path / name).write_bytes(content)
+        refused(folder(tmp_path, resize=resize), GREY, None, tmp_path / name, "more than 67,108,864 pixels")
+        (tmp_path / name).unlink()
+
+
+def test_a_pipe_or_a_folder_for_a_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    refused(folder(tmp_path), GREY, None, tmp_path / "a.png", "is a pipe")
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "a.png").mkdir()
+    refused(folder(tmp_path), GREY, None, tmp_path / "a.png", "is a folder")
+
+
+def test_a_picture_of_another_format_is_not_opened(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    refused(folder(tmp_path), GREY, None, tmp_path / "a.png", "cannot be read as an image")
+
+
+def header(shape: str, kind: str = "'<f4'", version: bytes = b"\x01\x00") -> bytes:
+    """The head of an .npy file, whatever it declares."""
+    text = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text
+
+
+ARRAYS = [
+    (header("(999999999, 999)"), "holds 999999999×999 numbers; at most 1,073,741,824 are read"),
+    (header("(-1, 5)"), "numbers; at most"),
+    (header("(3,)", "'|O'"), "holds object; only plain numbers are read"),
+    (header("(3,)", "'<c8'"), "holds complex64; only plain numbers are read"),
+    (header("(3,)", "'<M8[s]'"), "only plain numbers are read"),
+    (header("(3,)", version=b"\x02\x00"), "something else than plain numbers"),
+    (header("(1000000,)"), "cannot be read"),
+    (header("(3,)")[:40], "cannot be read"),
+    (b"", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), ARRAYS, ids=[words for _, words in ARRAYS])
+def test_an_array_that_is_not_read(tmp_path: Path, content: bytes, words: str) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as opened:
+        opened.writestr("images.npy", content)
+    refused(Npz(source="npz", path=tmp_path / "d.npz"), GREY, None, tmp_path / "d.npz", words)
+    (tmp_path / "null.npy").write_bytes(content)
+    with pytest.raises(DataError, match=f"null.npy: .*{words}"):
+        data.read_npy(tmp_path / "null.npy")
+
+
+def test_arrays_that_are_too_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "NUMBERS", 3 * 64 + 2)
+    refused(write_npz(tmp_path / "d.npz", images=images(), labels=np.arange(3)), GREY, 3, "`labels` holds 3 numbers")
+
+
+def test_a_compression_that_is_slow_to_undo(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("images.npy", b"")
+    refused(Npz(source="npz", path=tmp_path / "d.npz"), GREY, None, "compressed in a way that numpy does not write")
+
+
+def test_a_pipe_for_arrays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(Npz(source="npz", path=tmp_path / "pipe"), GREY, None, tmp_path / "pipe", "is a pipe")
+    with pytest.raises(DataError, match="is a pipe"):
+        data.read_npy(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("array", [np.array([1e300]), np.array([np.nan]), np.array([True]), np.zeros((0, 3))])
+def test_numbers_that_float32_does_not_hold(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "null.npy", array)
+    np.savez(tmp_path / "e.npz", embeddings=array)
+    if array.size:
+        with pytest.raises(DataError, match="should be finite floats"):
+            data.read_npy(tmp_path / "null.npy")
+    with pytest.raises(DataError, match="`embeddings`"):
+        data.read_embeddings(tmp_path / "e.npz", "encoder_hidden_states")
+
+
+def test_numbers_of_an_npy(tmp_path: Path) -> None:
+    np.save(tmp_path / "null.npy", np.arange(6.0).reshape(2, 3))
+    found = data.read_npy(tmp_path / "null.npy")
+    assert found.dtype == np.float32 and found.tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -1,18 +1,23 @@
 """The engine: reuse, resume, ownership of folders, and bad luck."""
 
+import errno
 import json
 import os
 import random
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from compress import engine
 from compress.errors import CompressError, OutputError, PassError
@@ -155,7 +160,7 @@ def test_folder_of_other_files_is_refused(teacher: Path, tmp_path: Path) -> None
 
 def test_file_as_output_is_refused(teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="is a file"):
+    with pytest.raises(OutputError, match="is no folder"):
         engine.apply(read(write_recipe(tmp_path, recipe_text(teacher, [PRUNE]))), tmp_path / "out", options())
 
 
@@ -259,6 +264,49 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 def test_every_error_is_a_compress_error() -> None:
     assert issubclass(OutputError, CompressError) and issubclass(PassError, CompressError)
+
+
+def test_error_of_the_system_blames_what_it_was_about(tmp_path: Path) -> None:
+    output, full, gone = tmp_path / "out", OSError(errno.ENOSPC, "No space left on device"), "No such file"
+    cases = [
+        (full, OutputError, "out: cannot be written: No space left on device; free some space"),
+        (SafetensorError("I/O error: File too large"), OutputError, "free some space"),
+        (FileNotFoundError(errno.ENOENT, gone, str(output / "passes")), OutputError, "out: cannot be written"),
+        (FileNotFoundError(errno.ENOENT, gone, "images/7.png"), CompressError, "images/7.png: cannot be read: No such"),
+        (ConnectionError("hub.example: timed out"), CompressError, "ConnectionError: hub.example: timed out"),
+    ]
+    for error, kind, said in cases:
+        blamed = engine._blame(output, error)
+        assert type(blamed) is kind and said in str(blamed)
+        assert ("space" in str(blamed)) == (error is full or "too large" in str(error))
+
+
+def test_somebodys_folder_in_the_output_is_refused_before_any_work(teacher: Path, tmp_path: Path) -> None:
+    recipe = read(write_recipe(tmp_path, recipe_text(teacher, [PRUNE])))
+    engine.claim(tmp_path / "out", recipe)
+    write_json(tmp_path / "out" / "recipe.json", engine._owner(recipe))
+    for place in ("student", "passes/01-prune_channels", "passes/thesis"):
+        (tmp_path / "out" / place).mkdir(parents=True)
+        (tmp_path / "out" / place / "thesis.txt").write_text("mine")
+        if place != "passes/thesis":
+            with pytest.raises(OutputError, match=f"{place}: was not written by"):
+                engine.apply(recipe, tmp_path / "out", options(fresh=True))
+            shutil.move(tmp_path / "out" / place, tmp_path / place.replace("/", "-"))
+    engine.apply(recipe, tmp_path / "out", options(fresh=True))
+    assert len([path for path in tmp_path.rglob("thesis.txt") if path.read_text() == "mine"]) == 3
+
+
+def test_passes_that_the_recipe_no_longer_has_go(teacher: Path, tmp_path: Path) -> None:
+    for kept in ([PRUNE, DISTILL], [PRUNE]):
+        engine.apply(read(write_recipe(tmp_path, recipe_text(teacher, kept))), tmp_path / "out", options())
+    assert sorted(path.name for path in (tmp_path / "out" / "passes").iterdir()) == ["01-prune_channels", "cache"]
+
+
+def test_results_of_one_pass_depend_on_the_version_of_every_library_that_computes() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    aside = {"matplotlib", "jinja2", "pydantic", "pyyaml", "typer", "rich", "huggingface_hub", "threadpoolctl"}
+    named = {re.split("[<>=]", line)[0] for line in dependencies}
+    assert named - aside == set(engine.versions()) - {"compress"}
 
 
 def test_a_finished_pass_is_loaded_once_however_many_ask_for_it(

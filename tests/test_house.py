@@ -14,6 +14,7 @@ import typer
 from benchmarks import edge
 from compress import cli, data, passes
 from compress.evaluation.classifier import train_judge
+from compress.randomness import Draw
 from compress.recipe import read
 from compress.runtime import Bundle
 
@@ -22,7 +23,8 @@ PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
     "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
-    "training", "contract", "evaluation", "onnx_graph", "models", "data", "diffusion", "runtime", "files", "errors",
+    "training", "contract", "evaluation", "onnx_graph", "models", "data", "randomness", "diffusion", "runtime",
+    "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -141,3 +143,19 @@ def test_committed_bundle_draws_digits() -> None:
     noise = np.random.default_rng(5).standard_normal((10, *bundle.sample_shape), dtype=np.float32)
     judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
     assert (judge.classify(bundle.sample(noise, class_labels=labels)) == labels).sum() >= 9
+
+
+def test_no_two_draws_share_a_key() -> None:
+    """Every call that makes random numbers names its Draw, and each Draw belongs to one file."""
+    named: dict[str, set[str]] = {}
+    unnamed = []
+    for file in (file for file in FILES if file.name != "randomness.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Draw":
+                named.setdefault(node.attr, set()).add(file.name)
+            makes = isinstance(node, ast.Call) and ast.unparse(node.func) in ("generator", "noise_like")
+            if makes and "Draw." not in ast.unparse(node) and not any(isinstance(a, ast.Starred) for a in node.args):
+                unnamed.append(f"{file.name}: {ast.unparse(node)}")
+    assert unnamed == ["quantize.py: noise_like(model, samples, context.seed, draw)"]  # its callers name it
+    assert {name: files for name, files in named.items() if len(files) > 1} == {}
+    assert set(named) == {draw.name for draw in Draw}

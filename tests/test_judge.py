@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from compress import passes
-from compress.errors import ReportError
+from compress.errors import RecipeError, ReportError
 from compress.files import write_json
 from compress.inputs import Options
 from compress.judge import verify_bundle
 from compress.models import checkpoint
 from compress.models.reference import silent
-from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
+from tests.conftest import TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, st
     ]
     write_json(folder / "report.json", {"gates": gates, "samples": 20, "reference": {"count": 30}})
     report = verify_bundle(folder, teacher, None, tmp_path / "out", options())
-    assert [(g["name"], g["limit"], g["passed"]) for g in report["gates"]] == [
+    assert [(g["name"], g["limit"], g["passed"]) for g in report["gates"] if not g["always"]] == [
         ("psnr", 40, True),
         ("bytes", 0.01, False),
     ]
@@ -54,6 +54,7 @@ def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, st
     [
         "not json",
         '{"gates": 5}',
+        '{"gates": ["psnr"], "samples": 20}',
         '{"gates": [{"kind": "min"}]}',
         '{"gates": [{"name": "beauty", "kind": "min", "limit": 1}], "samples": 20}',
     ],
@@ -63,3 +64,29 @@ def test_damaged_report_is_named(made: tuple[Path, str], tmp_path: Path, content
     (folder / "report.json").write_text(content)
     with pytest.raises(ReportError, match="is damaged"):
         verify_bundle(folder, teacher, None, tmp_path / "out", options())
+
+
+def test_a_bundle_that_does_not_hold_its_texts_names_its_recipe(tmp_path: Path) -> None:
+    teacher = make_denoiser(TEXT_CONFIG)
+    checkpoint.save(teacher, tmp_path / "teacher")
+    exporter = passes.module("export_onnx")
+    exporter.run(teacher, exporter.Config(), make_context(teacher, tmp_path))
+    with pytest.raises(RecipeError, match=r"takes encoder_hidden_states, .* name its recipe with --recipe"):
+        verify_bundle(tmp_path / "files", str(tmp_path / "teacher"), None, tmp_path / "out", options())
+
+
+def test_gates_that_always_hold_are_not_the_recipes(made: tuple[Path, str], tmp_path: Path) -> None:
+    """They are held again by today's limits, and without one on quality nothing was judged."""
+    folder, teacher = made
+    gates = [
+        {"name": "listed_files", "kind": "min", "limit": 1.0, "value": 1.0, "passed": True, "always": True},
+        {"name": "sampling_error", "kind": "max", "limit": 5.0, "value": 0.0, "passed": True, "always": True},
+    ]
+    write_json(folder / "report.json", {"gates": gates, "samples": 20, "reference": {"count": 20}})
+    report = verify_bundle(folder, teacher, None, tmp_path / "out", options())
+    assert [(g["name"], g["limit"], g["passed"], g["always"]) for g in report["gates"]] == [
+        ("finite_output", 1.0, True, True),
+        ("listed_files", 1.0, True, True),
+        ("sampling_error", 1e-5, True, True),
+    ]
+    assert report["verdict"] == "not judged"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import diffusers
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from compress import passes, recipe
 from compress.data import Digits, Folder
+from compress.diffusion.sampling import SCHEDULERS
 from compress.errors import RecipeError
 from compress.recipe import GuidanceOptions, Head, Recipe
 from tests.conftest import write_recipe
@@ -259,12 +261,15 @@ def test_duplicate_keys(home: Path) -> None:
         ("sed: 1", "unknown key 'sed'; did you mean 'seed'?"),
         ("pass: 1", "unknown key 'pass'; did you mean 'passes'?"),
         ("zzzz: 1", "unknown key 'zzzz'; known: name, checkpoint, data"),
-        ("seed: many", "seed: should be a valid integer"),
+        ("seed: many", "seed: should be a whole number"),
         ("seed: -1", "seed: should be greater than or equal to 0; got -1"),
         ("seed: 2147483648", "seed: should be less than 2147483648"),
         ("data: 5", "data: "),
         ("data: {path: x}", "data.source is missing; give digits, folder, npz or teacher"),
-        ("data: {source: digit}", "data: "),
+        (
+            "data: {source: digit}",
+            "data.source: should be one of 'digits', 'folder', 'npz', 'teacher'; got 'digit'; did you",
+        ),
         ("data: {source: folder}", "data.path is missing"),
         ("data: {source: folder, path: model, resiz: true}", "unknown key 'data.resiz'; did you mean 'resize'?"),
         ("data: {source: digits, folder: 1}", "unknown key 'data.folder'"),
@@ -286,7 +291,7 @@ def test_fault_of_the_head(home: Path, line: str, expected: str) -> None:
 
 
 def test_key_that_is_no_text(home: Path) -> None:
-    assert "got None" in fault(home, f"{MODEL}null: 6\npasses: [distill]\n")
+    assert "should be text; got null" in fault(home, f"{MODEL}null: 6\npasses: [distill]\n")
 
 
 def test_missing_name(home: Path) -> None:
@@ -345,9 +350,9 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("distill: {az: x}", "unknown key 'distill.az'; did you mean 'as'?"),
         ("distill: {losses: {outptu: 1}}", "unknown key 'distill.losses.outptu'; did you mean 'output'?"),
         ("prune_channels: {target: {mac: 0.5, macs: 0.5}}", "unknown key 'prune_channels.target.mac'; did you mean"),
-        ("distill: {steps: many}", "distill.steps: should be a valid integer"),
-        ("distill: {steps: 1.5}", "distill.steps: should be a valid integer"),
-        ("distill: {steps: null}", "distill.steps: should be a valid integer"),
+        ("distill: {steps: many}", "distill.steps: should be a whole number"),
+        ("distill: {steps: 1.5}", "distill.steps: should be a whole number"),
+        ("distill: {steps: null}", "distill.steps: should be a whole number"),
         ("distill: {steps: 0}", "distill.steps: should be greater than or equal to 1; got 0"),
         ("distill: {ema: 1}", "distill.ema: should be less than 1; got 1"),
         ("distill: {learning_rate: 0}", "distill.learning_rate: should be greater than 0; got 0"),
@@ -377,7 +382,7 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("distill: {as: a/b}", "as: 'a/b' should be a plain name"),
         ("distill: {as: ..}", "as: '..' should be a plain name"),
         ("distill: {as: 5}", "as: 5 should be a plain name"),
-        ("distill: {as: null}", "as: None should be a plain name"),
+        ("distill: {as: null}", "as: null should be a plain name"),
     ],
 )
 def test_fault_of_a_pass(home: Path, settings: str, expected: str) -> None:
@@ -405,7 +410,7 @@ def test_misspelt_choice_gets_a_suggestion(home: Path) -> None:
     [
         ("{psnr: {}}", "verify.gates.psnr: give min, max or margin"),
         ("{psnr: {mim: 5, min: 5}}", "unknown key 'verify.gates.psnr.mim'; did you mean 'min'?"),
-        ("{psnr: {min: high}}", "verify.gates.psnr.min: should be a valid number"),
+        ("{psnr: {min: high}}", "verify.gates.psnr.min: should be a number"),
         ("{psnr: 5}", "verify.gates.psnr: "),
         ("{prsn: {min: 5}}", "verify.gates.prsn: should be 'psnr'"),
         ("{psnr: {min: .nan}}", "verify.gates.psnr.min: "),
@@ -556,9 +561,9 @@ def test_override_leaves_the_file_alone(home: Path) -> None:
         ("passes..steps=5", "--set passes..steps=5: should be key=value"),
         ("seed=[1", "--set seed=[1: the value is not YAML"),
         ("seed=2024-13-45", "--set seed"),
-        ("seed=\x07", "--set seed"),
-        ("seed=many", "--set seed: seed: should be a valid integer"),
-        ("seed=", "--set seed: seed: should be a valid integer"),
+        ("seed=\x07", "--set 'seed=\\x07': the value is not YAML"),
+        ("seed=many", "--set seed: seed: should be a whole number"),
+        ("seed=", "--set seed: seed: should be a whole number"),
         ("seeds=1", "--set seeds: unknown key 'seeds'; did you mean 'seed'?"),
         ("seed.x=1", "--set seed"),
         ("passes.distil.steps=5", "--set passes.distil.steps=5: no pass is called distil; did you mean 'distill'?"),
@@ -734,3 +739,115 @@ def test_any_text_is_read_or_refused(scratch: Path, text: str) -> None:
 def test_any_override_is_read_or_refused(scratch: Path, content: dict, keys: list[str], value: str) -> None:
     text = yaml.safe_dump(content, allow_unicode=True)
     read_or_refuse(scratch, text, [f"{'.'.join(keys)}={value}", f"passes.{'.'.join(keys)}={value}"])
+
+
+# Schedulers and new models.
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("predicton_type: epsilon", "predicton_type: unknown key; did you mean 'prediction_type'?"),
+        ("_clas_name: DDIMScheduler", "_clas_name: unknown key; did you mean '_class_name'?"),
+        ("solver_order: 5", "solver_order: 5 is not supported with DDIMScheduler; set it to 2"),
+        ("beta_end: 7", "beta_end: should be less than or equal to 1; got 7"),
+        ("beta_start: -1", "beta_start: should be greater than or equal to 0; got -1"),
+        ("beta_start: true", "beta_start: should be a number; got true"),
+        ("beta_schedule: lineer", "beta_schedule: should be 'linear', 'scaled_linear' or"),
+        ("trained_betas: [0.1, 2.0]", "trained_betas: should be less than or equal to 1; got 2.0"),
+        ("num_train_timesteps: 1000000000", "num_train_timesteps: should be less than or equal to 100000"),
+        ("steps_offset: 9999999", "steps_offset: should be less than 100000"),
+        ("clip_sample: maybe", "clip_sample: should be true or false; got 'maybe'"),
+    ],
+)
+def test_fault_of_the_recipes_scheduler(home: Path, line: str, expected: str) -> None:
+    text = MODEL + f"sampling:\n  scheduler:\n    _class_name: DDIMScheduler\n    {line}\npasses: [distill]\n"
+    assert fault(home, text).startswith(f"6: sampling.scheduler.{expected}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("num_train_timesteps: 10", "50 sampling steps: must lie in 1…10"),
+        ("trained_betas: [0.1, 0.2]", "trained_betas: 2 numbers for 1000"),
+        ("rescale_betas_zero_snr: true", "epsilon prediction at zero terminal SNR"),
+        ("beta_start: 0.9, beta_end: 1.0", "betas: a sample cannot be drawn"),
+        ("steps_offset: 9999", "timesteps should lie in 0…999"),
+    ],
+)
+def test_settings_of_the_recipes_scheduler_that_do_not_fit(home: Path, settings: str, expected: str) -> None:
+    text = MODEL + f"sampling:\n  scheduler: {{_class_name: DDIMScheduler, {settings}}}\npasses: [distill]\n"
+    assert fault(home, text).startswith(f"4: sampling.scheduler: {expected}")
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_every_key_of_diffusers_own_scheduler_is_known(home: Path, name: str) -> None:
+    config = json.loads(getattr(diffusers, name)().to_json_string())
+    read(home, MODEL + f"sampling: {{scheduler: {json.dumps(config)}}}\npasses: [distill]\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("sample_sise: 16", "sample_sise: unknown key; did you mean 'sample_size'?"),
+        (
+            "_class_name: UNet2DModl",
+            "_class_name: should be one of UNet2DModel, UNet2DConditionModel; got 'UNet2DModl'",
+        ),
+        ("_class_name: [x]", "_class_name: should be one of UNet2DModel, UNet2DConditionModel; got ['x']"),
+    ],
+)
+def test_fault_of_a_new_model(home: Path, key: str, expected: str) -> None:
+    name = "" if key.startswith("_class_name") else "        _class_name: UNet2DModel\n"
+    text = f"name: t\npasses:\n  - train:\n      model:\n        {key}\n{name}"
+    assert fault(home, text).startswith(f"5: train.model.{expected}")
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "'1'", "1.0", "[1]", "null"])
+@pytest.mark.parametrize("kind", passes.names())
+def test_no_number_of_any_pass_is_of_another_kind(home: Path, kind: str, value: str) -> None:
+    config = passes.module(kind).Config
+    given = yaml.safe_load(value)
+    for name, field in config.model_fields.items():
+        kinds = {int: "should be a whole number", float: "should be a number", bool: "should be true or false"}
+        if field.annotation in kinds and not isinstance(given, field.annotation):
+            found = faults(home, of_pass(f"  - {kind}: {{{name}: {value}}}\n"))
+            assert any(one.startswith(f"4: {kind}.{name}: {kinds[field.annotation]}; got ") for one in found), found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "seed: yes",
+        "sampling: {steps: true}",
+        "guidance: {scale: 2, null_class: true}",
+        "data: {source: teacher, count: yes}",
+    ],
+)
+def test_no_number_of_the_head_is_a_truth_value(home: Path, line: str) -> None:
+    assert "should be a whole number; got true" in fault(home, f"{MODEL}{line}\npasses: [distill]\n")
+
+
+LISTS = [
+    (kind, name, str(field.annotation))
+    for kind in passes.names()
+    for name, field in passes.module(kind).Config.model_fields.items()
+    if "tuple[" in str(field.annotation) and ", ...]" in str(field.annotation)  # and not the pair `scales`
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "annotation"), LISTS)
+def test_every_list_may_be_its_only_item(kind: str, name: str, annotation: str) -> None:
+    config = passes.module(kind).Config
+    item = 3 if "int" in annotation or "float" in annotation else "x"
+    required = {"target": {"macs": 0.5}} if config.model_fields.get("target") and kind != "prune_blocks" else {}
+    assert getattr(config.model_validate({name: item, **required}), name) == (
+        Path("x") if "Path" in annotation else item,
+    )
+    described = config.model_json_schema()["properties"][name]["anyOf"]
+    types = {"array", "integer" if "int" in annotation else "number" if "float" in annotation else "string"}
+    assert types <= {option.get("type") for option in described[0].get("anyOf", ()) or described}
+
+
+def test_every_list_is_found() -> None:
+    assert len(LISTS) >= 9

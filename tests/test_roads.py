@@ -45,7 +45,8 @@ def test_text_conditional_model_goes_the_whole_road(tmp_path: Path) -> None:
         "guidance": {"scale": 3.0, "null_embedding": "null.npy"},
         "sampling": {"solver": "dpmpp_2m", "steps": 3},
     }
-    done = compress("apply", road(tmp_path, head, {"params": {"max": 0.9}}), "--output", "out", folder=tmp_path)
+    gates = {"params": {"max": 0.9}, "output_error": {"max": 9}}
+    done = compress("apply", road(tmp_path, head, gates), "--output", "out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     report = read_json(tmp_path / "out" / "report.json")
     assert report["verdict"] == "pass" and "class_agreement" not in report["quality"]

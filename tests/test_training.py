@@ -1,5 +1,6 @@
 """The training loop: parts of a batch, early stop, and going on after a kill, to the bit."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from compress import training
 from compress.contract import Context
 from compress.data import Batch
 from compress.errors import PassError
+from compress.randomness import Draw, generator
 from compress.training import TrainingConfig
 from tests.conftest import CLASS_CONFIG, dataset_for, make_context, make_denoiser
 
@@ -72,8 +74,9 @@ def test_gradients_of_parts_are_averaged(tmp_path: Path) -> None:
     alone.net.weight.register_post_accumulate_grad_hook(lambda weight: grads.append(weight.grad.clone()))
     data = dataset_for(make_denoiser(CLASS_CONFIG))
     for part in range(2):
-        random = training.generator(context.seed, part, 0)
-        batch = data.batch(4, random.initial_seed(), part)
+        key = (context.seed, Draw.STEP, part, 0)
+        random = generator(*key)
+        batch = data.batch(4, *key)
         alone.net.zero_grad()
         alone(batch, random)["line"].backward()
     torch.testing.assert_close(first, grads[0] / 2)
@@ -102,7 +105,7 @@ def test_training_ends_when_held_out_images_get_no_better_and_the_best_weights_a
     probed.eval()
     batch = held_out.take(torch.arange(16) % len(held_out))
     with torch.no_grad():
-        loss = probed(batch, training.generator(context.seed, training.HELD_OUT_KEY))["line"]
+        loss = probed(batch, generator(context.seed, Draw.HELD_OUT))["line"]
     assert float(loss) == pytest.approx(values[best])
 
 
@@ -153,3 +156,27 @@ def test_an_average_that_an_objective_asks_for_is_kept(tmp_path: Path) -> None:
     training.train(objective, objective.net, config_for(steps=6), context, context.training_data())
     assert objective.seen[0] == 0 and sorted(objective.seen) == objective.seen and objective.seen[-1] > 0
     assert objective.seen[-1] < float(objective.net.weight)
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ({"avx2", "fma"}, True),
+        ({"avx512f"}, True),
+        ({"avx512_bf16"}, False),
+        ({"asimd", "bf16"}, False),
+        (set(), False),
+    ],
+)
+def test_bf16_on_a_processor_without_it_is_said_before_training(
+    flags: set[str], slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_processor_flags", lambda: flags)
+    said: list[str] = []
+    context = dataclasses.replace(context_for(tmp_path), log=said.append)
+    objective = Line()
+    training.train(objective, objective.net, config_for(precision="bf16", steps=1), context, context.training_data())
+    assert len(said) == slow and all("precision: bf16 is tens of times slower than fp32" in line for line in said)
+    said.clear()
+    training.say_slow(config_for(), context)
+    assert not said

@@ -1,16 +1,20 @@
 """`Sampling`: how a denoiser is drawn from. It is part of the model: calibration, distillation,
 export, verification and the device all read the same one."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from compress.diffusion import schedules, solvers
 from compress.diffusion.prediction import PredictionType
+from compress.errors import short
 from compress.runtime.sampling import Step
+from compress.settings import Frozen, KeyFaults, Listed, Pair, plain, unknown_keys, words
 
 SolverName = Literal["ddim", "dpmpp_2m"]
 
@@ -26,6 +30,10 @@ SCHEDULERS: dict[str, SolverName] = {
     "UniPCMultistepScheduler": "dpmpp_2m",
 }
 DEFAULT_STEPS: dict[SolverName, int] = {"ddim": 50, "dpmpp_2m": 20}
+
+LARGEST = 1e8  # coefficient of a solver step; epsilon prediction on the cosine schedule has 2·10⁴
+Beta = Annotated[float, Field(ge=0, le=1)]
+TrainTimesteps = Annotated[int, Field(ge=1, le=100_000)]
 
 # Settings of diffusers' schedulers that change the result and are not reproduced: absent or one of these.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -44,12 +52,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Frozen(BaseModel):
-    """Base of the immutable, strictly checked value types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Guidance(Frozen):
     """How conditions steer the sample."""
 
@@ -64,8 +66,8 @@ class Guidance(Frozen):
         description="diffusers' guidance_scale = 1 + w; 1 is conditional without guidance. Of a classifier: the factor "
         "of its gradient, and 0 is without guidance",
     )
-    scales: tuple[float, float] | None = Field(None, description="the scales that an embedded net was trained for")
-    null_class: int | None = Field(None, description="label that stands for 'no class'")
+    scales: Pair[float] | None = Field(None, description="the scales that an embedded net was trained for")
+    null_class: int | None = Field(None, ge=0, description="label that stands for 'no class'")
 
     @property
     def online(self) -> bool:
@@ -76,23 +78,21 @@ class Guidance(Frozen):
 class Sampling(Frozen):
     """Noise schedule, prediction type, solver, exact timesteps, clipping and guidance."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
+    num_train_timesteps: TrainTimesteps = 1000
     beta_schedule: schedules.BetaSchedule = "linear"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    trained_betas: tuple[float, ...] | None = None
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    trained_betas: Listed[Beta] | None = None
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "epsilon"
     solver: SolverName = "ddim"
-    timesteps: tuple[int, ...] = Field(description="descending, each in 0…num_train_timesteps−1")
+    timesteps: Listed[int] = Field(description="descending, each in 0…num_train_timesteps−1")
     final: Literal["clean", "first"] = Field(
         "clean", description="where the last step arrives: at σ = 0, or at the noise of timestep 0"
     )
     clip_range: float | None = Field(None, gt=0)
     guidance: Guidance = Guidance()
-    others: tuple[tuple[int, ...], ...] = Field(
-        (), description="timesteps for other numbers of steps that the same net serves"
-    )
+    others: Listed[Listed[int]] = Field((), description="timesteps for other numbers of steps that the same net serves")
 
     distilled: bool = Field(
         False, description="one evaluation does the work of several of the teacher's, at these timesteps alone"
@@ -106,6 +106,24 @@ class Sampling(Frozen):
                 raise ValueError("timesteps should be a descending list without repetition")
             if descending[0] >= self.num_train_timesteps or descending[-1] < 0:
                 raise ValueError(f"timesteps should lie in 0…{self.num_train_timesteps - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "Sampling":
+        found = None if self.trained_betas is None else len(self.trained_betas)
+        if found not in (None, self.num_train_timesteps):
+            raise ValueError(f"trained_betas: {found} numbers for {self.num_train_timesteps} training timesteps")
+        for timesteps in (self.timesteps, *self.others):
+            try:
+                steps = self.model_copy(update={"timesteps": timesteps}).steps()
+                numbers = [value for step in steps for value in dataclasses.astuple(step)[1:]]
+            except (ArithmeticError, ValueError):  # of division by zero, and of the logarithm
+                numbers = [math.nan]
+            if not all(abs(number) < LARGEST for number in numbers):
+                raise ValueError(
+                    "betas: a sample cannot be drawn with this noise schedule, whose numbers at the timesteps are too "
+                    "large or infinite"
+                )
         return self
 
     def at(self, count: int) -> "Sampling":
@@ -143,6 +161,24 @@ class Sampling(Frozen):
         return solvers.SOLVERS[self.solver](self.prediction_type, self.timesteps, alpha, sigma)
 
 
+class SchedulerConfig(Frozen, extra="ignore"):
+    """What is read of a diffusers `scheduler_config.json`. It may hold left-overs of the one that it was made from."""
+
+    num_train_timesteps: TrainTimesteps = 1000
+    beta_schedule: schedules.BetaSchedule = "linear"
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    trained_betas: Listed[Beta] | None = None
+    rescale_betas_zero_snr: bool = False
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: schedules.Spacing | None = None
+    steps_offset: int = Field(0, ge=0, lt=100_000)
+    set_alpha_to_one: bool | None = None
+    final_sigmas_type: Literal["zero", "sigma_min"] | None = None
+    clip_sample: bool = True
+    clip_sample_range: float = Field(1.0, gt=0)
+
+
 class SamplingOptions(Frozen):
     """What a recipe may say about sampling; what it leaves out is the checkpoint's own."""
 
@@ -152,53 +188,79 @@ class SamplingOptions(Frozen):
         None, description="diffusers scheduler config, instead of the checkpoint's"
     )
 
+    @field_validator("scheduler")
+    @classmethod
+    def _check_scheduler(cls, config: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if config is not None:
+            faults = unknown_keys(config, _class_name(config), (*SchedulerConfig.model_fields, *_NEUTRAL))
+            try:
+                from_scheduler_config(config, cls.model_construct(None, scheduler=None, **info.data))
+            except KeyFaults as error:
+                faults |= error.faults
+            if faults:
+                raise KeyFaults(faults)
+        return config
+
 
 def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | None = None) -> Sampling:
     """The sampling that a diffusers `scheduler_config.json` describes, without guidance.
 
     Every step arrives at the next timestep. diffusers' DDIM arrives at t − num_train_timesteps // steps
     instead, which is the same for `leading`, and for `trailing` where the division is exact.
-    Raises ValueError for a scheduler or a setting that cannot be reproduced.
+    Raises ValueError (KeyFaults where keys are to blame) for what cannot be reproduced.
     """
     options = options or SamplingOptions()
-    name = str(config.get("_class_name", "DDPMScheduler"))
-    if name not in SCHEDULERS:
-        raise ValueError(f"scheduler {name} is not supported; supported: {', '.join(SCHEDULERS)}")
-    for key, neutral in _NEUTRAL.items():
-        if key in config and config[key] not in neutral:
-            raise ValueError(f"{name} with {key}: {config[key]!r} is not supported; set it to {neutral[0]!r}")
+    name = _class_name(config)
+    faults = {
+        key: f"{short(config[key])} is not supported with {name}; set it to {short(neutral[0])}"
+        for key, neutral in _NEUTRAL.items()
+        if key in config and config[key] not in neutral
+    }
+    try:
+        given = SchedulerConfig.model_validate(config)
+    except ValidationError as error:
+        faults |= {str(fault["loc"][0]): words(fault) for fault in error.errors(include_url=False)}
+    if faults:
+        raise KeyFaults(faults)
     own = SCHEDULERS[name]
     solver = options.solver or own
     steps = options.steps or DEFAULT_STEPS[solver]
-    count = int(config.get("num_train_timesteps", 1000))
+    count = given.num_train_timesteps
     if not 1 <= steps <= count:
         raise ValueError(f"{steps} sampling steps: must lie in 1…{count}, the number of training timesteps")
-    spacing: Any = config.get("timestep_spacing") or ("linspace" if own == "dpmpp_2m" or "Euler" in name else "leading")
-    if spacing not in ("leading", "trailing", "linspace"):
-        raise ValueError(f"timestep_spacing {spacing!r} is not supported; supported: leading, trailing, linspace")
-    prediction = config.get("prediction_type", "epsilon")
-    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
-    if zero_snr and prediction == "epsilon":
+    spacing = given.timestep_spacing or ("linspace" if own == "dpmpp_2m" or "Euler" in name else "leading")
+    if given.rescale_betas_zero_snr and given.prediction_type == "epsilon":
         raise ValueError("epsilon prediction at zero terminal SNR is undefined at the last timestep")
-    # A scheduler's config may hold left-overs of the one it was made from; only its own settings count.
+    # Of the settings of other schedulers, which may be left over, none counts.
     if name in ("DDIMScheduler", "PNDMScheduler"):
-        final_first = not config.get("set_alpha_to_one", name == "DDIMScheduler")
+        to_one = given.set_alpha_to_one
+        final_first = not (name == "DDIMScheduler" if to_one is None else to_one)
     else:
-        final_first = own == "dpmpp_2m" and config.get("final_sigmas_type") == "sigma_min"
-    clips = name in ("DDIMScheduler", "DDPMScheduler") and bool(config.get("clip_sample", True))
-    trained = config.get("trained_betas")
-    return Sampling(
-        num_train_timesteps=count,
-        beta_schedule=config.get("beta_schedule", "linear"),
-        beta_start=config.get("beta_start", 1e-4),
-        beta_end=config.get("beta_end", 0.02),
-        trained_betas=None if trained is None else tuple(trained),
-        zero_terminal_snr=zero_snr,
-        prediction_type=prediction,
-        solver=solver,
-        timesteps=tuple(
-            schedules.timesteps(spacing, steps, count, int(config.get("steps_offset", 0)), multistep=own == "dpmpp_2m")
-        ),
-        final="first" if final_first else "clean",
-        clip_range=float(config.get("clip_sample_range", 1.0)) if clips else None,
-    )
+        final_first = own == "dpmpp_2m" and given.final_sigmas_type == "sigma_min"
+    clips = name in ("DDIMScheduler", "DDPMScheduler") and given.clip_sample
+    try:
+        return Sampling(
+            num_train_timesteps=count,
+            beta_schedule=given.beta_schedule,
+            beta_start=given.beta_start,
+            beta_end=given.beta_end,
+            trained_betas=given.trained_betas,
+            zero_terminal_snr=given.rescale_betas_zero_snr,
+            prediction_type=given.prediction_type,
+            solver=solver,
+            timesteps=tuple(
+                schedules.timesteps(spacing, steps, count, given.steps_offset, multistep=own == "dpmpp_2m")
+            ),
+            final="first" if final_first else "clean",
+            clip_range=given.clip_sample_range if clips else None,
+        )
+    except ValidationError as error:
+        raise ValueError(plain(error)) from None
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    name = config.get("_class_name", "DDPMScheduler")
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        shown = name if isinstance(name, str) and name.isidentifier() else short(name)
+        raise KeyFaults({"_class_name": f"scheduler {shown} is not supported; supported: {', '.join(SCHEDULERS)}"})
+    return name

@@ -18,15 +18,15 @@ import onnx
 import onnxruntime
 import torch
 
-from compress.data import generator
 from compress.evaluation.probe import Evaluate
 from compress.evaluation.quality import sqnr
 from compress.evaluation.workers import parallel
-from compress.files import cache_folder, write_json
+from compress.files import cache_folder, sha256, write_json
 from compress.models.denoiser import Denoiser, example_inputs, predict, steered
 from compress.models.reference import PYTORCH, Engine, Progress, net_identity, noise_like
 from compress.onnx_graph.export import to_onnx
-from compress.runtime.bundle import open_session, sha256
+from compress.randomness import Draw, generator
+from compress.runtime.bundle import open_session
 from compress.runtime.sampling import classifier_free_guidance, solve
 
 ENGINE = "onnxruntime"
@@ -95,10 +95,10 @@ class OnnxTeacher:
     @torch.no_grad()
     def agreement(self) -> float:
         """SQNR in dB of the graph against PyTorch, on noise at timesteps from the whole sampling."""
-        teacher, random = self.teacher, generator(0, 15, 1)
+        teacher, random = self.teacher, generator(0, Draw.BASELINE_CHECK)
         known = torch.tensor(teacher.sampling.timesteps)
         times = known[torch.linspace(0, len(known) - 1, CHECKED).round().long()]
-        sample = noise_like(teacher, CHECKED, 0, 15)
+        sample = noise_like(teacher, CHECKED, 0, Draw.BASELINE_CHECK)
         given = {
             name: torch.randint(teacher.classes or 1, (CHECKED,), generator=random)
             if condition.dtype == torch.int64

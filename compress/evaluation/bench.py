@@ -1,6 +1,7 @@
 """Latency of anything that can be run: a bundle, an ONNX file, a checkpoint."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import onnxruntime
 import torch
 
 from compress.errors import BundleError
+from compress.files import Unreadable, check_regular
 from compress.models import checkpoint
 from compress.models.denoiser import QuantizedDenoiser, example_inputs
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session
+from compress.runtime.bundle import find, open_session
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -22,20 +24,22 @@ _TYPES = {
 }
 
 
-def callable_for(path: Path, threads: int, batch: int) -> Callable[[], object]:
+def callable_for(path: Path, threads: int, batch: int, allow_pickle: bool = False) -> Callable[[], object]:
     """One evaluation, without guidance, of what `path` holds. Raises BundleError or CheckpointError.
 
     batch: batch size; a bundle or file of fixed batch size is run with its own.
     """
-    folder = path / "onnx" if (path / "onnx" / "bundle.json").is_file() else path
-    if (folder / "bundle.json").is_file():
+    folder = find(path)
+    if os.path.lexists(folder / "bundle.json"):
         bundle = Bundle(folder, threads)
         return _onnx(folder / bundle.manifest["model"], bundle.session, batch, bundle.steps[0].timestep)
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise BundleError(f"{path}: no such file")
+        try:
+            check_regular(path)
+        except Unreadable as fault:
+            raise BundleError(f"{path}: {fault}") from None
         return _onnx(path, open_session(path, threads), batch)
-    model = checkpoint.load(path)
+    model = checkpoint.load(path, allow_pickle)
     source = model.source if isinstance(model, QuantizedDenoiser) else model
     return functools.partial(_evaluate, model.module, example_inputs(source, batch))
 

@@ -1,20 +1,58 @@
-"""From measured figures and a recipe's limits to a verdict.
+"""From measured figures and limits to a verdict.
 
 A limit is one that the student must be *shown* to hold: it is held against the far end of the 95% interval, so that
 too few samples or a noisy machine lead to "fail" and never to an undeserved "pass" (non-inferiority).
 
     min, max    what the figure itself may be
     margin      how much worse than the teacher's own figure it may be
+
+What no user would accept is a limit always, whatever a recipe says; a recipe may be stricter. Where no limit on quality
+could be held, the verdict is "not judged".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from compress.evaluation.figure import Figure
 
+Paired = Literal["psnr", "ssim", "class_agreement"]
+Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
+Distributional = Literal[
+    "frechet",
+    "kid",
+    "two_sample",
+    "density",
+    "coverage",
+    "vendi",
+    "class_variance",
+    "frechet_real",
+    "frechet_ratio",
+    "memorised",
+]
+Quality = Literal[Paired, "class_accuracy", Evaluated, Distributional]
+Cost = Literal[
+    "params",
+    "macs",
+    "bytes",
+    "call_speedup",
+    "image_speedup",
+    "call_speedup_over_onnxruntime",
+    "image_speedup_over_onnxruntime",
+]
+Metric = Literal[Quality, "sampling_error", "kernel_loss", Cost]
 Kind = Literal["min", "max", "margin"]
 KINDS: tuple[Kind, ...] = ("min", "max", "margin")
+Verdict = Literal["pass", "fail", "not judged"]
+
+# finite_output, listed_files: shares. kernel_loss: dB. sampling_error: twice what the rounding of doubles leaves, from
+# machine to machine, of the hardest schedule, and a sixth of what one timestep makes anywhere in the usual ones.
+ALWAYS: Mapping[str, Mapping[Kind, float]] = {
+    "finite_output": {"min": 1.0},
+    "listed_files": {"min": 1.0},
+    "sampling_error": {"max": 1e-5},
+    "kernel_loss": {"max": 1.0},
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +69,27 @@ class Decision:
     bound: float | None
     passed: bool | None
     reason: str | None = None
+
+    @property
+    def always(self) -> bool:
+        """Whether this is a limit whatever the recipe says."""
+        return ALWAYS.get(self.name, {}).get(self.kind) == self.limit
+
+
+def with_always(
+    limits: Mapping[Any, Mapping[str, float | None]], known: Collection[str]
+) -> dict[str, dict[str, float | None]]:
+    """A recipe's limits and behind them those that always hold; of two on one figure the stricter.
+
+    known: figures that were measured or left out for a reason; of others there is nothing to hold.
+    """
+    both = {name: dict(bounds) for name, bounds in limits.items()}
+    for name in (name for name in ALWAYS if name in known):
+        bounds = both.setdefault(name, {})
+        for kind, limit in ALWAYS[name].items():
+            own = bounds.get(kind)
+            bounds[kind] = limit if own is None else max(own, limit) if kind == "min" else min(own, limit)
+    return both
 
 
 def decide(
@@ -77,11 +136,17 @@ def _held(kind: Kind, bound: float, limit: float) -> bool:
     return bool(bound >= limit if kind == "min" else bound <= limit)
 
 
-def verdict(decisions: list[Decision]) -> str:
-    """ "pass" if no limit is broken, else "fail"."""
-    return "fail" if any(decision.passed is False for decision in decisions) else "pass"
+def verdict(decisions: Sequence[Decision]) -> Verdict:
+    """ "fail" if any limit is broken; else "pass", if one on quality was held, or "not judged"."""
+    if any(decision.passed is False for decision in decisions):
+        return "fail"
+    judged = any(decision.passed and decision.name in get_args(Quality) for decision in decisions)
+    return "pass" if judged else "not judged"
 
 
-def as_json(decisions: list[Decision]) -> list[dict[str, Any]]:
+def as_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
     """For `report.json`."""
-    return [{key: value for key, value in vars(decision).items() if value is not None} for decision in decisions]
+    return [
+        {key: value for key, value in vars(decision).items() if value is not None} | {"always": decision.always}
+        for decision in decisions
+    ]

@@ -17,7 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from compress.data import Dataset
-from compress.errors import VerifyError
+from compress.errors import CompressError, VerifyError
+from compress.models import torchscript
+from compress.randomness import Draw
 
 BATCH = 256
 ITEMS_PER_DIMENSION = 20  # fewer, and a covariance is mostly noise
@@ -104,7 +106,7 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = 32) -> Cl
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     with torch.enable_grad():
         for step in range(STEPS):
-            batch = train.batch(64, seed, step)
+            batch = train.batch(64, seed, Draw.CLASSIFIER, step)
             loss = functional.cross_entropy(net(batch.images), batch.conditions["class_labels"], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -118,22 +120,24 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = 32) -> Cl
     return ClassifierSpace(space.name, space.dimension, space.embed, trained.logits, float(right.mean()))
 
 
-def load_extractor(path: Path, shape: Sequence[int]) -> FeatureSpace:
+def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> FeatureSpace:
     """A network of one's own, as TorchScript (.pt, .ts) or ONNX (.onnx), for images of `shape` (c,h,w).
 
     It takes float32 [n,c,h,w] in [-1, 1], n being free, and gives [n,d], left as it is: with an Inception network
-    the figures are those of the literature. Tried on two images at once. A TorchScript file is read without Python's
-    pickle, so reading it runs no code; but it is a program, and calling it runs that: take it from people you trust.
+    the figures are those of the literature. Tried on two images at once. allow_pickle: whether programs, which
+    TorchScript files are, may be run; raises CompressError where not.
     Raises VerifyError for a file that is missing, cannot be read, does not run or gives something else than [n,d].
     """
     path = Path(path)
     if not path.is_file():
         raise VerifyError(f"{path}: no such file")
-    readers = {".pt": _torchscript, ".ts": _torchscript, ".onnx": _onnx}
-    if path.suffix.lower() not in readers:
+    kind = path.suffix.lower()
+    if kind not in (*torchscript.SUFFIXES, ".onnx"):
         raise VerifyError(f"{path}: a feature extractor is a TorchScript file (.pt, .ts) or an ONNX file (.onnx)")
     try:
-        read = readers[path.suffix.lower()](path)
+        read = _onnx(path) if kind == ".onnx" else _numpy(torchscript.load(path, allow_pickle))
+    except CompressError:
+        raise
     except Exception as error:  # of many kinds, by file and library
         raise VerifyError(f"{path}: cannot be read as a feature extractor: {_first_line(error)}") from None
 
@@ -153,10 +157,6 @@ def load_extractor(path: Path, shape: Sequence[int]) -> FeatureSpace:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _torchscript(path: Path) -> Embed:
-    return _numpy(torch.jit.load(path, map_location="cpu"))
 
 
 def _onnx(path: Path) -> Embed:

@@ -72,6 +72,7 @@ class Spaces:
 class Judging:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
+    allow_pickle: whether extractors may be programs (TorchScript).
     engine: what draws the teacher's samples.
     """
 
@@ -80,6 +81,7 @@ class Judging:
     extractors: Sequence[Path]
     accuracy: float
     progress: Progress
+    allow_pickle: bool = False
     engine: Engine = PYTORCH
 
     @cached_property
@@ -147,7 +149,9 @@ class Judging:
     def feature_spaces(self, others: np.ndarray) -> list[FeatureSpace]:
         """The trained classifier where there are labels and it can be believed, random networks, pixels, one's own."""
         reference = others if self.real[0] is None else self.real[0]
-        spaces: list[FeatureSpace] = [load_extractor(path, others.shape[1:]) for path in self.extractors]
+        spaces: list[FeatureSpace] = [
+            load_extractor(path, others.shape[1:], self.allow_pickle) for path in self.extractors
+        ]
         if self.dataset is not None and "class_labels" in self.dataset.conditions:
             trained = classifier_space(self.dataset)
             spaces += [trained] if trained.accuracy >= self.accuracy else []

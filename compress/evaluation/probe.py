@@ -17,6 +17,7 @@ from compress.evaluation.statistics import bootstrap, interval
 from compress.evaluation.workers import parallel
 from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict, steered
 from compress.models.reference import Drawn, noise_like
+from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.sampling import classifier_free_guidance
 
@@ -54,7 +55,7 @@ def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int)
     device = teacher.device
     conditions = {name: value[:COUNT].to(device) for name, value in drawn.conditions.items()}
     guidance = teacher.sampling.guidance
-    noise = noise_like(teacher, len(clean), seed, 6)
+    noise = noise_like(teacher, len(clean), seed, Draw.PROBE)
     samples: list[np.ndarray] = []
     conditional: list[np.ndarray] = []
     unconditional: list[np.ndarray] = []

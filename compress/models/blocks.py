@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from compress.data import generator
 from compress.models import edits
 from compress.models.denoiser import Denoiser
+from compress.randomness import Draw, generator
 
 _LAYER = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(?:resnets|attentions)\.(\d+)")
 
@@ -58,7 +58,7 @@ def layout(model: Denoiser, name: str) -> list[str]:
 @torch.no_grad()
 def inputs_read(model: Denoiser) -> set[str]:
     """Names of the inputs beside the sample on which the output depends."""
-    random, device = generator(0), model.device
+    random, device = generator(0, Draw.INPUTS_READ), model.device
     sample = torch.randn(1, *model.sample_shape, generator=random).to(device)
     pairs = {"timestep": [torch.tensor([t], device=device) for t in (0, model.sampling.num_train_timesteps - 1)]}
     for name, condition in model.conditions.items():

@@ -125,6 +125,29 @@ class QuantizedDenoiser:
 AnyDenoiser = Denoiser | QuantizedDenoiser
 
 
+def guidance_fault(model: AnyDenoiser) -> str | None:
+    """What is wrong with the guidance of a model, to be written behind its name; None: nothing."""
+    guidance, count = model.sampling.guidance, model.family.classes(model.net)
+    if guidance.null_class is not None and (count is None or not 0 <= guidance.null_class < count):
+        has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
+        return f".null_class: {guidance.null_class}, but the model {has}"
+    if guidance.kind == "classifier" and list(model.conditions) != ["class_labels"]:
+        return ".classifier: needs a model with class labels alone"
+    if guidance.kind == "embedded" and scalars.GUIDANCE_SCALE not in model.inputs:
+        return ".kind: embedded, but the model takes no guidance scale"
+    if guidance.kind != "cfg" or guidance.null_class is not None:
+        return None
+    if model.dropped is None:
+        without = "unconditional and cannot be guided; remove guidance"
+        return f": the model is {without if count is None else 'class-conditional; give null_class'}"
+    wanted = model.conditions[model.dropped].shape
+    found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
+    if found == wanted:
+        return None
+    shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
+    return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
+
+
 def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`conditions` with the null condition in place of the one that guidance leaves out."""
     name = model.dropped

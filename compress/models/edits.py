@@ -17,6 +17,7 @@ from torch import nn
 from compress.models.scalars import VALUES, ScalarEmbedding
 
 Edit = dict[str, Any]
+LARGEST = 2**20  # of any width; a product of four still has a size
 
 
 class Shortcut(nn.Module):
@@ -119,8 +120,8 @@ def make(module: Any, edit: Mapping[str, Any]) -> nn.Module:
         kind == LowRank.kind
         and can_be_low_rank(module)
         and set(settings) == {"rank"}
-        and isinstance(rank, int)
-        and 0 < rank < 2**31
+        and type(rank) is int
+        and 0 < rank < LARGEST
     ):
         return LowRank(module, rank)
     raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
@@ -133,8 +134,8 @@ def _are_scalars(settings: Mapping[str, Any]) -> bool:
         and isinstance(names, list)
         and 0 < len(names) == len(set(map(str, names)))
         and set(map(str, names)) <= set(VALUES)
-        and isinstance(width, int)
-        and 0 < width < 2**31
+        and type(width) is int
+        and 0 < width < LARGEST
     )
 
 
@@ -143,16 +144,21 @@ def can_be_low_rank(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | LowRank) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
-def put(net: nn.Module, path: str, edit: Mapping[str, Any]) -> None:
+def put(net: Any, path: str, edit: Mapping[str, Any]) -> None:
     """Edit `net` in place. Raises ValueError where the edit does not fit the module at `path`."""
     owner, _, name = path.rpartition(".")
     try:
         module = getattr(net.get_submodule(owner), name)
     except AttributeError:
         raise ValueError(f"{path} does not exist") from None
-    if not path:
-        raise ValueError("the net itself cannot be replaced")
-    setattr(net.get_submodule(owner), name, make(module, edit))
+    if not path or not isinstance(module, nn.Module | None):
+        raise ValueError("the net itself cannot be replaced" if not path else f"{path} is no module")
+    made = make(module, edit)
+    if path == "mid_block" and isinstance(made, Passthrough):  # a config can say this, and diffusers then reads it
+        net.mid_block = None
+        net.register_to_config(mid_block_type=None)
+    else:
+        setattr(net.get_submodule(owner), name, made)
 
 
 def found(net: nn.Module) -> dict[str, Edit]:

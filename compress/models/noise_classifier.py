@@ -1,8 +1,4 @@
-"""Guidance by a classifier that names noisy samples: TorchScript, f(sample [b,c,h,w], timestep int64 [b]) → logits.
-
-A TorchScript file is read without Python's pickle, so reading it runs no code; but it is a program, and calling it runs
-that: take it from people you trust.
-"""
+"""Guidance by a classifier that names noisy samples: TorchScript, f(sample [b,c,h,w], timestep int64 [b]) → logits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +8,20 @@ from torch import nn
 
 from compress.diffusion.prediction import score_shift
 from compress.diffusion.sampling import Sampling
-from compress.errors import CheckpointError
+from compress.errors import CheckpointError, CompressError
+from compress.models import torchscript
 
 
-def load(file: Path, shape: Sequence[int], classes: int | None) -> nn.Module:
+def load(file: Path, shape: Sequence[int], classes: int | None, allow_pickle: bool) -> nn.Module:
     """The classifier of samples of `shape` (c,h,w), tried on two. classes: labels that it has to know at least.
 
-    Raises CheckpointError for a file that cannot be read or does not run, and for logits without a gradient or too few.
+    allow_pickle: whether programs may be run; raises CompressError where not. Raises CheckpointError for a file that
+    cannot be read or does not run, and for logits without a gradient or too few.
     """
     try:
-        classifier: nn.Module = torch.jit.load(file, map_location="cpu").eval()
+        classifier = torchscript.load(file, allow_pickle)
+    except CompressError:
+        raise
     except Exception as error:  # of many kinds
         raise CheckpointError(f"{file}: cannot be read as a TorchScript classifier: {_reason(error)}") from None
     sample = torch.zeros(2, *shape, requires_grad=True)

@@ -4,14 +4,25 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import (
+    DerivedObserverOrFakeQuantize,
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+)
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+from torchao.quantization.pt2e.quantizer import (
+    DerivedQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+)
 
 from compress.models import four_bits, histograms, rounding
 from compress.models.attention import channels_first
@@ -24,32 +35,51 @@ FLOAT_LAYERS = ("conv_in", "conv_out")
 WEIGHT_ONLY = ("time_embedding.*",)
 # They write small vectors that are added to maps which are float again; at export all are merged into one product.
 FLOAT_OUTPUTS = ("*.time_emb_proj",)
-# Largest weight, of 7 bits. Processors without a dot product of bytes (x86 before VNNI) add pairs of uint8 × int8
-# products in 16 bits: 2·255·63 fits and 2·255·127 does not. The bit costs 0.3 dB and was worth up to 8 there.
-WEIGHT = 63
+# Largest second factor of a product of bytes, a weight or an activation: `onnx_graph.exact` says why. The eighth bit
+# of weights costs 0.3 dB and was worth up to 8 on processors that cannot add such products.
+SECOND = 64
 WEIGHT_ALONE = 127  # where arithmetic is float
 LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
-PROBABILITIES = ".probabilities"  # of lean attention
+PROBABILITIES, KEYS = ".probabilities", ".keys"  # of lean attention: second factors of its products
+
+
+class Histogram(HistogramObserver):
+    """A histogram whose range of least squared error is searched for as many levels as there will be.
+
+    settled: the range is known already.
+    """
+
+    settled = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.dst_nbins = int(self.quant_max) - int(self.quant_min) + 1
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(scale, zero point)."""
+        ends = (self.min_val, self.max_val) if self.settled else self._non_linear_param_search()
+        return self._calculate_qparams(*ends)
 
 
 class Int8Quantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
     Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; outputs of time-embedding
-    projections stay float, and of the time embedding itself all but the weights. Probabilities of lean attention are
-    int8, because products of bytes are fastest between uint8 and int8. Layers whose path in the net matches a pattern
-    of `float_layers` stay float.
+    projections stay float, and of the time embedding itself all but the weights. Keys and probabilities of lean
+    attention are int8 in ±64, because products of bytes are fastest between uint8 and int8; keys have half as many
+    levels as the queries and values beside them. Layers whose path in the net matches a pattern of `float_layers` stay
+    float.
     observer: of activations; None: all activations stay float, and weights have eight bits.
     """
 
-    def __init__(
-        self, float_layers: tuple[str, ...], observer: type[HistogramObserver] | type[MinMaxObserver] | None
-    ) -> None:
+    def __init__(self, float_layers: tuple[str, ...], observer: type[Histogram] | type[MinMaxObserver] | None) -> None:
         super().__init__()
         self.float_layers = float_layers
-        largest = WEIGHT_ALONE if observer is None else WEIGHT
+        largest = WEIGHT_ALONE if observer is None else SECOND
         self.activation = observer and QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
-        self.probabilities = observer and QuantizationSpec(torch.int8, observer, -128, 127, torch.per_tensor_affine)
+        self.probabilities = observer and QuantizationSpec(
+            torch.int8, observer, -SECOND, SECOND, torch.per_tensor_affine
+        )
         self.weight = QuantizationSpec(
             torch.int8, PerChannelMinMaxObserver, -largest, largest, torch.per_channel_symmetric, ch_axis=0
         )
@@ -57,10 +87,11 @@ class Int8Quantizer(Quantizer):
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Mark every convolution and linear layer that is to be quantized, and the attention between them."""
         for node in model.graph.nodes:
-            path = module_path(node)
+            path = module_path(node) + (KEYS if _is_scores(node) else "")
             if any(matches(name, self.float_layers) for name in _names(path)):
                 continue
-            inputs, output = {}, None
+            inputs: dict[Any, Any] = {}
+            output = None
             if node.target in LAYERS:
                 inputs[node.args[1]] = self.weight
                 if self.activation is not None and not matches(path, WEIGHT_ONLY):
@@ -68,6 +99,8 @@ class Int8Quantizer(Quantizer):
                     output = None if matches(path, FLOAT_OUTPUTS) else self.activation
             elif _is_probabilities(node):
                 output = self.probabilities
+            elif self.activation is not None and _is_scores(node):
+                inputs[node.args[1]] = _half_as_many_levels(_layer_before(node.args[1]))
             if inputs or output:
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
                     input_qspec_map=inputs, output_qspec=output, _annotated=True
@@ -88,7 +121,7 @@ def _names(path: str) -> list[str]:
     parent, _, last = path.rpartition(".")
     before, after = ("to_q", "to_k", "to_v"), ("to_out.0",)
     between = ("stacked", *before, "out", *after)
-    parts = {"stacked": before, "out": after, "probabilities": between}.get(last, ())
+    parts = {"stacked": before, "keys": before, "out": after, "probabilities": between}.get(last, ())
     return [path, *(f"{parent}.{part}" for part in parts)]
 
 
@@ -103,6 +136,28 @@ def _is_probabilities(node: torch.fx.Node) -> bool:
     return node.target is torch.ops.aten.softmax.int and module_path(node).endswith(PROBABILITIES)
 
 
+def _is_scores(node: torch.fx.Node) -> bool:
+    """Whether a node is the product of queries and keys in lean attention."""
+    return node.target is torch.ops.aten.matmul.default and any(map(_is_probabilities, node.users))
+
+
+def _layer_before(node: Any) -> torch.fx.Node:
+    """The layer whose output a node is a part of."""
+    while node.target not in LAYERS:
+        node = node.args[0]
+    return node
+
+
+def _half_as_many_levels(layer: torch.fx.Node) -> DerivedQuantizationSpec:
+    """Of what is a uint8 output of a layer: every second level, as int8 in ±64."""
+
+    def parameters(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        scale, zero_point = observers[0].calculate_qparams()
+        return 2 * scale, torch.ceil((zero_point - 128) / 2).int()  # then 0…255 becomes -64…64
+
+    return DerivedQuantizationSpec([layer], parameters, torch.int8, -SECOND, SECOND, torch.per_tensor_affine)
+
+
 def exported(model: Denoiser) -> torch.fx.GraphModule:
     """The model as a graph with a dynamic batch dimension, its attention in lean form."""
     inputs = example_inputs(model, batch=2)
@@ -114,7 +169,7 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
 
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
     """The model with observers that note values while it runs: histograms of them, or their ends alone."""
-    observer = HistogramObserver if histogram else MinMaxObserver
+    observer = Histogram if histogram else MinMaxObserver
     prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, observer))
     return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
 
@@ -136,7 +191,7 @@ def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[s
     By path; left out are weights that lean attention folds into others first.
     """
     four = four_bits.layers(model.net, float_layers) if scheme == "int4_weights" else ()
-    largest = WEIGHT if scheme == "int8" else WEIGHT_ALONE
+    largest = SECOND if scheme == "int8" else WEIGHT_ALONE
     found = {}
     for path, layer in rounding.layers(model.net).items():
         weight = layer.weight.detach().flatten(1)
@@ -191,12 +246,12 @@ class FakeQuantize(nn.Module):
     zero_point: torch.Tensor
     active = True
 
-    def __init__(self, observer: UniformQuantizationObserverBase, settled: torch.Tensor) -> None:
+    def __init__(self, observer: Any) -> None:
         super().__init__()
         self.weights = isinstance(observer, PerChannelMinMaxObserver)
         self.limits = (int(observer.quant_min), int(observer.quant_max))
         if not self.weights:
-            scale, zero_point = observer._calculate_qparams(*settled.to(observer.eps))
+            scale, zero_point = observer.calculate_qparams()
             self.register_buffer("scale", scale, persistent=False)
             self.register_buffer("zero_point", zero_point.int(), persistent=False)
 
@@ -229,7 +284,8 @@ def attentions(model: Denoiser) -> dict[str, int]:
 def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
     """Names of the observers of every layer of an `observed` model that computes in int8, by the layer's path.
 
-    In order: of input, weight and output; of attention's last layer also that of the probabilities.
+    In order: of input, weight and output; of attention's first layer also that of the keys, of its last also that of
+    the probabilities.
     """
     graph: torch.fx.Graph = model.module.graph  # type: ignore[assignment]
     found: dict[str, list[str]] = {}
@@ -240,10 +296,12 @@ def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
             if len(around) == 2 and outputs:
                 found[module_path(node)] = [str(each.target) for each in (*around, *outputs)]
     for node in graph.nodes:
-        observers = [user for user in node.users if user.op == "call_module"] if _is_probabilities(node) else []
-        if observers:
-            out = module_path(node).removesuffix(PROBABILITIES) + ".out"
-            found[out] += [str(each.target) for each in observers]
+        if _is_probabilities(node):
+            last = module_path(node).removesuffix(PROBABILITIES) + ".out"
+            found.get(last, []).extend(str(user.target) for user in node.users if user.op == "call_module")
+            keys = node.args[0].args[1]
+            if keys.op == "call_module":
+                found[module_path(_layer_before(keys))].append(str(keys.target))
     return found
 
 
@@ -252,12 +310,11 @@ def fake_quantized(model: QuantizedDenoiser, method: str = "mse") -> QuantizedDe
 
     Its weights are those of the float model that it was made of, so that training it trains that.
     """
-    settled = ranges(model, method)
+    _settle(model.module, ranges(model, method))
     for name, observer in list(model.module.named_modules()):
-        if name in settled:
-            assert isinstance(observer, UniformQuantizationObserverBase)
+        if isinstance(observer, UniformQuantizationObserverBase | DerivedObserverOrFakeQuantize):
             parent, _, own = name.rpartition(".")
-            setattr(model.module.get_submodule(parent), own, FakeQuantize(observer, settled[name]))
+            setattr(model.module.get_submodule(parent), own, FakeQuantize(observer))
     return dataclasses.replace(model, scheme="training")
 
 
@@ -273,15 +330,21 @@ def rebuild(
         prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, MinMaxObserver))
     else:
         prepared = _weights_prepared(source, scheme, float_layers)
+    _settle(prepared, saved)
+    return QuantizedDenoiser(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)
+
+
+def _settle(prepared: nn.Module, settled: Mapping[str, torch.Tensor]) -> None:
+    """Give every observer its range [2, channels or 1], by its name. Raises ValueError."""
     names = set()
     for name, observer in prepared.named_modules():
         if isinstance(observer, UniformQuantizationObserverBase):
-            if name not in saved:
+            if name not in settled:
                 raise ValueError(f"quantization.safetensors: the range of {name} is missing")
-            low, high = saved[name].to(source.device)
-            per_tensor = isinstance(observer, MinMaxObserver)
-            observer.min_val, observer.max_val = (low[0], high[0]) if per_tensor else (low, high)
+            low, high = settled[name].to(observer.eps.device)
+            per_channel = isinstance(observer, PerChannelMinMaxObserver)
+            observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
+            observer.settled = True
             names.add(name)
-    if names != set(saved):
+    if names != set(settled):
         raise ValueError("quantization.safetensors: does not belong to this model")
-    return QuantizedDenoiser(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)

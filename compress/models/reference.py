@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from compress.data import KEYS, Dataset, FromTeacher, generator, read_embeddings, read_npz
+from compress.data import KEYS, Dataset, FromTeacher, read_embeddings, read_npz
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
 from compress.models.denoiser import AnyDenoiser, Denoiser, draw
+from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
@@ -42,7 +43,7 @@ class Drawn:
         return Drawn(self.noise[part], conditions, self.samples[part])
 
 
-def noise_like(model: AnyDenoiser, count: int, *key: int) -> torch.Tensor:
+def noise_like(model: AnyDenoiser, count: int, *key: int | str) -> torch.Tensor:
     """Standard normal noise [count,c,h,w], determined by `key`."""
     return torch.randn(count, *model.sample_shape, generator=generator(*key))
 
@@ -60,7 +61,7 @@ def conditions_for(
         return {}
     if model.classes is not None and len(model.conditions) == 1:
         return {"class_labels": cycled_labels(model.classes, count)}
-    return dict(dataset().batch(count, seed, 0).conditions)
+    return dict(dataset().batch(count, seed, Draw.CONDITIONS).conditions)
 
 
 def draw_many(
@@ -123,7 +124,7 @@ def draw_kept(
     beginning of a larger one. Stopped and called again, it goes on with the first file that is missing.
     """
     kept, evaluations = kept_folder(model, engine.name), len(model.sampling.timesteps)
-    random = [noise_like(model, BATCH, seed, 4, start) for start in range(0, count, BATCH)]
+    random = [noise_like(model, BATCH, seed, Draw.REFERENCE, start) for start in range(0, count, BATCH)]
     noise = torch.cat(random)[:count]
     conditions = _kept_conditions(model, count, dataset, seed)
     parts = []
@@ -150,7 +151,7 @@ def key_of(conditions: Mapping[str, torch.Tensor]) -> str:
 def _kept_conditions(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:
     if set(model.conditions) <= {"class_labels"}:
         return conditions_for(model, count, dataset, seed)
-    batches = [dataset().batch(BATCH, seed, start).conditions for start in range(0, count, BATCH)]
+    batches = [dataset().batch(BATCH, seed, Draw.REFERENCE, start).conditions for start in range(0, count, BATCH)]
     return {name: torch.cat([batch[name] for batch in batches])[:count] for name in model.conditions}
 
 
@@ -209,7 +210,7 @@ def draw_dataset(
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])
     else:
-        noise = noise_like(teacher, config.count, seed, 0)
+        noise = noise_like(teacher, config.count, seed, Draw.DATASET)
         images = draw_many(teacher, noise, conditions, progress, "drawing images from the teacher")
         write_npz(file, {"images": images.numpy()})
     return Dataset(images, conditions)

@@ -7,6 +7,7 @@ ready for its weights.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from compress.errors import CheckpointError
 from compress.models import edits
 
 Structure = dict[str, dict[str, Any]]
+_VALUES = 2**35  # of one parameter
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -52,7 +54,8 @@ def apply(net: nn.Module, structure: Structure, where: str) -> None:
     """
     for path, edit in structure.get("edits", {}).items():
         try:
-            edits.put(net, path, edit if isinstance(edit, dict) else {})
+            with torch.device("meta"):
+                edits.put(net, path, edit if isinstance(edit, dict) else {})
         except ValueError as error:
             raise CheckpointError(f"{where}: {path}: {error}; it does not exist in the model of config.json") from None
     modules = dict(net.named_modules())
@@ -92,7 +95,8 @@ def _is_shape(value: Any, dimensions: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == dimensions
-        and all(isinstance(size, int) and 0 < size < 2**31 for size in value)
+        and all(type(size) is int and 0 < size <= edits.LARGEST for size in value)
+        and math.prod(value) <= _VALUES
     )
 
 

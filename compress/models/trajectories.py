@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from compress.data import HELD_OUT, Batch, Dataset, generator
+from compress.data import HELD_OUT, Batch, Dataset
 from compress.files import cache_folder, write_atomically
 from compress.models.denoiser import Denoiser, guided, walk
 from compress.models.reference import Progress, conditions_for, identity, key_of, noise_like
 from compress.models.scalars import GUIDANCE_SCALE
+from compress.randomness import Draw, generator
 
-WALK = 11  # key of the trajectories' noise: no other draw begins with the same
 AT_ONCE = 50
 
 
@@ -64,7 +64,7 @@ def drawn(
     folder = cache_folder() / "trajectories" / identity(model)[:24]
     conditions = conditions_for(model, skip + count, dataset, seed)
     if scales:
-        random = torch.rand(skip + count, generator=generator(seed, WALK, 1))
+        random = torch.rand(skip + count, generator=generator(seed, Draw.TRAJECTORY_SCALES))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
     parts = []
     with progress(title, count) as task:
@@ -74,7 +74,7 @@ def drawn(
             file = folder / f"{seed}-{start:06d}-{items}-{key_of(given)}.safetensors"
             states = _read_kept(file, (len(model.sampling.timesteps) + 1, items, *model.sample_shape))
             if states is None:
-                noise = noise_like(model, AT_ONCE, seed, WALK, start)[:items].to(model.device)
+                noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES, start)[:items].to(model.device)
                 states = walk(model, noise, {name: value.to(model.device) for name, value in given.items()}).cpu()
                 kept = {"states": states}
                 write_atomically(file, lambda part, kept=kept: save_file(kept, part))  # type: ignore[misc]
@@ -96,7 +96,7 @@ def _read_kept(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
 @torch.no_grad()
 def seconds_each(model: Denoiser, seed: int, dataset: Callable[[], Dataset]) -> float:
     """Time of one trajectory, from one measured evaluation."""
-    noise = noise_like(model, AT_ONCE, seed, WALK).to(model.device)
+    noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES).to(model.device)
     given = {name: value.to(model.device) for name, value in conditions_for(model, AT_ONCE, dataset, seed).items()}
     timestep = torch.full((AT_ONCE,), model.sampling.timesteps[0], device=model.device)
     began = time.perf_counter()

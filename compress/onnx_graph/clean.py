@@ -5,10 +5,11 @@ import itertools
 import onnx
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean(model: onnx.ModelProto, shorten: bool = True) -> onnx.ModelProto:
     """The same computation without the exporter's notes: stack traces, doc strings, inferred shapes.
 
-    Such notes can take more bytes than a small model's int8 weights. Changes `model` and returns it.
+    Such notes can take more bytes than a small model's int8 weights. shorten: names of nodes and values too. Changes
+    `model` and returns it.
     """
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -19,7 +20,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
-    if not any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+    if shorten and not any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         _shorten_names(model.graph)  # subgraphs would still use the old names
     return model
 

@@ -4,16 +4,20 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript import opset20
 from torch import nn
 from torch.export import Dim
 
 from compress.errors import ExportError
 from compress.onnx_graph.affine import merge_affine
 from compress.onnx_graph.clean import clean
+from compress.onnx_graph.exact import check_products, drop_idle_clips, layer
 from compress.onnx_graph.four_bits import pack_four_bits
 from compress.onnx_graph.known import fold_constants, fold_rows
 from compress.onnx_graph.merge import merge_linears
@@ -21,7 +25,6 @@ from compress.onnx_graph.moves import dequantize_late
 from compress.onnx_graph.ones import drop_ones
 from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
-from compress.onnx_graph.signs import sign_second
 
 # In this order: shapes first, so that the next ones know the ranks.
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
@@ -31,7 +34,7 @@ REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     merge_affine,
     merge_pads,
     dequantize_late,
-    sign_second,
+    drop_idle_clips,
     pack_four_bits,
 )
 
@@ -43,19 +46,23 @@ def to_onnx(
     batch: int | None,
     opset: int,
     timesteps: Sequence[int] = (),
+    named: bool = False,
 ) -> onnx.ModelProto:
     """The lean graph of `module`, inputs called `names`, output `out_sample`.
 
     inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any. timesteps: the only
-    ones that it will be asked for; none: any. Raises ExportError.
+    ones that it will be asked for; none: any. named: nodes are called as their layers are in the net, which takes
+    bytes. Raises ExportError.
     """
-    return lean(as_exported(module, inputs, names, batch, opset), timesteps=timesteps)
+    return lean(as_exported(module, inputs, names, batch, opset), timesteps=timesteps, named=named)
 
 
 def as_exported(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], batch: int | None, opset: int
 ) -> ir.Model:
     """The graph as PyTorch's exporter writes it; arguments as for `to_onnx`. Raises ExportError."""
+    # None until torchao is loaded, and then there is no graph that holds it
+    rounding = getattr(torch.ops.quantized_decomposed, "quantize_per_tensor", None)
     dimension = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on quantized graphs
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"), torch.no_grad():
@@ -67,6 +74,7 @@ def as_exported(
                 dynamic_shapes=None if batch else tuple({0: dimension} for _ in inputs),
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table={rounding.default: _quantize} if rounding else None,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds
@@ -76,15 +84,34 @@ def as_exported(
     return program.model
 
 
-def lean(model: ir.Model, left_out: Callable[..., int] | None = None, timesteps: Sequence[int] = ()) -> onnx.ModelProto:
+def _quantize(values: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: int) -> ir.Value:
+    """Rounding to bytes as PyTorch simulates it: not beyond quant_min … quant_max, where its own exporter would go."""
+    numpy_type = ir.DataType(dtype).numpy()
+    zero = opset20.Constant(value=ir.tensor(np.array(zero_point, numpy_type)))
+    rounded = opset20.QuantizeLinear(values, opset20.Constant(value_float=scale), zero)
+    whole = np.iinfo(numpy_type)
+    if (quant_min, quant_max) == (whole.min, whole.max):
+        return rounded
+    ends = (opset20.Constant(value=ir.tensor(np.array(end, numpy_type))) for end in (quant_min, quant_max))
+    return opset20.Clip(rounded, *ends)
+
+
+def lean(
+    model: ir.Model, left_out: Callable[..., int] | None = None, timesteps: Sequence[int] = (), named: bool = False
+) -> onnx.ModelProto:
     """The same computation in fewer kernels and bytes. Changes `model`.
 
-    left_out: a rewrite to do without. timesteps: if given, the only ones at which the graph computes.
+    left_out: a rewrite to do without. timesteps: if given, the only ones at which the graph computes. named: nodes are
+    called as their layers. Raises ExportError for products of bytes that some processors would get wrong.
     """
     for rewrite in REWRITES:
         if rewrite is not left_out:
             rewrite(model)
-    graph = clean(ir.to_proto(model))
+    check_products(model)
+    if named:
+        for node in model.graph:
+            node.name = layer(node)
+    graph = clean(ir.to_proto(model), shorten=not named)
     if timesteps:
         fold_rows(graph, "timestep", timesteps, if_smaller=True)
     if fold_constants is not left_out:

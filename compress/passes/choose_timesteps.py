@@ -18,8 +18,7 @@ from compress.diffusion.targets import arrival, clean_sample
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser, guided, walk
 from compress.models.reference import conditions_for, noise_like
-
-KEY = 13  # of the noise: no other draw begins with the same
+from compress.randomness import Draw
 
 
 class Config(PassConfig):
@@ -55,7 +54,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
 def errors(model: Denoiser, samples: int, context: Context) -> np.ndarray:
     """Root mean squared error [n + 1,n + 1] of one DDIM step from place i to j of the model's sampling; 0 for j ≤ i."""
     sampling = model.sampling
-    noise = noise_like(model, samples, context.seed, KEY).to(model.device)
+    noise = noise_like(model, samples, context.seed, Draw.TIMESTEPS).to(model.device)
     conditions = conditions_for(model, samples, context.dataset, context.seed)
     conditions = {name: value.to(model.device) for name, value in conditions.items()}
     states = walk(model, noise, conditions)

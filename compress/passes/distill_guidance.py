@@ -24,6 +24,7 @@ from compress.errors import PassError
 from compress.models import scalars
 from compress.models.denoiser import Denoiser, guided
 from compress.models.noising import noised
+from compress.settings import Pair
 
 
 class Config(training.TrainingConfig):
@@ -32,7 +33,7 @@ class Config(training.TrainingConfig):
     mode: Literal["baked", "embedded"] = Field(
         "baked", description="baked: the student knows the recipe's scale alone; embedded: the scale is an input"
     )
-    scales: tuple[float, float] = Field((1.0, 5.0), description="for embedded: least and largest guidance scale")
+    scales: Pair[float] = Field((1.0, 5.0), description="for embedded: least and largest guidance scale")
 
     @model_validator(mode="after")
     def _range(self) -> "Config":

@@ -38,6 +38,8 @@ from compress.models import scalars, trajectories
 from compress.models.denoiser import Denoiser, guided
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
+from compress.randomness import Draw
+from compress.settings import Many
 
 
 class Config(training.TrainingConfig):
@@ -48,7 +50,7 @@ class Config(training.TrainingConfig):
         description="trajectory: walk the student's own path against the teacher's, needs no images; progressive: "
         "halve the steps until there; consistency: one step of the teacher and the student's own average",
     )
-    sampling_steps: tuple[int, ...] = Field(
+    sampling_steps: Many[int] = Field(
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
@@ -327,7 +329,7 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
         rounds = len(_halvings(config.sampling_steps[0], len(grid.timesteps)))
     elif config.method == "trajectory":
         drawing = config.trajectories * trajectories.seconds_each(teacher, context.seed, context.dataset)
-        noise = noise_like(student, config.batch_size, context.seed)
+        noise = noise_like(student, config.batch_size, context.seed, Draw.FORECAST_WALK)
         conditions = conditions_for(student, len(noise), context.dataset, context.seed)
         walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
     objective = Steps(student, teacher, config, grid, config.sampling_steps, walked)

@@ -22,13 +22,14 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.contract import Context, Forecast, PassConfig, PassResult
-from compress.data import generator
 from compress.errors import PassError, suggest
 from compress.models import counts, edits, low_rank
 from compress.models.denoiser import Denoiser, predict
 from compress.models.low_rank import Choice, Spectrum
 from compress.models.moments import Readings, reading
 from compress.models.noising import noised, null_share, with_null
+from compress.randomness import Draw, generator
+from compress.settings import Many
 
 BATCH = 64
 
@@ -54,10 +55,10 @@ class Config(PassConfig):
     """Settings of `factorize`."""
 
     target: Target = Field(description="what is to be left, e.g. {macs: 0.7}")
-    layers: tuple[str, ...] | None = Field(
+    layers: Many[str] | None = Field(
         None, description="layers to consider, as globs; default: all but the first, the last and protected ones"
     )
-    keep: tuple[str, ...] = Field((), description="layers to leave alone, as globs")
+    keep: Many[str] = Field((), description="layers to leave alone, as globs")
     activation_aware: bool = Field(
         True,
         description="least error of what layers compute from the data, and of the model's output over all layers; "
@@ -135,8 +136,8 @@ def _read(model: Denoiser, layers: Mapping[str, nn.Module], config: Config, cont
     together = _wanted(config.target)[0] in ("macs", "params")
     with context.progress(f"{context.name}: reading layers", config.batches) as task, reading(layers) as found:
         for step in range(config.batches):
-            random = generator(context.seed, step)
-            batch = dataset.batch(BATCH, context.seed, step).to(context.device)
+            random = generator(context.seed, Draw.FACTORIZE, step)
+            batch = dataset.batch(BATCH, context.seed, Draw.FACTORIZE, step).to(context.device)
             count = len(batch.images)
             timestep = own[torch.randint(len(own), (count,), generator=random)]
             sample, *_ = noised(model, batch, timestep, random)

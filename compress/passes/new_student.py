@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import generator
 from compress.errors import PassError, suggest
-from compress.models import counts
+from compress.models import counts, trial
 from compress.models.denoiser import Denoiser
+from compress.randomness import Draw, generator
 
 
 class Config(PassConfig):
@@ -70,12 +70,13 @@ def _build(model: Denoiser, changes: Mapping[str, Any], context: Context) -> Den
     reason = family.refuse(config)
     if reason:
         raise PassError(f"{where}: {reason}")
+    try:
+        trial.build(family, config)
+    except ValueError as error:
+        raise PassError(f"{where}: {error}") from None
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator(context.seed).initial_seed())
-        try:
-            net = family.build(config)
-        except Exception as error:  # a config can be wrong in more ways than diffusers names
-            raise PassError(f"{where}: {family.name} cannot be built: {error}") from None
+        torch.default_generator.manual_seed(generator(context.seed, Draw.NEW_STUDENT).initial_seed())
+        net = family.build(config)
     net = net.to(model.device).eval().requires_grad_(False)
     student = dataclasses.replace(model, net=net, kept={})
     mine, theirs = _interface(student), _interface(model)

@@ -27,14 +27,17 @@ from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
-from compress.data import Batch, Dataset, generator
+from compress.data import Batch, Dataset
 from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
-from compress.files import remove, write_json
+from compress.files import write_json
+from compress.folders import own_folder, remove_own
 from compress.models import counts
 from compress.models.blocks import inputs_read, layout, outermost, without
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
+from compress.randomness import Draw, generator
+from compress.settings import Many
 
 _RANKING = "ranking.json"
 _RANKING_FIELDS = ("ranking", "probe_steps", "learning_rate", "batch_size", "batches")
@@ -59,7 +62,7 @@ class Target(PassConfig):
 class Config(PassConfig):
     """Settings of `prune_blocks`. Exactly one of blocks, layout and target is given."""
 
-    blocks: tuple[str, ...] | None = Field(
+    blocks: Many[str] | None = Field(
         None, min_length=1, description="blocks to take out: paths as globs, e.g. [mid_block, down_blocks.*.resnets.1]"
     )
     layout: Literal["bk-base", "bk-small", "bk-tiny"] | None = Field(
@@ -194,18 +197,18 @@ def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Cont
             error = _error(objective, probe, config, context)
             if config.ranking == "recovery":
                 work = context.workdir / path
-                work.mkdir(parents=True, exist_ok=True)
+                own_folder(work)
                 less.net.requires_grad_(True)
                 own = dataclasses.replace(quiet, name=f"{context.name}: recovery without {path}", workdir=work)
                 training.train(objective, less.net, _recovery(config), own, fitted)
                 # Adam moves weights by the learning rate however small the gradient: what was right may get worse
                 error = min(error, _error(objective, probe, config, context))
                 write_json(file, errors | {path: error})
-                remove(work)
+                remove_own(work)
             else:
                 task.advance()
             errors[path] = error
-    remove(file)
+    file.unlink(missing_ok=True)
     return errors
 
 
@@ -220,8 +223,9 @@ def _error(objective: Imitation, probe: Dataset, config: Config, context: Contex
     """Mean over batches that are the same for every block. Raises PassError if it is not finite."""
     total = 0.0
     for i in range(config.batches):
-        random = generator(context.seed, 1, i)
-        batch = probe.batch(config.batch_size, random.initial_seed(), i).to(context.device)
+        key = (context.seed, Draw.RECOVERY, i)
+        random = generator(*key)
+        batch = probe.batch(config.batch_size, *key).to(context.device)
         total += float(objective(batch, random)["output"])
     if not math.isfinite(total):
         raise PassError(f"{context.name}: the error of the output became {total}; lower learning_rate")

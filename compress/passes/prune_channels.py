@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import Dataset, generator
+from compress.data import Dataset
 from compress.diffusion.prediction import target as prediction_target
 from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
@@ -26,6 +26,8 @@ from compress.models.channels import Coupled, Couplings
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
 from compress.models.reference import silent
+from compress.randomness import Draw, generator
+from compress.settings import Many
 
 GRAIN = 2**12  # steps that the share of channels to remove is searched in
 BATCH = 64
@@ -75,7 +77,7 @@ class Config(PassConfig):
     multiple_of: int = Field(
         1, ge=1, description="widths are multiples of this where they were, e.g. 8 for int8 kernels"
     )
-    protect: tuple[str, ...] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
+    protect: Many[str] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
 
     @model_validator(mode="before")
@@ -144,8 +146,9 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
     largest = 0.0
     with context.progress(f"{context.name}: importance", config.batches) as task:
         for step in range(config.batches):
-            random = generator(context.seed, 0 if along else step)
-            batch = dataset.batch(BATCH, context.seed, 0 if along else step).to(context.device)
+            key = (context.seed, Draw.IMPORTANCE, 0 if along else step)
+            random = generator(*key)
+            batch = dataset.batch(BATCH, *key).to(context.device)
             count = len(batch.images)
             drawn = own[torch.randint(len(own), (count,), generator=random)]
             timestep = torch.full_like(drawn, step * last // config.batches) if along else drawn
@@ -177,7 +180,8 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
         if kept or one.count % one.parts:
             continue
         if config.importance == "random":
-            scores = torch.rand(one.count, generator=generator(seed, place), dtype=torch.float64)
+            random = generator(seed, Draw.RANDOM_IMPORTANCE, place)
+            scores = torch.rand(one.count, generator=random, dtype=torch.float64)
         else:
             scores = channels.importance(one, net, SCORES[config.importance])
         remove = one.heads and config.heads == "remove"

@@ -24,7 +24,7 @@ from torch import nn
 
 from compress import training
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import HELD_OUT, Batch, Dataset, generator
+from compress.data import HELD_OUT, Batch, Dataset
 from compress.errors import PassError
 from compress.evaluation import kernels, latency
 from compress.evaluation.assignment import left_in_float
@@ -33,10 +33,11 @@ from compress.models import four_bits, quantized, rounding
 from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
+from compress.randomness import Draw, generator
+from compress.settings import Many
 
 BATCH = 50
 PROBE = 20  # points at which the error of one layer's rounding is measured
-QAT_KEY = 14  # of the noise that weights are trained on: no other draw begins with the same
 
 
 class Qat(training.TrainingConfig):
@@ -71,7 +72,7 @@ class Config(PassConfig):
         description="of weights. nearest: each to its nearest level; gptq: up or down, so that what a layer computes "
         "on the calibration's images changes least (GPTQ); takes a minute or two more",
     )
-    float_layers: tuple[str, ...] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
+    float_layers: Many[str] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
     least_attention_width: int = Field(0, ge=0, description="attention with fewer input channels stays float")
     least_sqnr: float = Field(
         30.0, description="for auto: signal to rounding noise of the output that is kept, in dB over the own timesteps"
@@ -195,7 +196,7 @@ def _on_grids(
 ) -> Denoiser:
     """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at `points`."""
     grids = quantized.grids(model, scheme, float_layers)
-    random = generator(context.seed, 3)
+    random = generator(context.seed, Draw.GPTQ)
     with context.progress(f"{context.name}: rounding weights", len(grids)) as task:
         return rounding.on_grids(model, grids, lambda: _answers(model, points), random, task.advance)
 
@@ -207,7 +208,7 @@ def _trained(
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     float_layers = _float_layers(model, config)
     rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points), config.observer)
-    others = trajectory_points(model, qat.samples, qat.evaluations, context, QAT_KEY)
+    others = trajectory_points(model, qat.samples, qat.evaluations, context, Draw.QAT)
     with context.progress(f"{context.name}: the float model's answers", 1) as task:
         wanted = _answers(model, others)
         task.advance()
@@ -308,15 +309,15 @@ def _float_layers(model: Denoiser, config: Config) -> tuple[str, ...]:
 
 
 def trajectory_points(
-    model: Denoiser, samples: int, evaluations: int, context: Context, key: int = 1
+    model: Denoiser, samples: int, evaluations: int, context: Context, draw: Draw = Draw.CALIBRATION
 ) -> list[torch.Tensor]:
-    """(sample, timestep, *inputs), each [evaluations, ...]: where the model will be evaluated. key: of the noise.
+    """(sample, timestep, *inputs), each [evaluations, ...]: where the model will be evaluated. draw: of the noise.
 
     Timesteps in equal numbers, of every number of steps that the model serves; half of them with the null condition
     where guidance takes one; guidance scales that are an input over their whole range.
     """
     device = model.device
-    noise = noise_like(model, samples, context.seed, key).to(device)
+    noise = noise_like(model, samples, context.seed, draw).to(device)
     given = conditions_for(model, samples, context.dataset, context.seed)
     if GUIDANCE_SCALE in model.inputs:
         given[GUIDANCE_SCALE] = torch.linspace(*(model.sampling.guidance.scales or (1.0, 1.0)), samples)
@@ -331,7 +332,7 @@ def trajectory_points(
         times += path
         counts += [len(path)] * len(path)
     steps = len(visited)
-    random = generator(context.seed, 2)
+    random = generator(context.seed, Draw.POINTS, draw)
     step = torch.arange(evaluations) % steps
     item = torch.randint(samples, (evaluations,), generator=random)
     order = torch.randperm(evaluations, generator=random)

@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassResult
-from compress.data import Batch, generator
+from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.diffusion.sampling import from_scheduler_config
-from compress.errors import PassError
+from compress.errors import PassError, short
 from compress.models.denoiser import Denoiser, predict
 from compress.models.families import FAMILIES
 from compress.models.noising import noised, with_null
+from compress.randomness import Draw, generator
+from compress.settings import KeyFaults, unknown_keys
 
 
 class Config(training.TrainingConfig):
@@ -34,6 +36,18 @@ class Config(training.TrainingConfig):
     steps: int = Field(3000, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=1, description="images a step")
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: dict[str, Any] | None) -> dict[str, Any] | None:
+        if model is not None:
+            name = model.get("_class_name")
+            if not isinstance(name, str) or name not in FAMILIES:
+                raise KeyFaults({"_class_name": f"should be one of {', '.join(FAMILIES)}; got {short(name)}"})
+            unknown = unknown_keys(model, name)
+            if unknown:
+                raise KeyFaults(unknown)
+        return model
 
 
 class Denoising(nn.Module):
@@ -59,16 +73,14 @@ class Denoising(nn.Module):
 def build(config: Config, context: Context) -> Denoiser:
     """A model with random weights, determined by the recipe's seed. Raises PassError for a bad config."""
     assert config.model is not None
-    family = FAMILIES.get(str(config.model.get("_class_name")))
-    if family is None:
-        raise PassError(f"{context.name}: model._class_name should be one of {', '.join(FAMILIES)}")
+    family = FAMILIES[config.model["_class_name"]]
     reason = family.refuse(config.model)
     scheduler = context.sampling.scheduler
     if scheduler is None:
         reason = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
     if reason:
         raise PassError(f"{context.name}: {reason}")
-    torch.manual_seed(generator(context.seed).initial_seed())
+    torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
     try:
         net = family.build(config.model)
     except Exception as error:  # a config can be wrong in more ways than diffusers names

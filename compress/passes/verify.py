@@ -2,14 +2,14 @@
 
 Both draw the same labels from the same noise with their own sampling; seeds are used for nothing else. Every figure
 has its 95% interval and stands beside the teacher's own, so that a difference that could be noise is called "not
-resolved". A gate is held against the far end of the interval. Latency is measured interleaved in one run, beside the
-strongest baselines at hand. The reference samples are drawn once and kept.
+resolved". A gate is held against the far end of the interval, those that no recipe can lift as well; without one on
+quality the verdict is "not judged". Latency is measured interleaved in one run, beside the strongest baselines at hand.
+The reference samples are drawn once and kept.
 """
 
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
@@ -20,49 +20,20 @@ from compress import __version__
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.errors import VerifyError
 from compress.evaluation import baseline as baselines
-from compress.evaluation import cost, decision, judging, latency, probe, stages
+from compress.evaluation import cost, decision, judging, latency, probe, soundness, stages
 from compress.evaluation import forecast as predicted
+from compress.evaluation.decision import Cost, Distributional, Evaluated, Metric, Paired
 from compress.evaluation.figure import Figure
 from compress.evaluation.response import sample
 from compress.files import write_json, write_npz
 from compress.models.denoiser import Denoiser
 from compress.models.reference import BATCH, PYTORCH, Drawn, draw_kept, identity, kept_folder
 from compress.runtime import Bundle
+from compress.settings import File, Many
 
-Paired = Literal["psnr", "ssim", "class_agreement"]
-Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
-Distributional = Literal[
-    "frechet",
-    "kid",
-    "two_sample",
-    "density",
-    "coverage",
-    "vendi",
-    "class_variance",
-    "frechet_real",
-    "frechet_ratio",
-    "memorised",
-]
-Cost = Literal[
-    "params",
-    "macs",
-    "bytes",
-    "call_speedup",
-    "image_speedup",
-    "call_speedup_over_onnxruntime",
-    "image_speedup_over_onnxruntime",
-]
-Metric = Literal[
-    Paired,
-    "class_accuracy",
-    Evaluated,
-    "sampling_error",
-    "kernel_loss",
-    Distributional,
-    Cost,
-]
 SHOWN = 40  # pairs of samples that are kept for pictures
 AGAIN = 10  # images that the teacher draws once more, in the other runtime
+NOT_FINITE = "not every sample of the student is finite"
 
 
 class Gate(PassConfig):
@@ -85,22 +56,23 @@ class Config(PassConfig):
     gates: dict[Metric, Gate] = Field(
         {},
         description="limits, held against the far end of the 95% interval; params, macs and bytes are student ÷ "
-        "teacher, speedups teacher ÷ student; distances between distributions are the worst of all feature spaces",
+        "teacher, speedups teacher ÷ student; distances between distributions are the worst of all feature spaces; "
+        'without one on quality the verdict is "not judged"',
     )
     samples: int = Field(300, ge=10, description="images of the student, each beside the teacher's from the same noise")
     reference: int | None = Field(
         None, ge=10, description="images of the teacher from other noise, to hold both against; default: as `samples`"
     )
-    features: tuple[Path, ...] = Field(
+    features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
-    guidance_scales: tuple[float, ...] = Field((), description="scales at which the guidance response is measured")
-    few_steps: tuple[int, ...] = Field(
+    guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
+    few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
     )
     rounds: int = Field(30, ge=10, description="rounds of timing; the teacher in PyTorch is in every third")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
-    batches: tuple[int, ...] = Field((8,), description="batch sizes to time beside 1")
+    batches: Many[int] = Field((8,), description="batch sizes to time beside 1")
     starts: int = Field(1, ge=0, description="fresh processes of each side, for cold start and peak memory")
     torch_compile: bool = Field(False, description="time the teacher under torch.compile as well; takes minutes")
     judge_accuracy: float = Field(
@@ -136,14 +108,23 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         engine,
     )
     ours = sample(bundle, drawn[: config.samples], context.progress, f"{context.name}: student's samples")
-    if not np.isfinite(ours).all():
-        raise VerifyError(f"{bundle.path}: draws NaN or infinity from seed {context.seed}; the file is unusable")
+    sound = {"finite_output": soundness.finite_output(ours)}
+    finite = sound["finite_output"].value == 1  # else nothing about its images can be measured
     pairs, others = drawn[: len(ours)], drawn[config.samples :]
     judged = judging.Judging(
-        context.dataset, context.data, config.features, config.judge_accuracy, context.progress, engine
+        context.dataset,
+        context.data,
+        config.features,
+        config.judge_accuracy,
+        context.progress,
+        context.allow_pickle,
+        engine,
     )
-    quality, probed, student = _quality(bundle, baseline, pairs, others, ours, judged, context)
-    spaces = judged.spaces(pairs, others, ours)
+    quality: dict[str, Figure] = {}
+    probed, student, spaces = None, None, judging.Spaces()
+    if finite:
+        quality, probed, student = _quality(bundle, baseline, pairs, others, ours, judged, context)
+        spaces = judged.spaces(pairs, others, ours)
     costs = cost.measure(
         teacher,
         bundle,
@@ -156,30 +137,24 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.progress,
     )
     blamed, loss = _passes(teacher, bundle, student, context)
-    quality |= loss
-    figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios).items()}
+    quality |= {"sampling_error": probe.sampling_error(bundle, teacher), **loss}
+    sound["listed_files"] = soundness.listed_files(bundle)  # after all else: what was judged is what is there
+    figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios | sound).items()}
     for figures_of_space in spaces.figures.values():
         for name, figure in figures_of_space.items():
             figures.setdefault(name, []).append(figure)
-    left_out = {name: judging.UNPAIRED for name in get_args(Paired) if not bundle.manifest.get("paired", True)}
-    if distilled(bundle):
-        left_out |= {name: judging.DISTILLED for name in get_args(Evaluated)}
-    if not loss:
-        left_out["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
-    limits = {name: gate.model_dump() for name, gate in config.gates.items()}
-    unknown = [name for name in limits if name not in figures and name not in left_out]
-    if unknown:
-        raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
-    decisions = decision.decide(figures, limits, left_out)
+    decisions = _decide(figures, bundle, finite, judged, config, context)
     guidance = None
-    if config.guidance_scales and bundle.guidance["kind"] == "baked":
+    if not finite:
+        context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
+    elif config.guidance_scales and bundle.guidance["kind"] == "baked":
         context.log(
             f"{context.name}: no guidance response: the student knows the scale {bundle.guidance['scale']} alone"
         )
     elif config.guidance_scales and teacher.sampling.guidance.online and teacher.classes is not None:
         guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context.name, context.seed)
     report = {
-        "format": 2,
+        "format": 3,
         "recipe": context.recipe,
         "verdict": decision.verdict(decisions),
         "summary": _summary(costs.ratios, quality, spaces),
@@ -194,7 +169,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         "agreement": spaces.agreement(),
         "probe": probed,
         "guidance": guidance,
-        "by_class": judged.by_class(pairs, ours),
+        "by_class": judged.by_class(pairs, ours) if finite else None,
         "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context.name, context.seed),
         **blamed,
         "reference": {
@@ -268,12 +243,36 @@ def _quality(
         "floor": rounding.curve()[0].tolist(),
     }
     figures = probe.figures(student, rounding) | judged.pairs(pairs, ours, again)
-    figures["sampling_error"] = probe.sampling_error(bundle, teacher)
     if not bundle.manifest.get("paired", True):
         figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
     if distilled(bundle):
         return {name: figure for name, figure in figures.items() if name not in get_args(Evaluated)}, None, student
     return figures, curve, student
+
+
+def _decide(
+    figures: Mapping[str, Sequence[Figure]],
+    bundle: Bundle,
+    finite: bool,
+    judged: judging.Judging,
+    config: Config,
+    context: Context,
+) -> list[decision.Decision]:
+    """The recipe's gates, and those that always hold, on what was measured. Raises VerifyError."""
+    gates = {name: gate.model_dump() for name, gate in config.gates.items()}
+    left_out: dict[str, str] = {}
+    if not bundle.manifest.get("paired", True):
+        left_out |= dict.fromkeys(get_args(Paired), judging.UNPAIRED)
+    if distilled(bundle):
+        left_out |= dict.fromkeys(get_args(Evaluated), judging.DISTILLED)
+    if "kernel_loss" not in figures and ("kernel_loss" in gates or bundle.manifest["scheme"] != "float"):
+        left_out["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
+    if not finite:
+        left_out |= {name: NOT_FINITE for name in gates if name not in figures}
+    unknown = [name for name in gates if name not in figures and name not in left_out]
+    if unknown:
+        raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
+    return decision.decide(figures, decision.with_always(gates, {*figures, *left_out}), left_out)
 
 
 def distilled(bundle: Bundle) -> bool:
@@ -289,13 +288,14 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[int, ...]:
 
 
 def _passes(
-    teacher: Denoiser, bundle: Bundle, student: probe.Answer, context: Context
+    teacher: Denoiser, bundle: Bundle, student: probe.Answer | None, context: Context
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """(what each pass of the recipe cost and gained, kernel_loss); nothing where a bundle is verified on its own.
+    """(what each pass of the recipe cost and gained, kernel_loss).
 
-    student: the bundle's answer to the probe.
+    student: the bundle's answer to the probe. Nothing where a bundle is verified on its own, or draws what is not
+    finite.
     """
-    if not context.stages:
+    if not context.stages or student is None:
         return {"stages": [], "quantization": None}, {}
     frozen = student.probe
     models = [stages.Measured("teacher", "teacher", teacher, probe.Answer(frozen, frozen.guided))]

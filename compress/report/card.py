@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -11,8 +11,17 @@ from compress.report.page import settings
 from compress.runtime.bundle import SCALARS
 
 
-def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None, bundle: bool) -> str:
-    """Markdown from the records of the passes and the report of `verify`, if there is one."""
+def card(
+    recipe: str,
+    records: Sequence[Mapping[str, Any]],
+    report: Mapping[str, Any] | None,
+    bundle: bool,
+    student: Literal["stock", "own"] | None = None,
+) -> str:
+    """Markdown from the records of the passes and the report of `verify`, if there is one.
+
+    student: whether diffusers loads it or this package alone, if there is one.
+    """
     template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["cell"] = _cell
@@ -31,6 +40,7 @@ def card(recipe: str, records: Sequence[Mapping[str, Any]], report: Mapping[str,
         report=report,
         shortfalls=words.shortfalls(report) if report else [],
         bundle=bundle,
+        student=student,
         conditions=conditions,
         words=words,
     )

@@ -70,6 +70,7 @@ def caveats(students: Sequence[Student]) -> list[str]:
         values = sorted({str((student.report.get("environment") or {}).get(key, "unknown")) for student in students})
         if len(values) > 1:
             found.append(f"timed on different {what} ({', '.join(values)}): compare ratios, not milliseconds")
+    found += [f"{student.name} is not judged: {why}" for student in students if (why := words.unjudged(student.report))]
     older = [student.name for student in students if "format" not in student.report]
     if older:
         found.append(f"without noise floors, from an older version: {', '.join(older)}")

@@ -4,12 +4,21 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress.files import write_atomically, write_json, write_text
+from compress.folders import refuse_foreign, write_folder
 from compress.report.card import card
 from compress.report.figures import draw_pairs
 from compress.report.page import page
+
+_PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
+
+
+def check(output: Path) -> None:
+    """Raises OutputError where a folder stands that a recipe's result would replace and that no recipe made."""
+    for place in _PLACES.values():
+        refuse_foreign(output / place)
 
 
 def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
@@ -18,8 +27,7 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     for number, record in enumerate(records, start=1):
         folder = output / "passes" / f"{number:02d}-{record['name']}"
         if record["stored"] is not None:
-            name = "onnx" if record["stored"] == "onnx" else "student"
-            _copy(folder / record["stored"], output / name)
+            _copy(folder / record["stored"], output / _PLACES[record["stored"]])
         for file in sorted((folder / "files").iterdir()):
             if file.name == "samples.npz":
                 draw_pairs(file, output / "samples.png")
@@ -30,11 +38,18 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     report_file = output / "report.json"
     verified = any(record["pass"] == "verify" for record in records)
     report = json.loads(report_file.read_text(encoding="utf-8")) if verified else None
-    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir()))
+    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir(), _student(output)))
     if report is None:
         return None
     write_page(output, report, records, samples)
     return str(report["verdict"])
+
+
+def _student(output: Path) -> Literal["stock", "own"] | None:
+    """Who loads the student, if there is one."""
+    if not (output / "student").is_dir():
+        return None
+    return "stock" if any((output / "student" / "unet").glob("diffusion_pytorch_model*")) else "own"
 
 
 def write_page(
@@ -46,6 +61,6 @@ def write_page(
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        write_atomically(target, lambda part: shutil.copytree(source, part))
+        write_folder(target, lambda part: shutil.copytree(source, part, dirs_exist_ok=True))
     else:
         write_atomically(target, lambda part: shutil.copyfile(source, part))

@@ -1,20 +1,21 @@
-"""What stands in report.json, format 2, and reading it from a result folder.
+"""What stands in report.json, format 3, and reading it from a result folder.
 
-`verify` writes it. Reports from before the format had a number lack floors, bounds and baselines:
-what is here is shown and the rest left out. Shares are 0 to 1, ratios of sizes student ÷ teacher,
-speedups teacher ÷ student, intervals 95%.
+`verify` writes it. Reports of format 2 have no gates that always hold and are never "not judged"; those from before the
+format had a number lack floors, bounds and baselines: what is here is shown and the rest left out. Shares are 0 to 1,
+ratios of sizes student ÷ teacher, speedups teacher ÷ student, intervals 95%.
 """
 
-import json
 from collections.abc import Mapping
+from os.path import lexists
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.errors import ReportError
+from compress.files import Unreadable, read_json
 
-FORMAT = 2
+FORMAT = 3
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Span = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
@@ -53,7 +54,10 @@ class Entry(Part):
 
 
 class Gate(Part):
-    """A limit on a metric; `bound`, the far end of the value's interval, is what is held against it."""
+    """A limit on a metric; `bound`, the far end of the value's interval, is what is held against it.
+
+    always: whatever the recipe says.
+    """
 
     measured = ("value", "passed")
     name: str
@@ -63,6 +67,7 @@ class Gate(Part):
     bound: Number | None = None
     passed: bool | None = None
     reason: str | None = None
+    always: bool = False
 
 
 class Side(Part):
@@ -187,7 +192,7 @@ class Stage(Part):
 class Report(Part):
     """The whole report; what may be missing is left out where it is shown."""
 
-    verdict: Literal["pass", "fail"]
+    verdict: Literal["pass", "fail", "not judged"]
     summary: str
     gates: list[Gate]
     teacher: Side
@@ -220,16 +225,16 @@ def read_report(folder: Path) -> dict[str, Any]:
 
     Raises ReportError if there is none, if it is damaged, or if it is of a format that is not known here.
     """
-    within = folder.parent if (folder / "bundle.json").is_file() and not (folder / "report.json").is_file() else folder
-    path = within / "report.json"
-    if not path.is_file():
+    inside = not lexists(folder / "report.json") and lexists(folder / "bundle.json")
+    path = (folder.parent if inside else folder) / "report.json"
+    if not lexists(path):
         raise ReportError(
             f"{folder}: has no report.json; give the result folder of a recipe that ends in verify, "
             "or write one with `compress verify --output`"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except Unreadable as error:
         raise ReportError(f"{path}: cannot be read: {error}; verify the bundle again") from error
     return check(content, path)
 

@@ -32,8 +32,8 @@ def pairs(source: Path) -> list[dict[str, object]]:
 
 
 def picture(image: np.ndarray) -> str:
-    """One image [c,h,w] in [-1, 1] as the data URI of a PNG; of latents, the first channel."""
-    pixels = np.rint(255 * np.clip((image + 1) / 2, 0, 1)).astype(np.uint8)
+    """One image [c,h,w] in [-1, 1] as the data URI of a PNG, black where it is NaN; of latents, the first channel."""
+    pixels = np.rint(255 * np.clip((np.nan_to_num(image, nan=-1) + 1) / 2, 0, 1)).astype(np.uint8)
     shown = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
     shown.thumbnail((LARGEST, LARGEST))
     stream = io.BytesIO()

@@ -1,7 +1,9 @@
 """How figures and findings are said: the same words in the page, the card, the comparison and the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
+
+from compress.evaluation.decision import Quality
 
 NAMES = {
     "psnr": "PSNR in dB",
@@ -15,6 +17,8 @@ NAMES = {
     "guidance_ratio": "effective guidance scale ÷ asked",
     "sampling_error": "noise level told and supposed, difference",
     "kernel_loss": "real kernels less exact than simulated, dB",
+    "finite_output": "finite samples, share",
+    "listed_files": "files as in the hash list",
     "frechet": "Fréchet distance FD∞",
     "kid": "kernel distance (KID)",
     "two_sample": "two-sample test",
@@ -38,6 +42,11 @@ SPACES = {
     "pixels": "principal components of the pixels",
 }
 UNRESOLVED = "not resolved"
+EXAMPLES = {  # gates on quality, the most telling first
+    "class_accuracy": "{margin: 0.02}",
+    "psnr": "{min: 25}",
+    "output_error": "{max: 0.05}",
+}
 
 
 def name(metric: str) -> str:
@@ -94,6 +103,28 @@ def faster(ratio: float) -> str:
     return f"{ratio:.3g}× faster" if ratio >= 1 else f"{ratio:.3g}×: SLOWER"
 
 
+def gate(entry: Mapping[str, Any]) -> str:
+    """What a gate is on, and whether it holds whatever the recipe says."""
+    return name(entry["name"]) + (" (always)" if entry.get("always") else "")
+
+
+def always(report: Mapping[str, Any]) -> str:
+    """What is meant by it, where a report has such gates."""
+    marked = any(entry.get("always") for entry in report["gates"])
+    return "Gates marked “always” hold whatever the recipe says." if marked else ""
+
+
+def unjudged(report: Mapping[str, Any]) -> str:
+    """Of a student that was not judged, why, and what to add to the recipe; else nothing."""
+    if report["verdict"] != "not judged":
+        return ""
+    named = any(entry["name"] in get_args(Quality) for entry in report["gates"])
+    why = "no gate on quality means anything for this student" if named else "the recipe has no gate on quality"
+    measured = {metric for metric, _, entry in entries(report) if "value" in entry}
+    settings = next((f"gates: {{{key}: {EXAMPLES[key]}}}" for key in EXAMPLES if key in measured), None)
+    return f"{why}; add one, such as verify: {{{settings or 'samples: 1000, gates: {coverage: {margin: 0.1}}'}}}"
+
+
 def limit(gate: Mapping[str, Any]) -> str:
     """What a gate demands."""
     sign = {"min": "≥ ", "max": "≤ ", "margin": "worse by ≤ "}[gate["kind"]]
@@ -136,6 +167,8 @@ def groups(report: Mapping[str, Any]) -> list[tuple[int, int, list[Mapping[str, 
     """Latency rows by (batch, threads), in the order in which they first appear."""
     found: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for row in report.get("latency") or []:
+        if str(row.get("reason", "")).startswith("not asked for"):
+            continue  # written up to format 2
         found.setdefault((row["batch"], row["threads"]), []).append(row)
     return [(batch, threads, rows) for (batch, threads), rows in found.items()]
 

@@ -95,7 +95,7 @@ def solve_adaptively(
         left = None
         if seconds is not None:
             taken = time.perf_counter() - began
-            left = int((seconds - taken) / (taken / rounds))
+            left = int(min((seconds - taken) / (taken / rounds), last))
         for item, found in zip(active, output, strict=True):
             begin = int(place[item])
             step = grid.steps[begin]

@@ -1,8 +1,8 @@
 """A bundle on the device: `bundle.json` and ONNX files, run with numpy and onnxruntime alone."""
 
 import copy
-import hashlib
-import json
+import math
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ import onnxruntime
 
 from compress.errors import BundleError
 from compress.runtime.adaptive import Grid, solve_adaptively
+from compress.runtime.manifest import read_manifest, verify_files
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
+from compress.runtime.signature import Specs, check_signature
 
-FORMAT = 1
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
 
@@ -29,32 +30,45 @@ class Bundle:
     def __init__(self, path: str | Path, threads: int | None = None, check_hashes: bool = True) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        try:
-            if check_hashes:
-                verify_files(self.path, self.manifest)
-            self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
-            self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
-            self.batch: int | None = self.manifest["batch"]
-            self.timesteps: list[int] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
-            sampling = self.manifest["sampling"]
-            self.steps = [Step(**step) for step in sampling["steps"]]
-            others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
-            self.served = {len(steps): steps for steps in (self.steps, *others)}
-            self.clip_range: float | None = sampling["clip_range"]
-            self.guidance: dict[str, Any] = sampling["guidance"]
-            self.null = {name: self._null(value) for name, value in self.guidance.get("null", {}).items()}
-            model = self.path / self.manifest["model"]
-        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            raise BundleError(
-                f"{self.path / 'bundle.json'}: is damaged ({type(error).__name__}: {error}); export it again"
-            ) from None
+        verify_files(self.path, self.manifest, check_hashes)
+        self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
+        self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
+        self.batch: int | None = self.manifest["batch"]
+        self.timesteps: list[int] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
+        sampling = self.manifest["sampling"]
+        self.steps = [Step(**step) for step in sampling["steps"]]
+        others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
+        self.served = {len(steps): steps for steps in (self.steps, *others)}
+        self.clip_range: float | None = sampling["clip_range"]
+        self.guidance: dict[str, Any] = sampling["guidance"]
+        self.null = {name: self._null(name, value) for name, value in self.guidance.get("null", {}).items()}
         self.threads = threads
-        self.session = open_session(model, threads, self.manifest.get("scheme", ""))
+        self.image: dict[str, Any] = next(iter(self.manifest.get("outputs", {}).values()), self.inputs["sample"])
+        self.session = self._open(self.manifest["model"], self.inputs, "out_sample")
+
+    def _open(self, name: str, inputs: Specs, output: str) -> onnxruntime.InferenceSession:
+        """A session of one of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
+        session = open_session(self.path / name, self.threads, self.manifest.get("scheme", ""))
+        check_signature(self.path / name, session, inputs, {output: self.image})
+        return session
+
+    def _run(self, session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        try:
+            return np.asarray(session.run(None, feeds)[0])
+        except Exception as error:  # onnxruntime raises its own, undocumented exception types
+            raise BundleError(f"{self.path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the model's files, external weights included."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+        """Bytes that a device needs to draw samples: weights beside a graph included, `bundle.json` left out.
+
+        Where there are two ways, step by step or the sampler in one graph, each holds all weights and one is enough:
+        those of the larger.
+        """
+        sizes = {name: int(entry["bytes"]) for name, entry in self.manifest["files"].items()}
+        own = Path(self.manifest.get("sampler") or "").stem  # of sampler.onnx and the weights beside it
+        at_once = sum(size for name, size in sizes.items() if Path(name).stem == own)
+        return max(at_once, sum(sizes.values()) - at_once)
 
     def at_scale(self, scale: float) -> "Bundle":
         """The same bundle with another guidance scale (diffusers' convention). Raises BundleError if it has none."""
@@ -62,6 +76,8 @@ class Bundle:
             raise BundleError(f"{self.path}: is not guided, so it has no guidance scale")
         if self.guidance["kind"] == "baked" and scale != self.guidance["scale"]:
             raise BundleError(f"{self.path}: was distilled for the guidance scale {self.guidance['scale']} alone")
+        if not math.isfinite(scale):
+            raise BundleError(f"{self.path}: the guidance scale should be a finite number; got {scale}")
         low, high = self.guidance.get("scales", (-np.inf, np.inf))
         if not low <= scale <= high:
             raise BundleError(f"{self.path}: was distilled for guidance scales {low} … {high}; got {scale}")
@@ -91,9 +107,21 @@ class Bundle:
         }
         return given.pop("sample"), given
 
-    def _null(self, value: int | str) -> np.ndarray:
-        """A null condition: a class number, or the name of an .npy file beside the manifest."""
-        return np.asarray(value) if isinstance(value, int) else np.load(self.path / value, allow_pickle=False)
+    def _null(self, name: str, value: int | str) -> np.ndarray:
+        """A null condition: a class number, or what an .npy file beside the manifest holds."""
+        if isinstance(value, int):
+            return np.asarray(value)
+        file = self.path / value
+        try:
+            found = np.array(np.load(file, mmap_mode="r", allow_pickle=False))  # no longer than the file, so
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{file}: cannot be read as .npy: {error}; copy or export it again") from None
+        shape = tuple(self.inputs[name]["shape"][1:])
+        if found.shape != shape or found.dtype.kind != "f" or not np.isfinite(found).all():
+            raise BundleError(
+                f"{file}: should hold finite numbers {list(shape)}; got {found.dtype} {list(found.shape)}"
+            )
+        return found
 
     def denoise(
         self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
@@ -115,7 +143,7 @@ class Bundle:
         if len(sample) % size:
             raise BundleError(f"{self.path}: was exported for batches of {size}; got {len(sample)} samples")
         parts = [
-            self.session.run(None, {name: value[start : start + size] for name, value in feeds.items()})[0]
+            self._run(self.session, {name: value[start : start + size] for name, value in feeds.items()})
             for start in range(0, len(sample), size)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -172,6 +200,9 @@ class Bundle:
             raise BundleError(f"{self.path}: its steps cannot adapt: {why}")
         if self.batch and self.batch > 1:
             raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
+        for name, asked in (("psnr", psnr), ("tolerance", tolerance), ("milliseconds", milliseconds)):
+            if asked is not None and not (0 < asked < math.inf or (name == "tolerance" and asked == 0)):
+                raise BundleError(f"{self.path}: {name} should be a positive, finite number; got {asked}")
         if psnr is not None:
             tolerance = self._tolerance(psnr)
         if tolerance is None and milliseconds is None:
@@ -202,7 +233,8 @@ class Bundle:
         name = self.manifest.get("sampler")
         if name is None:
             raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
-        return open_session(self.path / name, self.threads, self.manifest.get("scheme", ""))
+        conditions = {key: spec for key, spec in self.inputs.items() if key not in ("sample", "timestep", "steps")}
+        return self._open(name, {"noise": self.inputs["sample"], **conditions}, "image")
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
         """As `sample`, in one call of onnxruntime for each batch, in the number of steps that was exported."""
@@ -214,7 +246,7 @@ class Bundle:
         given = {"noise": noise, **scale, **conditions}
         feeds = {name: np.asarray(given[name], dtype=types[name]) for name in taken}
         parts = [
-            self.sampler.run(None, {name: value[start : start + count] for name, value in feeds.items()})[0]
+            self._run(self.sampler, {name: value[start : start + count] for name, value in feeds.items()})
             for start in range(0, len(noise), count)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -239,40 +271,21 @@ class Bundle:
             raise BundleError(f"{self.path}: class labels must lie in 0…{classes - 1}")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The checked content of `bundle.json`. Raises BundleError."""
-    file = path / "bundle.json"
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["format"]
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no bundle.json here; give the folder that export_onnx wrote") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BundleError(f"{file}: is damaged ({error!r}); export the model again") from None
-    if version != FORMAT:
-        raise BundleError(f"{file}: format {version!r}; this version reads format {FORMAT}")
-    return manifest
+def find(path: Path) -> Path:
+    """The bundle's folder: `path`, or within it where `path` is the result folder of a recipe."""
+    return path / "onnx" if os.path.lexists(path / "onnx" / "bundle.json") else path
 
 
-def verify_files(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare every file of the bundle with its SHA-256. Raises BundleError."""
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{file}: is missing; copy the whole bundle folder")
-        if sha256(file) != entry["sha256"]:
-            raise BundleError(f"{file}: differs from what was exported (SHA-256); copy or export it again")
+def open_session(
+    file: Path | bytes, threads: int | None = None, scheme: str = "float", level: Any = None
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU, of a file or its content, with `session_options`.
 
-
-def sha256(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def open_session(file: Path | bytes, threads: int | None = None, scheme: str = "float") -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU, of a file or its content, with `session_options`."""
+    level: a GraphOptimizationLevel other than the usual one, which is all.
+    """
     options = session_options(threads, scheme)
+    if level is not None:
+        options.graph_optimization_level = level
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, undocumented exception types

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from compress.evaluation.decision import Decision, as_json, decide, verdict
+from compress.evaluation.decision import ALWAYS, Decision, as_json, decide, verdict, with_always
 from compress.evaluation.figure import Figure
 
 
@@ -61,18 +61,17 @@ def test_unknown_name_is_an_error():
 
 
 def test_one_failure_fails_the_verdict():
-    limits = {"x": {"min": 1.0}, "y": {"max": 1.0}}
-    assert verdict(decide(exact(x=1.0, y=1.0), limits, {})) == "pass"
-    assert verdict(decide(exact(x=1.0, y=1.5), limits, {})) == "fail"
-    assert verdict(decide(exact(x=math.nan, y=1.0), limits, {})) == "fail"
-    assert verdict([]) == "pass"
+    limits = {"ssim": {"min": 1.0}, "bytes": {"max": 1.0}}
+    assert verdict(decide(exact(ssim=1.0, bytes=1.0), limits, {})) == "pass"
+    assert verdict(decide(exact(ssim=1.0, bytes=1.5), limits, {})) == "fail"
+    assert verdict(decide(exact(ssim=math.nan, bytes=1.0), limits, {})) == "fail"
 
 
 def test_report_has_every_field_and_is_a_copy():
     decisions = decide(exact(x=5.0), {"x": {"min": 1}}, {})
     content = as_json(decisions)
     assert json.loads(json.dumps(content)) == [
-        {"name": "x", "kind": "min", "limit": 1, "value": 5.0, "bound": 5.0, "passed": True}
+        {"name": "x", "kind": "min", "limit": 1, "value": 5.0, "bound": 5.0, "passed": True, "always": False}
     ]
     content[0]["passed"] = False
     assert decisions[0].passed
@@ -114,5 +113,74 @@ def test_margin_needs_the_teachers_own_figure():
 
 def test_what_means_nothing_is_left_out_and_said():
     decisions = decide({}, {"x": {"min": 1.0}}, {"x": "other noise"})
-    assert as_json(decisions) == [{"name": "x", "kind": "min", "limit": 1.0, "reason": "other noise"}]
-    assert verdict(decisions) == "pass"
+    assert as_json(decisions) == [{"name": "x", "kind": "min", "limit": 1.0, "reason": "other noise", "always": False}]
+
+
+SOUND = {"finite_output": 1.0, "listed_files": 1.0, "sampling_error": 0.0, "kernel_loss": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("gates", "left_out", "expected"),
+    [
+        ({}, {}, "not judged"),
+        ({"bytes": {"max": 1}, "macs": {"max": 1}, "params": {"max": 1}, "call_speedup": {"min": 0}}, {}, "not judged"),
+        ({"kernel_loss": {"max": 0.5}, "sampling_error": {"max": 1e-6}}, {}, "not judged"),
+        ({"psnr": {"min": 0}}, {"psnr": "other noise"}, "not judged"),
+        ({"psnr": {"min": 2}, "bytes": {"max": 1}}, {"psnr": "other noise"}, "fail"),
+        ({"bytes": {"max": 0.1}}, {}, "fail"),
+        *(({name: {"min": 0}}, {}, "pass") for name in ("psnr", "class_accuracy", "guidance_ratio", "vendi")),
+        ({"psnr": {"min": 0}, "output_error": {"max": 0}}, {"output_error": "few steps"}, "pass"),
+    ],
+)
+def test_a_pass_needs_a_gate_on_quality_that_was_held(gates, left_out, expected):
+    names = ("psnr", "class_accuracy", "guidance_ratio", "vendi", "bytes", "macs", "params", "call_speedup")
+    figures = exact(**dict.fromkeys(names, 1.0), **SOUND)
+    if expected == "fail":
+        figures["bytes"] = [Figure(2.0, "less")]
+    assert verdict(decide(figures, with_always(gates, figures), left_out)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("finite_output", value) for value in (0.999, 0.0, math.nan)),
+        ("listed_files", 0.0),
+        *(("sampling_error", value) for value in (2e-5, math.nan)),
+        *(("kernel_loss", value) for value in (1.01, 8.4, math.nan)),
+    ],
+)
+def test_what_no_user_would_accept_fails_whatever_the_recipe_says(name, value):
+    figures = exact(psnr=60.0, **{**SOUND, name: value})
+    for own in ({}, {name: {"min": -1000.0, "max": 1000.0}}):
+        decisions = decide(figures, with_always({"psnr": {"min": 1.0}, **own}, figures), {})
+        assert verdict(decisions) == "fail"
+        (failed,) = [decision for decision in decisions if decision.passed is False and decision.always]
+        assert failed.name == name and failed.limit == next(iter(ALWAYS[name].values()))
+
+
+def test_the_stricter_of_two_limits_holds_and_the_recipes_come_first():
+    limits = with_always(
+        {"psnr": {"min": 1}, "kernel_loss": {"min": None, "max": 0.5, "margin": None}, "sampling_error": {"max": 1}},
+        SOUND,
+    )
+    assert [name for name in limits] == ["psnr", "kernel_loss", "sampling_error", "finite_output", "listed_files"]
+    assert limits["kernel_loss"]["max"] == 0.5 and limits["sampling_error"]["max"] == 1e-5
+    always = {(d.name, d.kind): d.always for d in decide(exact(psnr=2.0, **SOUND), limits, {})}
+    assert always == {
+        ("psnr", "min"): False,
+        ("kernel_loss", "max"): False,  # the recipe's own
+        ("sampling_error", "max"): True,
+        ("finite_output", "min"): True,
+        ("listed_files", "min"): True,
+    }
+
+
+def test_a_margin_stands_beside_what_always_holds_and_recipes_are_left_alone():
+    own = {"kernel_loss": {"margin": 0.2}}
+    assert with_always(own, SOUND)["kernel_loss"] == {"margin": 0.2, "max": 1.0} and own["kernel_loss"] == {
+        "margin": 0.2
+    }
+
+
+def test_of_what_is_not_known_there_is_nothing_to_hold():
+    assert list(with_always({}, {"sampling_error": 0, "psnr": 1})) == ["sampling_error"]

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.data import Dataset
-from compress.errors import VerifyError
+from compress.errors import CompressError, VerifyError
 from compress.evaluation import features
 from compress.evaluation.distribution import frechet_distance
 from compress.evaluation.features import classifier_space, load_extractor, pixel_space, random_space
@@ -200,7 +200,7 @@ def onnx_file(folder: Path, batch: int | str = "n") -> Path:
 
 @pytest.mark.parametrize("name", ["net.pt", "net.ts"])
 def test_torchscript_gives_its_own_features(tmp_path, name):
-    space = load_extractor(torchscript(tmp_path, Pooled(), name), (1, 8, 8))
+    space = load_extractor(torchscript(tmp_path, Pooled(), name), (1, 8, 8), True)
     assert (space.name, space.dimension) == (name, 4)
     images = uniform(features.BATCH + 5)
     expected = images.reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4)
@@ -208,7 +208,7 @@ def test_torchscript_gives_its_own_features(tmp_path, name):
 
 
 def test_onnx_gives_its_own_features(tmp_path):
-    space = load_extractor(onnx_file(tmp_path), (1, 8, 8))
+    space = load_extractor(onnx_file(tmp_path), (1, 8, 8), True)
     assert (space.name, space.dimension) == ("net.onnx", 5)
     images = uniform(7)
     matrix = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
@@ -217,14 +217,14 @@ def test_onnx_gives_its_own_features(tmp_path):
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(VerifyError, match=r"none\.pt: no such file"):
-        load_extractor(tmp_path / "none.pt", (1, 8, 8))
+        load_extractor(tmp_path / "none.pt", (1, 8, 8), True)
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.onnx"])
 def test_unreadable_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"this is no network")
     with pytest.raises(VerifyError, match=f"{name}: cannot be read"):
-        load_extractor(tmp_path / name, (1, 8, 8))
+        load_extractor(tmp_path / name, (1, 8, 8), True)
 
 
 def test_pickled_module_is_refused_without_running_it(tmp_path):
@@ -234,31 +234,38 @@ def test_pickled_module_is_refused_without_running_it(tmp_path):
 
     torch.save(Trap(), tmp_path / "net.pt")
     with pytest.raises(VerifyError, match="cannot be read"):
-        load_extractor(tmp_path / "net.pt", (1, 8, 8))
+        load_extractor(tmp_path / "net.pt", (1, 8, 8), True)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_other_kinds_of_file_are_refused(tmp_path):
     (tmp_path / "net.bin").touch()
     with pytest.raises(VerifyError, match="TorchScript"):
-        load_extractor(tmp_path / "net.bin", (1, 8, 8))
+        load_extractor(tmp_path / "net.bin", (1, 8, 8), True)
 
 
 def test_wrong_rank_is_refused(tmp_path):
     with pytest.raises(VerifyError, match=r"got \[2, 1, 8, 8\]"):
-        load_extractor(torchscript(tmp_path, Whole()), (1, 8, 8))
+        load_extractor(torchscript(tmp_path, Whole()), (1, 8, 8), True)
 
 
 def test_nan_is_refused(tmp_path):
     with pytest.raises(VerifyError, match="NaN"):
-        load_extractor(torchscript(tmp_path, Logarithm()), (1, 8, 8))
+        load_extractor(torchscript(tmp_path, Logarithm()), (1, 8, 8), True)
 
 
 def test_network_for_other_images_is_refused(tmp_path):
     with pytest.raises(VerifyError, match=r"fails on images \[2, 3, 8, 8\]"):
-        load_extractor(onnx_file(tmp_path), (3, 8, 8))
+        load_extractor(onnx_file(tmp_path), (3, 8, 8), True)
 
 
 def test_network_for_one_batch_size_is_refused(tmp_path):
     with pytest.raises(VerifyError, match="fails on images"):
-        load_extractor(onnx_file(tmp_path, batch=1), (1, 8, 8))
+        load_extractor(onnx_file(tmp_path, batch=1), (1, 8, 8), True)
+
+
+def test_torchscript_is_not_run_without_a_word_of_trust(tmp_path):
+    file = torchscript(tmp_path, Pooled())
+    with pytest.raises(CompressError, match=r"net\.pt: is TorchScript, a program that is run; pass --allow-pickle"):
+        load_extractor(file, (1, 8, 8), False)
+    assert load_extractor(onnx_file(tmp_path), (1, 8, 8), False).dimension == 5

@@ -18,7 +18,8 @@ from compress.diffusion.sampling import Guidance, SamplingOptions, from_schedule
 from compress.errors import CheckpointError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw, predict
-from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, inputs_for, make_denoiser, read_json
+from compress.passes import quantize
+from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, inputs_for, make_context, make_denoiser, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -216,13 +217,6 @@ def test_attention_names_of_old_diffusers(folder: Path) -> None:
     assert torch.equal(output(checkpoint.load(folder)), output(make_denoiser(CLASS_CONFIG)))
 
 
-def test_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, **_: asked.append(name) or str(folder))
-    assert torch.equal(output(checkpoint.load("owner/name")), output(make_denoiser(CLASS_CONFIG)))
-    assert asked == ["owner/name"]
-
-
 # Nothing there, or something else.
 
 
@@ -243,22 +237,6 @@ def test_folder_of_other_things_says_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     (tmp_path / "transformer").mkdir()
     refused(tmp_path, tmp_path, "photo.png", "transformer", "UNet2DModel")
-
-
-def test_unreachable_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **_: Any) -> None:
-        raise ConnectionError("Name or service not known\nlong trace")
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
-    assert "long trace" not in refused("owner/name", "owner/name", "Name or service not known")
-
-
-def test_unreachable_hub_id_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **_: Any) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", fail)
-    refused("owner/name", "owner/name", "TimeoutError")
 
 
 # Weights.
@@ -517,3 +495,142 @@ def test_hostile_structure(folder: Path, structure: dict) -> None:
 def test_structure_that_the_weights_do_not_have(folder: Path) -> None:
     (folder / "structure.json").write_text(json.dumps({"shapes": {"conv_in.bias": [8]}}))
     refused(folder, folder / "unet", "conv_in.bias is [16] and should be [8]")
+
+
+# Schedules and guidance that cannot work.
+
+
+def one_message(folder: Path, file: str, *mentions: str) -> None:
+    message = refused(folder, folder / file, *mentions)
+    assert "\n" not in message and "pydantic" not in message and len(message) < 600 + len(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"beta_start": -0.1}, "beta_start"),
+        ({"beta_start": -0.1, "beta_schedule": "scaled_linear"}, "beta_start"),
+        ({"beta_end": 1.5, "beta_schedule": "linear"}, "beta_end"),
+        ({"beta_end": float("nan"), "beta_schedule": "linear"}, "beta_end"),
+        ({"beta_start": "small"}, "beta_start"),
+        ({"beta_start": 0, "beta_end": 0, "beta_schedule": "linear"}, "betas"),
+        ({"trained_betas": [0.1, 0.2]}, "2 numbers for 1000"),
+        ({"trained_betas": "many"}, "trained_betas"),
+        ({"trained_betas": {"a": 1}}, "trained_betas"),
+        ({"trained_betas": ["x"] * 1000}, "trained_betas"),
+        ({"trained_betas": [2.0] * 1000}, "trained_betas"),
+        ({"trained_betas": [-0.1] * 1000}, "trained_betas"),
+        ({"trained_betas": [0.0] * 1000}, "betas"),
+        ({"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ({"num_train_timesteps": float("inf")}, "scheduler_config.json"),
+        ({"num_train_timesteps": [1000]}, "scheduler_config.json"),
+        ({"steps_offset": 10**9, "timestep_spacing": "leading"}, "scheduler_config.json"),
+        ({"clip_sample": True, "clip_sample_range": None}, "scheduler_config.json"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_schedule_that_samples_cannot_be_drawn_with(folder: Path, change: dict, named: str) -> None:
+    edit_json(folder / "scheduler" / "scheduler_config.json", **change)
+    one_message(folder, "scheduler/scheduler_config.json", named)
+
+
+def test_trained_betas_are_taken(folder: Path) -> None:
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist()
+    edit_json(folder / "scheduler" / "scheduler_config.json", trained_betas=betas)
+    wanted = from_scheduler_config({**SCHEDULER, "beta_schedule": "linear"}).alphas_cumprod
+    torch.testing.assert_close(checkpoint.load(folder).sampling.alphas_cumprod, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "named"),
+    [
+        ({"kind": "cfg", "scale": 2.0}, "class-conditional; give null_class"),
+        ({"kind": "cfg", "scale": 2.0, "null_class": 99}, "null_class: 99, but the model has the labels 0…10"),
+        ({"kind": "baked", "scale": 2.0, "null_class": 11}, "null_class: 11"),
+        ({"kind": "cfg", "scale": 2.0, "null_class": -1}, "null_class"),
+        ({"kind": "embedded", "scale": 2.0, "scales": [1, 3]}, "takes no guidance scale"),
+        ({"kind": "cfg", "scale": float("inf"), "null_class": 10}, "scale"),
+    ],
+)
+def test_guidance_of_sampling_json_that_the_net_does_not_have(
+    class_model: Denoiser, tmp_path: Path, guidance: dict, named: str
+) -> None:
+    checkpoint.save(class_model, tmp_path)
+    edit_json(tmp_path / "sampling.json", guidance=guidance)
+    one_message(tmp_path, "sampling.json", named)
+
+
+def test_guidance_of_a_net_that_takes_no_condition(unconditional_model: Denoiser, tmp_path: Path) -> None:
+    checkpoint.save(unconditional_model, tmp_path)
+    for guidance, named in (({"kind": "cfg"}, "is unconditional"), ({"kind": "classifier"}, "class labels alone")):
+        edit_json(tmp_path / "sampling.json", guidance=guidance)
+        one_message(tmp_path, "sampling.json", named)
+
+
+def test_guidance_without_its_null_embedding(text_model: Denoiser, tmp_path: Path) -> None:
+    checkpoint.save(text_model, tmp_path)
+    save_file({"null_embedding": torch.zeros(5, 7)}, tmp_path / "null_embedding.safetensors")
+    one_message(tmp_path, "sampling.json", "null_embedding: should be [tokens, 12]; got (5, 7)")
+    (tmp_path / "null_embedding.safetensors").unlink()
+    one_message(tmp_path, "sampling.json", "null_embedding: should be [tokens, 12]; got None")
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"shapes": {"conv_in.weight": [2**20] * 4}},
+        {"shapes": {"conv_in.weight": [True, True, True, True]}},
+        {"shapes": {"conv_in.weight": [2**63, 1, 3, 3]}},
+        {"edits": {"conv_in": {"kind": "low_rank", "rank": True}}},
+        {"edits": {"conv_in": {"kind": "low_rank", "rank": 2**40}}},
+        {"edits": {"forward": {"kind": "scalars", "names": ["steps"], "width": 64}}},
+        {"edits": {"class_embedding": {"kind": "scalars", "names": ["steps"], "width": 2**40}}},
+        {"kept": {"mid_block": [True]}},
+        {"kept": {"mid_block": [-1]}},
+        {"kept": {"mid_block": list(range(33))}},
+        {"quantization": {"scheme": ["int8"], "float_layers": []}},
+        {"quantization": {"scheme": "int8", "float_layers": "all"}},
+    ],
+    ids=lambda structure: json.dumps(structure)[:60],
+)
+def test_structure_of_impossible_sizes(folder: Path, structure: dict) -> None:
+    (folder / "structure.json").write_text(json.dumps(structure))
+    one_message(folder, "structure.json")
+
+
+@pytest.fixture(scope="module")
+def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    model = make_denoiser(CLASS_CONFIG)
+    config = quantize.Config(samples=4, evaluations=40)
+    checkpoint.save(quantize.run(model, config, make_context(model, folder / "run")).model, folder / "model")
+    return folder / "model"
+
+
+def halved(tensors: Tensors) -> Tensors:
+    return {
+        name: tensor[:, : tensor.shape[1] // 2 + 1] if tensor.ndim == 2 else tensor for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors: {name: tensor[0, 0] for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor.flip(0) for name, tensor in tensors.items()},
+        lambda tensors: {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor * float("nan") for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor.long() for name, tensor in tensors.items()},
+        lambda tensors: {f"{name}x": tensor for name, tensor in tensors.items()},
+        halved,
+        lambda tensors: {name: tensor[:, :0] for name, tensor in tensors.items()},
+    ],
+)
+def test_damaged_ranges(int8_folder: Path, tmp_path: Path, damage: Callable[[Tensors], Tensors]) -> None:
+    shutil.copytree(int8_folder, tmp_path / "m")
+    file = tmp_path / "m" / "quantization.safetensors"
+    damaged = {name: tensor.contiguous() for name, tensor in damage(load_file(file)).items()}
+    save_file(damaged, file)
+    message = refused(tmp_path / "m", tmp_path / "m")
+    assert "\n" not in message

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from compress import engine, terminal
-from compress.data import generator
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
-from compress.errors import CheckpointError, PassError, RecipeError
-from compress.inputs import Options
+from compress.errors import CheckpointError, CompressError, PassError, RecipeError
+from compress.inputs import Inputs, Options
 from compress.models import checkpoint, noise_classifier
 from compress.models.denoiser import Denoiser, draw, guided, predict
 from compress.models.reference import identity, noise_like
 from compress.passes import distill_guidance, distill_steps, export_onnx, prune_channels
+from compress.randomness import generator
 from compress.recipe import read
 from tests.conftest import CLASS_CONFIG, dataset_for, inputs_for, make_context, make_denoiser, read_json, write_recipe
 
@@ -100,7 +100,7 @@ def unguided(size: int = 8) -> Denoiser:
 def steered(folder: Path, scale: float = 2.0, classes: int = 10) -> Denoiser:
     model = unguided()
     size = model.sample_shape[-1]
-    classifier = noise_classifier.load(scripted(folder, classes, size), model.sample_shape, 10)
+    classifier = noise_classifier.load(scripted(folder, classes, size), model.sample_shape, 10, True)
     sampling = model.sampling.model_copy(update={"guidance": Guidance(kind="classifier", scale=scale)})
     return dataclasses.replace(model, sampling=sampling, classifier=classifier)
 
@@ -120,7 +120,7 @@ def test_its_weight_is_the_scale_of_all_or_of_each(tmp_path: Path) -> None:
 def test_it_is_part_of_the_model(tmp_path: Path) -> None:
     model = steered(tmp_path)
     checkpoint.save(model, tmp_path / "saved")
-    loaded = checkpoint.load(tmp_path / "saved")
+    loaded = checkpoint.load(tmp_path / "saved", allow_pickle=True)
     noise, labels = noise_like(model, 2, 0), {"class_labels": torch.tensor([1, 2])}
     torch.testing.assert_close(draw(loaded, noise, labels), draw(model, noise, labels), rtol=0, atol=0)
     kept, other = (dataclasses.replace(model, classifier=m.classifier) for m in (loaded, steered(tmp_path, classes=12)))
@@ -129,7 +129,7 @@ def test_it_is_part_of_the_model(tmp_path: Path) -> None:
     assert pruned.classifier is model.classifier
     (tmp_path / "saved" / "classifier.pt").unlink()
     with pytest.raises(CheckpointError, match=r"classifier\.pt: cannot be read"):
-        checkpoint.load(tmp_path / "saved")
+        checkpoint.load(tmp_path / "saved", allow_pickle=True)
 
 
 @pytest.mark.parametrize("mode", ["baked", "embedded"])
@@ -171,12 +171,12 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     shape = make_denoiser(CLASS_CONFIG).sample_shape
     (tmp_path / "text.pt").write_text("no program")
     with pytest.raises(CheckpointError, match=r"text\.pt: cannot be read as a TorchScript classifier"):
-        noise_classifier.load(tmp_path / "text.pt", shape, 10)
+        noise_classifier.load(tmp_path / "text.pt", shape, 10, True)
     few = scripted(tmp_path, classes=3, size=shape[-1], name="few.pt")
     with pytest.raises(CheckpointError, match=r"few\.pt: 2 samples should give logits \[2, 10\]; got \[2, 3\]"):
-        noise_classifier.load(few, shape, 10)
+        noise_classifier.load(few, shape, 10, True)
     with pytest.raises(CheckpointError, match=r"few\.pt: fails on 2 noisy samples"):
-        noise_classifier.load(few, (3, *shape[1:]), 10)
+        noise_classifier.load(few, (3, *shape[1:]), 10, True)
 
 
 RECIPE = """
@@ -196,7 +196,7 @@ def test_the_whole_road(tmp_path: Path) -> None:
     checkpoint.save(model, tmp_path / "teacher")
     scripted(tmp_path, size=model.sample_shape[-1])
     recipe = read(write_recipe(tmp_path, RECIPE))
-    options = Options(torch.device("cpu"), terminal.progress, lambda _: None)
+    options = Options(torch.device("cpu"), terminal.progress, lambda _: None, allow_pickle=True)
     outcome = engine.apply(recipe, tmp_path / "out", options)
     report = read_json(outcome.output / "report.json")
     assert report["quality"]["guidance_ratio"]["value"] == pytest.approx(0, abs=0.5)  # two steps teach nothing
@@ -212,3 +212,31 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
         read(write_recipe(tmp_path, RECIPE.replace("scale: 2.0,", "scale: 2.0, null_class: 10,")))
     with pytest.raises(RecipeError, match=r"guidance\.classifier: .*other\.pt does not exist"):
         read(write_recipe(tmp_path, RECIPE.replace("classifier.pt", "other.pt")))
+
+
+def test_it_is_not_run_without_a_word_of_trust(tmp_path: Path) -> None:
+    trust = "classifier.pt: is TorchScript, a program that is run; pass --allow-pickle"
+    model = steered(tmp_path)
+    with pytest.raises(CompressError, match=trust):
+        noise_classifier.load(tmp_path / "classifier.pt", model.sample_shape, 10, False)
+    checkpoint.save(model, tmp_path / "saved")
+    with pytest.raises(CompressError, match=trust):
+        checkpoint.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("named", ["guidance.classifier", "features"])
+def test_a_recipe_that_names_a_program_says_so_before_anything_runs(named: str, tmp_path: Path) -> None:
+    checkpoint.save(unguided(16), tmp_path / "teacher")
+    scripted(tmp_path, size=16)
+    text = RECIPE
+    if named == "features":
+        text = RECIPE.replace("guidance: {scale: 2.0, classifier: classifier.pt}\n", "")
+        text = text.replace("  - distill_guidance: {steps: 2, batch_size: 4}\n", "")
+        text = text.replace("guidance_scales: [1, 3]", "features: [classifier.pt]")
+    recipe, said = read(write_recipe(tmp_path, text)), []
+    options = Options(torch.device("cpu"), terminal.progress, said.append)
+    with pytest.raises(CompressError, match=r"classifier\.pt: is TorchScript"):
+        engine.apply(recipe, tmp_path / "out", options)
+    assert not (tmp_path / "out" / "passes").exists() and not said
+    Inputs(recipe, dataclasses.replace(options, allow_pickle=True), tmp_path)
+    assert len(said) == 1 and "classifier.pt: TorchScript, a program, will be run" in said[0]

@@ -8,7 +8,6 @@ import torch
 
 from compress import training
 from compress.contract import Stage
-from compress.data import generator
 from compress.errors import PassError
 from compress.models import trajectories
 from compress.models.denoiser import Denoiser, draw, guided, predict
@@ -16,6 +15,7 @@ from compress.models.features import attending, attention_maps, tapped
 from compress.models.noising import null_share
 from compress.models.trajectories import Trajectories
 from compress.passes import distill, prune_channels
+from compress.randomness import generator
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
 ALL = {"losses": {"output": 1, "feature": 1, "task": 1}}

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from compress.contract import PassResult
-from compress.data import generator
 from compress.errors import PassError
 from compress.models import checkpoint, counts
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import distill, factorize, new_student, prune_channels
+from compress.randomness import generator
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
 THREE = {

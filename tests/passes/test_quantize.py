@@ -16,6 +16,7 @@ from compress.models import checkpoint, four_bits, rounding
 from compress.models import quantized as quantize_models
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
+from compress.randomness import Draw
 from compress.runtime.bundle import session_options
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
@@ -64,7 +65,7 @@ def test_linear_layers_of_transformers_take_four_bits(tmp_path: Path) -> None:
     sizes, last = {}, None
     for scheme in ("int8_weights", "int4_weights"):
         last = quantized(model, tmp_path / scheme, scheme=scheme)
-        path = export_onnx.run(last, export_onnx.Config(), make_context(model, tmp_path / scheme)).model.path
+        path = export_onnx.run(last, export_onnx.Config(batch=1), make_context(model, tmp_path / scheme)).model.path
         graph = onnx.load(path / "denoiser.onnx").graph
         sizes[scheme] = (path / "denoiser.onnx").stat().st_size
     kinds = [tensor.data_type for tensor in graph.initializer]
@@ -92,14 +93,14 @@ def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Pat
     four = scheme == "int4_weights"
     model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]} if four else CLASS_CONFIG)
     nearest, ours = (quantized(model, tmp_path / way, scheme=scheme, rounding=way) for way in ("nearest", "gptq"))
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     checkpoint.save(ours, tmp_path / "saved")
     with torch.no_grad():
         each = (model, nearest, ours, checkpoint.load(tmp_path / "saved"))
         wanted, plain, found, again = (one.module(*points).numpy() for one in each)
     assert sqnr(wanted, found) > sqnr(wanted, plain) + least
     np.testing.assert_array_equal(found, again)
-    bundle = export_onnx.run(ours, export_onnx.Config(), make_context(model, tmp_path)).model
+    bundle = export_onnx.run(ours, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
     if four:
         stored = [tensor.data_type for tensor in onnx.load(bundle.path / "denoiser.onnx").graph.initializer]
         assert stored.count(onnx.TensorProto.INT4) == len(four_bits.layers(model.net, ()))
@@ -138,7 +139,7 @@ def test_rounding_is_refused_where_nothing_uses_it(given: dict) -> None:  # type
 def test_every_way_to_choose_ranges_stays_near_the_float_model(observer: str, tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", observer)]
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     with torch.no_grad():
         wanted, mse, other = (m.module(*points).numpy() for m in (model, *results))
     assert_close_db(wanted, other, 20)
@@ -174,12 +175,12 @@ QAT = {"steps": 30, "batch_size": 52, "samples": 16, "evaluations": 320, "learni
 def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize_models, "WEIGHT", 7)  # so coarse that training has much to mend
+    monkeypatch.setattr(quantize_models, "SECOND", 7)  # so coarse that training has much to mend
     model = make_denoiser(CLASS_CONFIG)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     static = quantized(model, tmp_path / "static", least_attention_width=0)
     aware = quantized(model, tmp_path / "aware", least_attention_width=0, qat=QAT)
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), key=99)
+    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     with torch.no_grad():
         wanted, *got = (m.module(*points) for m in (model, static, aware))
     errors = [float((one - wanted).square().mean()) for one in got]
@@ -213,7 +214,7 @@ def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
     counts = {}
     for name, layers in (("few", ["conv_in", "conv_out"]), ("many", ["conv_in", "conv_out", "*.resnets.*"])):
         result = quantized(model, tmp_path / name, float_layers=layers)
-        bundle = export_onnx.run(result, export_onnx.Config(), make_context(model, tmp_path / name)).model
+        bundle = export_onnx.run(result, export_onnx.Config(batch=1), make_context(model, tmp_path / name)).model
         graph = onnx.load(bundle.path / "denoiser.onnx").graph
         counts[name] = sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer)
     assert 0 < counts["many"] < counts["few"]
@@ -221,7 +222,8 @@ def test_float_layers_stay_float_in_the_file(tmp_path: Path) -> None:
 
 def test_pairs_of_products_fit_in_16_bits(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    bundle = export_onnx.run(quantized(model, tmp_path), export_onnx.Config(), make_context(model, tmp_path)).model
+    shipped = quantized(model, tmp_path)
+    bundle = export_onnx.run(shipped, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
     graph = onnx.load(bundle.path / "denoiser.onnx").graph
     tensors = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
@@ -244,7 +246,8 @@ def test_attention_stays_float_by_the_names_of_its_layers(tmp_path: Path) -> Non
 
 def test_attention_multiplies_uint8_and_int8(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    bundle = export_onnx.run(quantized(model, tmp_path), export_onnx.Config(), make_context(model, tmp_path)).model
+    shipped = quantized(model, tmp_path)
+    bundle = export_onnx.run(shipped, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
     options = session_options(1, "int8")
     options.optimized_model_filepath = str(tmp_path / "run.onnx")
     onnxruntime.InferenceSession(bundle.path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
@@ -287,7 +290,7 @@ def test_auto_leaves_what_int8_makes_slower_in_float(tmp_path: Path, monkeypatch
     assert {name for name, layer in layers.items() if layer["arithmetic"] == "float"} == {slow}
     assert layers[slow]["reason"] == "int8 is not faster"
     assert "down_blocks.1.attentions.0.*" in layers, "an attention is decided as a whole"
-    bundle = export_onnx.run(result.model, export_onnx.Config(), make_context(model, tmp_path)).model
+    bundle = export_onnx.run(result.model, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
     initializers = onnx.load(bundle.path / "denoiser.onnx").graph.initializer
     weights = {tuple(t.dims) for t in initializers if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4}
     assert tuple(model.net.get_submodule(slow).weight.shape) in weights

@@ -111,7 +111,7 @@ def test_a_folder_without_a_report_is_named(make: Make, tmp_path: Path) -> None:
         ("\udcff", "cannot be read"),
         ("[]", "damaged"),
         ("{}", "verdict: Field required"),
-        (json.dumps({**sample_report.full(), "format": 3}), "format 3"),
+        (json.dumps({**sample_report.full(), "format": 4}), "format 4"),
         (json.dumps({**sample_report.full(), "latency": [{"name": "x", "batch": 1, "threads": 1}]}), "latency.0"),
         (json.dumps({**sample_report.full(), "ratios": {"params": "small"}}), "ratios.params"),
         (json.dumps({**sample_report.full(), "quality": {"psnr": {"value": float("nan")}}}), "quality.psnr.value"),
@@ -133,3 +133,17 @@ def test_the_command_writes_the_page_and_the_table(make: Make, tmp_path: Path) -
     assert "2 students of one teacher" in (tmp_path / "both.html").read_text(encoding="utf-8")
     failed = compress("compare", a, folder=tmp_path)
     assert failed.returncode == 2 and failed.stderr.startswith("error: compare needs at least two")
+
+
+def test_verdicts_stand_side_by_side_and_what_is_not_judged_says_why(make: Make) -> None:
+    verdicts = ["pass", "fail", "not judged"]
+    students = comparison.read([make(name.replace(" ", "-"), **sample_report.of(name)) for name in verdicts])
+    row = comparison.table(students)[0]
+    assert [cell.said for cell in row.cells] == verdicts
+    (line,) = comparison.caveats(students)
+    assert line.startswith("not-judged is not judged: the recipe has no gate on quality; add one")
+    shown = Outline(comparison.comparison(students))
+    assert line in shown.text
+    assert [a["class"] for a in shown.tags("span") if a["class"] in ("pass", "fail", "not-judged")] == [
+        "pass", "fail", "not-judged",
+    ]  # fmt: skip

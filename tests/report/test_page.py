@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from compress import passes
 from compress.files import write_json
-from compress.report import plots, schema
+from compress.report import plots, schema, words
 from compress.report.card import card
 from compress.report.page import page
 from compress.report.publish import publish
@@ -285,3 +287,75 @@ def test_without_verify_there_is_no_page(finished: Path) -> None:
     assert publish("digits-edge", finished, sample_report.records()[:2]) is None
     assert not (finished / "report.html").exists()
     assert "report.html" not in (finished / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("diffusion_pytorch_model.safetensors", "`from_pretrained`"),
+        ("needs_structure_json.safetensors", "finds no weights"),
+    ],
+)
+def test_the_card_says_who_loads_the_student(finished: Path, weights: str, says: str) -> None:
+    record = {**sample_report.records()[0], "stored": "model"}
+    unet = finished / "passes" / f"01-{record['name']}" / "model" / "unet"
+    unet.mkdir(parents=True)
+    (unet / weights).touch()
+    publish("digits-edge", finished, [record])
+    written = (finished / "README.md").read_text(encoding="utf-8")
+    assert says in written and 'checkpoint.load("student")' in written
+
+
+VERDICTS = ["pass", "fail", "not judged"]
+ADVICE = "the recipe has no gate on quality; add one, such as verify: {gates: {class_accuracy: {margin: 0.02}}}"
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_page_and_card_say_the_verdict_and_what_to_add(verdict: str) -> None:
+    report = schema.check(sample_report.of(verdict), Path("report.json"))
+    shown = Outline(page(report, [], None))
+    (badge,) = [a["class"] for a in shown.tags("span") if (a.get("class") or "").startswith("verdict")]
+    assert badge == f"verdict {verdict.replace(' ', '-')}"
+    made = card("digits-edge", sample_report.records(), report, bundle=True)
+    assert f"**Verdict: {verdict}.** " in made
+    for said in (ADVICE, "; add one, such as"):
+        assert [said in text for text in (shown.text, made)] == [verdict == "not judged"] * 2
+
+
+def test_gates_that_always_hold_are_marked_and_explained(full: str) -> None:
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th><td class="(?:pass|FAIL|left out)">', full)
+    marked = [row.split("<small>")[0] for row in rows if "<small>always</small>" in row]
+    assert marked == [words.name(gate["name"]) for gate in sample_report.ALWAYS] and len(rows) == 8
+    made = card("digits-edge", sample_report.records(), sample_report.full(), bundle=True)
+    assert made.count(" (always) | ") == 4
+    explained = "Gates marked “always” hold whatever the recipe says."
+    assert explained in Outline(full).text and explained in made
+    former = {**sample_report.full(), "format": 2, "gates": sample_report.full()["gates"][:4]}
+    for text in (page(former, [], None), card("x", sample_report.records(), former, bundle=True)):
+        assert "always" not in text
+
+
+def test_gates_on_quality_that_mean_nothing_are_said_to_judge_nothing() -> None:
+    report = sample_report.of("not judged")
+    report["gates"].append({"name": "psnr", "kind": "min", "limit": 25.0, "reason": "other noise"})
+    assert words.unjudged(report).startswith("no gate on quality means anything for this student; add one, such as")
+    report |= {"quality": {"psnr": {"reason": "other noise"}}, "spaces": {}}
+    assert words.unjudged(report).endswith("verify: {samples: 1000, gates: {coverage: {margin: 0.1}}}")
+
+
+def test_every_example_of_a_gate_is_one_that_a_recipe_takes() -> None:
+    config = passes.module("verify").Config
+    for measured in (*words.EXAMPLES, None):
+        quality = {} if measured is None else {measured: {"value": 1.0}}
+        said = words.unjudged({"verdict": "not judged", "gates": [], "quality": quality})
+        settings = yaml.safe_load(said.split("such as verify: ")[1])
+        assert set(config.model_validate(settings).gates) == {measured or "coverage"}
+
+
+def test_what_was_not_asked_for_did_not_fail() -> None:
+    """Reports of format 2 held a row of it."""
+    report = sample_report.full()
+    row = next(row for row in report["latency"] if "compile" in row["name"])
+    row["reason"] = "not asked for (torch_compile: true)"
+    text = Outline(page(report, [], None)).text
+    assert "not asked for" not in text and "failed: no C++ compiler" in text

@@ -101,3 +101,14 @@ def test_numbers_in_words() -> None:
     ]  # fmt: skip
     assert words.change(-0.0145, "class_accuracy") == "−1.5 points" and words.change(0.02) == "+0.02"
     assert words.number(None) == "–" and words.span(None) == "" and words.number(0.9931, "class_accuracy") == "99.3%"
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "not judged"])
+def test_the_last_lines_are_the_verdict_and_what_to_add(verdict: str, shown: Callable[[dict[str, Any]], str]) -> None:
+    lines = shown(sample_report.of(verdict)).splitlines()
+    place = lines.index(f"verdict: {verdict}")
+    assert [line.split(";")[0] for line in lines[place + 1 :]] == (
+        ["the recipe has no gate on quality"] if verdict == "not judged" else []
+    )
+    row = next(line for line in lines if "kernels" in line and "(always)" in line)
+    assert ("8.4" in row and "FAIL" in row) == (verdict == "fail")

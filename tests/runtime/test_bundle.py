@@ -12,9 +12,11 @@ import torch
 
 from compress.errors import BundleError
 from compress.evaluation.bench import callable_for
+from compress.files import sha256
 from compress.models.denoiser import draw, guided, predict
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session, read_manifest, sha256
+from compress.runtime.bundle import open_session
+from compress.runtime.manifest import read_manifest
 from tests.conftest import assert_close_db, inputs_for, read_json
 
 KINDS = ["class", "text", "unconditional"]
@@ -325,3 +327,17 @@ def test_int8_convolutions_keep_their_transposes_and_their_output(exported) -> N
     feeds = {"sample": sample, "timestep": np.array([500]), "class_labels": np.array([3])}
     plain = open_session(path / "denoiser.onnx", threads=1)
     np.testing.assert_array_equal(bundle.session.run(None, feeds)[0], plain.run(None, feeds)[0])
+
+
+def test_size_is_that_of_one_way_of_running(folder):
+    """Step by step or the sampler in one graph: each holds all weights, and a device needs one of them."""
+    sizes = {"denoiser.onnx": 10, "weights.bin": 1000, "null_embedding.npy": 5}
+    bundle = Bundle(folder, threads=1)
+    for sampler, own, size in (
+        (None, {}, 1015),
+        ("sampler.onnx", {"sampler.onnx": 30, "sampler.bin": 1000}, 1030),
+        ("sampler.onnx", {"sampler.onnx": 900}, 1015),
+    ):
+        files = {name: {"sha256": "", "bytes": count} for name, count in {**sizes, **own}.items()}
+        bundle.manifest = {**bundle.manifest, "sampler": sampler, "files": files}
+        assert bundle.size_bytes == size

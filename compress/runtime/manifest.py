@@ -1,0 +1,229 @@
+"""What a `bundle.json` may say: one table, checked key by key, and the files that it vouches for."""
+
+import math
+import os
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from compress.errors import BundleError
+from compress.files import Unreadable, read_json, sha256
+from compress.runtime.external import external_files
+from compress.runtime.sampling import Step
+from compress.runtime.signature import TYPES
+
+FORMAT = 1
+MOST_VALUES = 2**27  # in one item of an input
+
+Check = Callable[[Any, str], None]  # (value, its key) -> None; raises _Fault
+
+
+class _Fault(ValueError):
+    """What is wrong, and where."""
+
+
+def _if(what: str, holds: Callable[[Any], bool]) -> Check:
+    def check(value: Any, key: str) -> None:
+        if not holds(value):
+            raise _Fault(f"{key}: should be {what}; got {reprlib.repr(value)}")
+
+    return check
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value, key: None if value is None else check(value, key)
+
+
+def _list(check: Check, least: int = 0) -> Check:
+    def all_of(value: Any, key: str) -> None:
+        _if(f"a list of at least {least}" if least else "a list", lambda v: type(v) is list and len(v) >= least)(
+            value, key
+        )
+        for place, one in enumerate(value):
+            check(one, f"{key}[{place}]")
+
+    return all_of
+
+
+def _mapping(check: Check, names: str = ".*") -> Check:
+    """names: a pattern of the names that may be given."""
+
+    def all_of(value: Any, key: str) -> None:
+        _if("a mapping", lambda v: type(v) is dict)(value, key)
+        for name, one in value.items():
+            _if("of plain names", lambda v: re.fullmatch(names, v, re.ASCII | re.DOTALL) is not None)(name, key)
+            check(one, f"{key}.{reprlib.repr(name)[1:-1]}")
+
+    return all_of
+
+
+def _table(needed: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
+    """others: may be left out. What the table does not know is left alone."""
+
+    def check(value: Any, key: str) -> None:
+        _if("a mapping", lambda v: type(v) is dict)(value, key)
+        for name, one in {**needed, **(others or {})}.items():
+            inner = f"{key}.{name}".removeprefix(".")
+            if name in value:
+                one(value[name], inner)
+            elif name in needed:
+                raise _Fault(f"{inner}: is missing")
+
+    return check
+
+
+def _whole(least: int, most: int = 2**53) -> Check:
+    return _if(f"a whole number from {least}", lambda v: type(v) is int and least <= v <= most)
+
+
+def _number(least: float = -1e30) -> Check:
+    what = "a finite number" if least < 0 else f"a finite number from {least:g}"
+    return _if(what, lambda v: type(v) in (int, float) and least <= v <= 1e30)
+
+
+def _one_of(*values: str) -> Check:
+    return _if(f"one of {', '.join(values)}", lambda v: type(v) is str and v in values)
+
+
+_text = _if("a text", lambda v: type(v) is str)
+_flag = _if("true or false", lambda v: type(v) is bool)
+_onnx = _if("the name of an .onnx file", lambda v: type(v) is str and v.endswith(".onnx"))
+_size = _if('a whole number from 1, or "batch"', lambda v: v == "batch" or (type(v) is int and 1 <= v <= 2**20))
+_tensor = _table({"dtype": _one_of(*TYPES), "shape": _list(_size, 1)})
+_steps = _list(_table({field.name: _whole(0) if field.name == "timestep" else _number() for field in fields(Step)}), 1)
+_pair = _if("two numbers, the smaller first", lambda v: type(v) is list and len(v) == 2)
+_sha = _if(
+    "64 hexadecimal digits", lambda v: type(v) is str and len(v) == 64 and not set(v.lower()) - set("0123456789abcdef")
+)
+
+
+def _scales(value: Any, key: str) -> None:
+    _pair(value, key)
+    _list(_number())(value, key)
+    _if("two numbers, the smaller first", lambda v: v[0] <= v[1])(value, key)
+
+
+def _null(value: Any, key: str) -> None:
+    _if("a class, or the name of an .npy file", lambda v: type(v) is str or (type(v) is int and 0 <= v < 2**31))(
+        value, key
+    )
+
+
+_guidance = _table(
+    {"kind": _one_of("none", "cfg", "embedded", "baked"), "scale": _number()},
+    {"scales": _or_null(_scales), "null": _mapping(_null)},
+)
+_sampling = _table(
+    {"steps": _steps, "clip_range": _or_null(_number(1e-6)), "guidance": _guidance},
+    {
+        "solver": _one_of("ddim", "dpmpp_2m"),
+        "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
+        "distilled": _flag,
+        "levels": _table({"alpha": _list(_number(0)), "sigma": _list(_number(0))}),
+        "others": _list(_steps),
+        "adaptive": _or_null(_list(_table({"tolerance": _number(0), "psnr": _number(), "evaluations": _number(0)}))),
+    },
+)
+_manifest = _table(
+    {
+        "model": _onnx,
+        "batch": _or_null(_whole(1, 2**20)),
+        "inputs": _mapping(_tensor),
+        "sampling": _sampling,
+        "files": _mapping(_table({"sha256": _sha, "bytes": _whole(0)}), r"\w[\w.+-]{0,99}"),  # in the folder itself
+    },
+    {
+        "name": _text,
+        "sampler": _or_null(_onnx),
+        "scheme": _text,
+        "outputs": _mapping(_tensor),
+        "timesteps": _or_null(_list(_whole(0), 1)),
+        "classes": _or_null(_whole(1, 2**31)),
+        "params": _whole(0),
+        "macs": _whole(0),
+        "data": _or_null(_text),
+        "teacher_sampling": _mapping(lambda value, key: None),
+        "made_by": _text,
+        "paired": _flag,
+    },
+)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The checked content of the `bundle.json` in a folder. Raises BundleError."""
+    file = path / "bundle.json"
+    if not os.path.lexists(file):
+        raise BundleError(f"{path}: no bundle.json here; give the folder that export_onnx wrote")
+    try:
+        manifest = read_json(file)
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        if type(version) is int and version != FORMAT:
+            raise BundleError(f"{file}: format {version}; this version reads format {FORMAT}")
+        _table({"format": _whole(FORMAT, FORMAT)})(manifest, "")
+        _manifest(manifest, "")
+        _fits(manifest)
+    except (Unreadable, _Fault) as fault:
+        raise BundleError(f"{file}: is damaged: {str(fault).removeprefix(': ')}; export the model again") from None
+    return dict(manifest)
+
+
+def _fits(manifest: Mapping[str, Any]) -> None:
+    """Raises _Fault if two entries contradict each other."""
+    inputs, sampling, classes = manifest["inputs"], manifest["sampling"], manifest.get("classes")
+    batch = manifest["batch"] or "batch"
+    for name, rank in (("sample", 4), ("timestep", 1)):
+        if name not in inputs or len(inputs[name]["shape"]) != rank:
+            raise _Fault(f"inputs.{name}: should have {rank} dimensions; got {inputs.get(name)}")
+    for name, spec in inputs.items():
+        first, *rest = spec["shape"]
+        if first != batch or "batch" in rest or math.prod(rest) > MOST_VALUES:
+            raise _Fault(f"inputs.{name}.shape: should be [{batch}, sizes]; got {spec['shape']}")
+    if "class_labels" in inputs and classes is None:
+        raise _Fault("classes: is missing, but there is an input class_labels")
+    for name, spec in manifest.get("outputs", {}).items():
+        if spec["shape"] != inputs["sample"]["shape"]:
+            raise _Fault(f"outputs.{name}.shape: should be that of inputs.sample; got {spec['shape']}")
+    if len(manifest.get("outputs", [0])) != 1:
+        raise _Fault(f"outputs: should be one; got {list(manifest['outputs'])}")
+    for place in ("alpha", "sigma") if "levels" in sampling else ():
+        if len(sampling["levels"][place]) != len(sampling["steps"]) + 1:
+            raise _Fault(f"sampling.levels.{place}: should be one more than there are steps")
+    known = manifest.get("timesteps")
+    asked = {step["timestep"] for steps in (sampling["steps"], *sampling.get("others", [])) for step in steps}
+    if known is not None and not asked <= set(known):
+        raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
+    null = sampling["guidance"].get("null", {})
+    if not set(null) <= set(inputs):
+        raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
+    if sampling["guidance"]["kind"] == "cfg" and not null:
+        raise _Fault("sampling.guidance.null: is missing, but guidance takes a second evaluation without a condition")
+    named = {"model": manifest["model"], "sampler": manifest.get("sampler")}
+    for key, name in (named | {f"sampling.guidance.null.{key}": name for key, name in null.items()}).items():
+        if isinstance(name, str) and name not in manifest["files"]:
+            raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")
+
+
+def verify_files(path: Path, manifest: Mapping[str, Any], check_hashes: bool = True) -> None:
+    """See that what a bundle names lies in its folder and is what was exported. Raises BundleError.
+
+    check_hashes: compare every file with its size and SHA-256.
+    """
+    inside = path.resolve()
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.resolve().is_relative_to(inside):
+            raise BundleError(f"{file}: is a link out of the folder; copy the file itself")
+        if not file.is_file():
+            raise BundleError(f"{file}: is missing; copy the whole bundle folder")
+        if check_hashes and (file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"].lower()):
+            raise BundleError(f"{file}: differs from what was exported (SHA-256); copy or export it again")
+    for name in filter(None, (manifest["model"], manifest.get("sampler"))):
+        for other in external_files(path / name):
+            if other not in manifest["files"]:
+                raise BundleError(
+                    f"{path / name}: reads its weights from {other!r}, which is not among `files` in bundle.json; "
+                    "export the model again"
+                )
