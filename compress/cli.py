@@ -318,8 +318,8 @@ def main() -> None:
     except CompressError as error:
         if verbose:
             traceback.print_exc()
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first into the second, with 130
         if isinstance(end, SystemExit) and end.code != 130:

@@ -20,10 +20,16 @@ from collections.abc import Sequence
 from typing import Any
 
 LISTED = 20
+LONGEST = 1000  # signs of a message
 
 
 class CompressError(Exception):
     """A fault with one plain message for the user."""
+
+    @property
+    def messages(self) -> list[str]:
+        """One line a fault, whatever paths and values it names."""
+        return [_one_line(fault) for fault in getattr(self, "faults", [str(self)])]
 
 
 class RecipeError(CompressError):
@@ -86,6 +92,12 @@ def short(value: Any) -> str:
 def written(text: Any, longest: int = 80) -> str:
     """A key, an override or a path as it is written, unless it is long or could break the line."""
     return text if isinstance(text, str) and len(text) <= longest and text.isprintable() else short(text)
+
+
+def _one_line(message: str) -> str:
+    """What can be shown and read of a message: no line breaks, no signs that cannot be printed, and no end of it."""
+    plain = "".join(sign if sign.isprintable() else " " for sign in message.strip())
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} … {plain[-LONGEST // 2 :]}"
 
 
 class _Short(reprlib.Repr):

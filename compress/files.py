@@ -1,5 +1,6 @@
 """Writing that is complete or not there at all, and reading of nothing but ordinary files of bounded size."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -29,13 +30,15 @@ class Unreadable(ValueError):
 def write_atomically(path: Path, write: Callable[[Path], object], parents: bool = True) -> None:
     """Let `write` make a file under a temporary name beside `path`, then move it into place.
 
-    Nothing is left behind if `write` fails. parents: make missing folders above it. Raises OutputError if it cannot be
+    Nothing is left behind if that fails. parents: make missing folders above it. Raises OutputError if it cannot be
     written, or if anything but an ordinary file stands there: no folder, pipe or device is ever replaced.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    made: list[Path] = []
     try:
         check_target(path)
         if parents:
+            made = [folder for folder in path.parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
@@ -43,8 +46,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], parents: bool 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise unwritable(path, error) from error
+    except BaseException as error:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something else was put into it meanwhile
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
 
 
 def check_target(path: Path) -> None:

@@ -155,3 +155,14 @@ def test_advice_fits_the_reason(tmp_path, code, advice):
 
     with pytest.raises(OutputError, match=advice):
         write_atomically(tmp_path / "x", write)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file"])
+def test_folders_made_for_a_file_that_cannot_be_written_go_again(tmp_path, name):
+    def write(part):
+        raise ValueError("no")
+
+    (tmp_path / "kept").mkdir()
+    with pytest.raises((OutputError, ValueError)):
+        write_atomically(tmp_path / "kept" / "new" / "er" / name, write)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]

@@ -166,8 +166,8 @@ NAMED: dict[str, Case] = {
     "verify with a recipe that is a pipe": of("verify", "verify", "bundle", "--teacher", "model", "--recipe", "pipe"),
     "verify of nothing": of("verify", "verify", "nowhere", "--teacher", "model"),
     **{
-        f"{command} {' '.join(words)[:40]}": of(command, command, *words)
-        for command in ("plan", "apply")
+        f"{command} {' '.join(words)[:40]}": of(command, command, *words, *(output if words else ()))
+        for command, output in (("plan", ()), ("apply", ("--output", "out")))
         for words in (
             (),
             ("nowhere.yaml",),
@@ -190,7 +190,7 @@ NAMED: dict[str, Case] = {
             ("recipe.yaml", "--checkpoint", "x" * 5000),
             ("recipe.yaml", "--chekpoint", "model"),
             ("recipe.yaml", "--checkpoint", "\udcff"),
-            ("recipe.yaml", "--set"),
+            ("recipe.yaml", "--set", "seed"),
         )
     },
     "apply to a folder that cannot be written": of(

@@ -150,7 +150,7 @@ def _unlisted(folder: Path, manifest: Manifest) -> None:
 
 def _external(folder: Path, manifest: Manifest) -> None:
     model = onnx.load(folder / MODEL)
-    onnx.save(model, folder / MODEL, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    onnx.save(model, folder / MODEL, save_as_external_data=True, location="weights.bin")
     listed(folder, manifest)
 
 

@@ -153,7 +153,7 @@ def _bytes(content: bytes) -> Callable[[Path], object]:
 
 
 IMAGES, LABELS = good.arrays()["images"], good.arrays()["labels"]
-TEXTS = np.zeros((4, 5, 12), np.float32)
+TEXTS = np.zeros((4, 77, 12), np.float32)
 
 
 def _holed(value: float) -> np.ndarray:

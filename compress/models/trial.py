@@ -124,7 +124,8 @@ def _check_sizes(net: nn.Module) -> None:
             kernel = tuple(layer.weight.shape[2:])
             for name in ("padding", "stride", "dilation"):
                 value = getattr(layer, name)
-                if not isinstance(value, tuple) or len(value) != 2 or any(map(int.__gt__, value, kernel)):
+                pair = isinstance(value, tuple) and len(value) == 2
+                if not pair or any(type(n) is not int or n > most for n, most in zip(value, kernel, strict=True)):
                     raise ValueError(f"{path}: {name} {str(value)[:40]} does not fit its kernel {kernel}")
 
 

@@ -72,8 +72,8 @@ def test_config_that_cannot_work(saved: Path, tmp_path: Path, changes: dict) -> 
         assert key in message
 
 
-@pytest.mark.parametrize("padding", [2, 100, 1_000_000])
-def test_padding_that_changes_the_size(tmp_path: Path, saved: Path, padding: int) -> None:
+@pytest.mark.parametrize("padding", [2, 100, 1_000_000, None, 1.5])
+def test_padding_that_changes_the_size(tmp_path: Path, saved: Path, padding: float | None) -> None:
     message = refused_config(saved, tmp_path, downsample_padding=padding)
     assert ("cannot run on samples" if padding == 2 else "does not fit its kernel (3, 3)") in message
 

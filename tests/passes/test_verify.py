@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from compress import data, passes
 from compress.contract import Stage
 from compress.data import Digits
-from compress.errors import VerifyError
+from compress.errors import CompressError, VerifyError
 from compress.evaluation import baseline, cost
 from compress.files import write_json
 from compress.models import reference
@@ -39,8 +39,10 @@ def exported(model: Denoiser, folder: Path) -> Bundle:
     return EXPORT.run(model, EXPORT.Config(), context).model
 
 
-def judged(bundle: Bundle, teacher: Denoiser, folder: Path, **settings: Any) -> dict[str, Any]:
-    context = make_context(teacher, folder)
+def judged(
+    bundle: Bundle, teacher: Denoiser, folder: Path, allow_pickle: bool = False, **settings: Any
+) -> dict[str, Any]:
+    context = dataclasses.replace(make_context(teacher, folder), allow_pickle=allow_pickle)
     config = VERIFY.Config.model_validate({"rounds": 10, "batches": [2], "starts": 0, "judge_accuracy": 0, **settings})
     VERIFY.run(bundle, config, context)
     return read_json(folder / "files" / "report.json")
@@ -198,7 +200,9 @@ def test_own_feature_extractor_is_a_space_of_its_own(tmp_path: Path) -> None:
     extractor = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     torch.jit.script(extractor).save(str(tmp_path / "mine.pt"))
     bundle = exported(teacher, tmp_path / "export")
-    report = judged(bundle, teacher, tmp_path, samples=80, features=[tmp_path / "mine.pt"])
+    with pytest.raises(CompressError, match=r"mine\.pt: is TorchScript, a program that is run"):
+        judged(bundle, teacher, tmp_path / "untrusted", samples=80, features=[tmp_path / "mine.pt"])
+    report = judged(bundle, teacher, tmp_path, allow_pickle=True, samples=80, features=[tmp_path / "mine.pt"])
     assert report["spaces"]["mine.pt"]["enough"] and report["spaces"]["mine.pt"]["dimension"] == 4
     assert report["spaces"]["mine.pt"]["metrics"]["kid"]["resolved"] is False
     assert not report["spaces"]["random"]["enough"] and not report["spaces"]["random"]["metrics"]
@@ -234,19 +238,6 @@ def test_too_few_samples_for_a_gate_are_refused_at_once() -> None:
     with pytest.raises(ValidationError, match="at least 640"):
         VERIFY.Config(samples=300, gates={"kid": {"max": 1}})
     VERIFY.Config(samples=640, gates={"kid": {"max": 1}})
-
-
-def test_student_that_draws_nan_is_refused(tmp_path: Path) -> None:
-    teacher, broken = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG)
-    bundle = exported(broken, tmp_path / "export")
-
-    def poison(manifest: dict[str, Any]) -> None:
-        steps = [dict(step) for step in manifest["sampling"]["steps"]]
-        steps[0]["next_from_sample"] = 1e38
-        manifest["sampling"] = {**manifest["sampling"], "steps": steps}
-
-    with pytest.raises(VerifyError, match="NaN or infinity"):
-        judged(altered(bundle, tmp_path / "altered", poison), teacher, tmp_path, samples=20)
 
 
 def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,9 +310,9 @@ def test_samples_that_are_not_finite_fail_and_the_report_says_so(tmp_path: Path)
     teacher = make_denoiser(CLASS_CONFIG)
 
     def overflow(manifest: dict[str, Any]) -> None:
-        *steps, last = manifest["sampling"]["steps"]
-        last = {**last, "next_from_clean": 1e38, "next_from_sample": 1e39}
-        manifest["sampling"] = {**manifest["sampling"], "steps": [*steps, last]}
+        *steps, before, last = manifest["sampling"]["steps"]
+        huge = [{**step, "next_from_clean": 1e30, "next_from_sample": 1e30} for step in (before, last)]
+        manifest["sampling"] = {**manifest["sampling"], "steps": [*steps, *huge]}
 
     bundle = altered(exported(teacher, tmp_path / "export"), tmp_path / "altered", overflow)
     gates = {"psnr": {"min": 1}, "kid": {"max": 1}, "bytes": {"max": 2}}
