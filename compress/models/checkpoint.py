@@ -148,10 +148,16 @@ def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], sour
 
     file = source.root / "quantization.safetensors"
     ranges = weights.load(file) if file in source.files else {}
+    for name, limits in ranges.items():
+        if limits.ndim != 2 or len(limits) != 2 or bool((limits[0] > limits[1]).any()):
+            raise CheckpointError(
+                f"{file}: {name} holds no ranges, lowest and highest values; quantize the model again"
+            )
     try:
         return quantized.rebuild(model, scheme, ranges, float_layers)
-    except ValueError as error:
-        raise CheckpointError(f"{source.root}: {error}; quantize the model again") from None
+    except (ValueError, RuntimeError, IndexError) as error:  # of as many channels as the net does not have
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{source.root}: {reason}; quantize the model again") from None
 
 
 def _null_embedding(source: Source) -> torch.Tensor | None:

@@ -18,7 +18,8 @@ from compress.diffusion.sampling import Guidance, SamplingOptions, from_schedule
 from compress.errors import CheckpointError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw, predict
-from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, inputs_for, make_denoiser, read_json
+from compress.passes import quantize
+from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, inputs_for, make_context, make_denoiser, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -596,3 +597,40 @@ def test_guidance_without_its_null_embedding(text_model: Denoiser, tmp_path: Pat
 def test_structure_of_impossible_sizes(folder: Path, structure: dict) -> None:
     (folder / "structure.json").write_text(json.dumps(structure))
     one_message(folder, "structure.json")
+
+
+@pytest.fixture(scope="module")
+def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    model = make_denoiser(CLASS_CONFIG)
+    config = quantize.Config(samples=4, evaluations=40)
+    checkpoint.save(quantize.run(model, config, make_context(model, folder / "run")).model, folder / "model")
+    return folder / "model"
+
+
+def halved(tensors: Tensors) -> Tensors:
+    return {
+        name: tensor[:, : tensor.shape[1] // 2 + 1] if tensor.ndim == 2 else tensor for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors: {name: tensor[0, 0] for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor.flip(0) for name, tensor in tensors.items()},
+        lambda tensors: {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor * float("nan") for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor.long() for name, tensor in tensors.items()},
+        lambda tensors: {f"{name}x": tensor for name, tensor in tensors.items()},
+        halved,
+        lambda tensors: {name: tensor[:, :0] for name, tensor in tensors.items()},
+    ],
+)
+def test_damaged_ranges(int8_folder: Path, tmp_path: Path, damage: Callable[[Tensors], Tensors]) -> None:
+    shutil.copytree(int8_folder, tmp_path / "m")
+    file = tmp_path / "m" / "quantization.safetensors"
+    damaged = {name: tensor.contiguous() for name, tensor in damage(load_file(file)).items()}
+    save_file(damaged, file)
+    message = refused(tmp_path / "m", tmp_path / "m")
+    assert "\n" not in message
