@@ -20,6 +20,7 @@ from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.diffusion.sampling import from_scheduler_config
 from compress.errors import PassError, short
+from compress.models import trial
 from compress.models.denoiser import Denoiser, predict
 from compress.models.families import FAMILIES
 from compress.models.noising import noised, with_null
@@ -80,18 +81,20 @@ def build(config: Config, context: Context) -> Denoiser:
         reason = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
     if reason:
         raise PassError(f"{context.name}: {reason}")
-    torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
-    try:
-        net = family.build(config.model)
-    except Exception as error:  # a config can be wrong in more ways than diffusers names
-        raise PassError(f"{context.name}: {family.name} cannot be built from `model`: {error}") from None
     assert scheduler is not None
     try:
         sampling = from_scheduler_config(scheduler, context.sampling)
     except ValueError as error:
         raise PassError(f"{context.name}: sampling: {error}") from None
     sampling = sampling.model_copy(update={"guidance": context.guidance})
-    return Denoiser(net.to(context.device), family, sampling, scheduler)
+    try:
+        trial.check_samples(trial.build(family, config.model).config)  # type: ignore[arg-type]
+        torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
+        model = Denoiser(family.build(config.model), family, sampling, scheduler)
+        trial.run(model)
+    except ValueError as error:
+        raise PassError(f"{context.name}: model: {error}") from None
+    return model.to(context.device)
 
 
 def _start(model: Denoiser | None, config: Config, context: Context) -> Denoiser:

@@ -60,11 +60,13 @@ def _mapping(check: Check, names: str = ".*") -> Check:
     return all_of
 
 
-def _table(needed: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
-    """others: may be left out. What the table does not know is left alone."""
+def _table(needed: Mapping[str, Check], others: Mapping[str, Check] | None = None, alone: bool = False) -> Check:
+    """others: may be left out. What the table does not know is left alone, unless its entries must stand alone."""
 
     def check(value: Any, key: str) -> None:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
+        if alone and value.keys() - needed.keys():
+            raise _Fault(f"{key}: should hold {', '.join(needed)} alone; got {reprlib.repr(list(value))}")
         for name, one in {**needed, **(others or {})}.items():
             inner = f"{key}.{name}".removeprefix(".")
             if name in value:
@@ -93,7 +95,8 @@ _flag = _if("true or false", lambda v: type(v) is bool)
 _onnx = _if("the name of an .onnx file", lambda v: type(v) is str and v.endswith(".onnx"))
 _size = _if('a whole number from 1, or "batch"', lambda v: v == "batch" or (type(v) is int and 1 <= v <= 2**20))
 _tensor = _table({"dtype": _one_of(*TYPES), "shape": _list(_size, 1)})
-_steps = _list(_table({field.name: _whole(0) if field.name == "timestep" else _number() for field in fields(Step)}), 1)
+_step = {field.name: _whole(0) if field.name == "timestep" else _number() for field in fields(Step)}
+_steps = _list(_table(_step, alone=True), 1)
 _pair = _if("two numbers, the smaller first", lambda v: type(v) is list and len(v) == 2)
 _sha = _if(
     "64 hexadecimal digits", lambda v: type(v) is str and len(v) == 64 and not set(v.lower()) - set("0123456789abcdef")

@@ -20,6 +20,7 @@ from compress.files import sha256
 from compress.runtime import Bundle, manifest
 from compress.runtime.external import external_files
 from compress.runtime.manifest import read_manifest, verify_files
+from compress.runtime.sampling import Step
 from tests.conftest import read_json
 
 WRONG = [None, True, 7, -1, 2.5, math.nan, math.inf, 10**400, "", "x", [], [1], ["x"], {}, {"x": 1}]
@@ -89,6 +90,7 @@ def test_every_value_of_a_wrong_kind_is_refused_by_its_key(exported, tmp_path: P
     assert tried > 300
 
 
+STEP = Step(0, 0, 0, 0, 0)
 CONTRADICTIONS: dict[str, Any] = {
     "batch": 0,
     "batch ": -4,
@@ -104,6 +106,7 @@ CONTRADICTIONS: dict[str, Any] = {
     "sampling.clip_range": 0,
     "sampling.clip_range ": -1,
     "sampling.steps": [],
+    "sampling.steps ": [{**dict.fromkeys(vars(STEP), 0), "next_from_all": 0}],
     "sampling.others": [[]],
     "sampling.levels.alpha": [0.5],
     "sampling.guidance.kind": "classifier",
