@@ -17,7 +17,7 @@ BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
 # The least that each pass needs to be told.
 SETTINGS: dict[str, dict[str, Any]] = {
     "choose_timesteps": {"sampling_steps": 2},
-    "factorize": {"target": {"channels": 0.8}},
+    "factorize": {"target": {"params": 0.8}},
     "new_student": {"config": {"layers_per_block": 1}},
     "prune_blocks": {"layout": "bk-base"},
     "prune_channels": good.PRUNE["prune_channels"],
