@@ -17,7 +17,7 @@ BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
 # The least that each pass needs to be told.
 SETTINGS: dict[str, dict[str, Any]] = {
     "choose_timesteps": {"sampling_steps": 2},
-    "factorize": {"target": {"channels": 0.8}},
+    "factorize": {"target": {"params": 0.8}},
     "new_student": {"config": {"layers_per_block": 1}},
     "prune_blocks": {"layout": "bk-base"},
     "prune_channels": good.PRUNE["prune_channels"],
@@ -276,7 +276,10 @@ def draw(choose: random.Random) -> Case:
     """A recipe with one fault, or none."""
     kind = choose.choice(("text", "field", "field", "field", "key", "key", "set", "good"))
     if kind == "text":
-        name, spot = choose.choice(sorted(TEXTS)), choose.choice(sorted(SPOTS))
+        name, spot = (
+            choose.choice(sorted(TEXTS.keys() - {"!!null x"})),
+            choose.choice(sorted(SPOTS)),
+        )  # many may be null
         return of_text(f"{name} as {spot}", SPOTS[spot](TEXTS[name]))
     if kind == "good":
         return _good(choose)
