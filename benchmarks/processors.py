@@ -32,7 +32,7 @@ from compress.files import write_json, write_text
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BUNDLES = (ROOT / "exported" / "digits-edge", ROOT / "exported" / "digits-flagship")
-IMAGES = 4
+IMAGES = 2
 # What is run on every processor: numpy, onnxruntime and the package's own runtime.
 PROGRAM = """
 import sys
