@@ -112,7 +112,11 @@ def test_ctrl_c_while_writing_leaves_nothing_and_says_so(place: Path, monkeypatc
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, part, **_: interrupted(part, b"half"))
     before = sorted(place.rglob("*"))
-    done = compress("sample", BUNDLE, "--count", 1, "--threads", 1, folder=place)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+    try:
+        done = compress("sample", BUNDLE, "--count", 1, "--threads", 1, folder=place)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert done.returncode == 130 and done.stderr == "stopped; the same command continues from here\n"
     assert sorted(place.rglob("*")) == before
 

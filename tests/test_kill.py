@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def judged(report: dict[str, Any]) -> dict[str, Any]:
 def stop(command: list[str], output: Path, how: signal.Signals, dice: random.Random) -> tuple[int, str]:
     """Start a command and stop it somewhere in verify: (exit code, what it said)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background processes ignore it
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         while process.poll() is None and not list((output / "passes").glob(f".*-verify.{process.pid}.part/files")):
             time.sleep(0.01)
         time.sleep(dice.uniform(0, 1))

@@ -69,7 +69,7 @@ def test_the_example_recipe(tmp_path: Path) -> None:
     assert found.head.guidance == GuidanceOptions(scale=2.0, null_class=10)
     assert [step.kind for step in found.steps] == ["prune_channels", "distill", "quantize", "export_onnx", "verify"]
     assert found.steps[0].config.target.macs == 0.45
-    assert found.steps[1].config.steps == 600
+    assert found.steps[1].config.steps == 300
     assert found.steps[4].config.gates["bytes"].max == 0.2
 
 
