@@ -61,6 +61,10 @@ def call(words: Sequence[str], folder: Path) -> Outcome:
         if not child:
             _become(words, folder, out, err)
         code, used = _wait(child)
+        if code is None and not _text(
+            err
+        ):  # it would have said where it stands: threads of libraries kept it at the fork
+            return call(words, folder)
         return Outcome(code, _text(out), _text(err), used.ru_utime + used.ru_stime)
 
 
