@@ -2,16 +2,21 @@
 
 import json
 import tempfile
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from compress import passes
 from compress.contract import PassConfig
-from compress.errors import RecipeError, ReportError
+from compress.errors import BundleError, RecipeError, ReportError
+from compress.files import read_json
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
 from compress.runtime import Bundle
 from compress.runtime.bundle import find
+from compress.settings import plain
 
 
 def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
@@ -50,23 +55,27 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}
-    if bundle.guidance["kind"] != "none" and "null" not in bundle.guidance:
+    if bundle.guidance["kind"] != "none" and not bundle.guidance.get("null"):
         raise RecipeError([f"{bundle.path}: its teacher is guided by a classifier; name its recipe with --recipe"])
     if bundle.guidance["kind"] != "none":
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
         head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
     config = _earlier(bundle.path.parent / "report.json")
-    return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], bundle.path / "bundle.json")
+    file = bundle.path / "bundle.json"
+    try:
+        return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], file)
+    except ValidationError as error:
+        raise BundleError(f"{file}: is damaged: {plain(error)}; export the model again") from None
 
 
 def _earlier(report: Path) -> PassConfig:
     """Gates, and the numbers of samples that they were judged by, of an earlier report, if there is one."""
     config: type[PassConfig] = passes.module("verify").Config
-    if not report.is_file():
+    if not lexists(report):
         return config()
     try:
-        earlier = json.loads(report.read_text(encoding="utf-8"))
+        earlier = read_json(report)
         gates: dict[str, dict[str, float]] = {}
         for gate in (gate for gate in earlier["gates"] if not gate.get("always")):
             gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
@@ -74,5 +83,6 @@ def _earlier(report: Path) -> PassConfig:
         if "reference" in earlier:
             counts["reference"] = earlier["reference"]["count"]
         return config.model_validate({"gates": gates, **counts})
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ReportError(f"{report}: is damaged ({error!r}); name the bundle's recipe with --recipe") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = plain(error) if isinstance(error, ValidationError) else str(error)
+        raise ReportError(f"{report}: is damaged ({said}); name the bundle's recipe with --recipe") from None

@@ -8,7 +8,6 @@ import operator
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
@@ -52,14 +51,14 @@ class _Pickler(pickle.Pickler):
 
 
 def fingerprint(*values: object, weights: bool = True) -> str | None:
-    """SHA-256 of all that the values consist of; None: of something without a name, as a function within another."""
+    """SHA-256 of all that the values consist of; None: of something that pickle cannot write, as a nameless class."""
     written = io.BytesIO()
     pickler = _Pickler(written)
     pickler.weights = weights
     pickler.fast = True  # equal strings count as equal, one object or not
     try:
         pickler.dump(values)
-    except (pickle.PicklingError, AttributeError):
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError):
         return None
     return hashlib.sha256(written.getvalue()).hexdigest()
 
@@ -72,7 +71,7 @@ def shared_export(export: Callable[..., Any], folder: Path) -> Callable[..., Any
         if key is None:
             return export(module, inputs, **settings)
         file = once(folder, key, lambda path: ir.save(export(module, inputs, **settings).model, path))
-        return SimpleNamespace(model=ir.load(file))
+        return torch.onnx.ONNXProgram(ir.load(file), None)
 
     return shared
 

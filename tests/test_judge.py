@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compress import passes
-from compress.errors import RecipeError, ReportError
+from compress.errors import BundleError, RecipeError, ReportError
 from compress.files import write_json
 from compress.inputs import Options
 from compress.judge import verify_bundle
@@ -90,3 +90,29 @@ def test_gates_that_always_hold_are_not_the_recipes(made: tuple[Path, str], tmp_
         ("sampling_error", 1e-5, True, True),
     ]
     assert report["verdict"] == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"teacher_sampling": {"steps": "many"}}, "bundle.json: is damaged: sampling.steps"),
+        ({"teacher_sampling": {"stepz": 3}}, "bundle.json: is damaged: sampling.stepz"),
+        ({"name": ""}, "bundle.json: is damaged: name"),
+    ],
+)
+def test_what_the_manifest_says_of_its_recipe_is_checked(
+    made: tuple[Path, str], tmp_path: Path, change: dict, said: str
+) -> None:
+    folder, teacher = made
+    file = folder / "onnx" / "bundle.json"
+    write_json(file, read_json(file) | change)
+    with pytest.raises(BundleError, match=said):
+        verify_bundle(folder, teacher, None, tmp_path, options())
+
+
+def test_a_report_beside_it_that_is_no_report_is_one_message(made: tuple[Path, str], tmp_path: Path) -> None:
+    folder, teacher = made
+    for content in ("[" * 100_000, "[]", '{"gates": 7}', '{"gates": [], "samples": "many"}'):
+        (folder / "report.json").write_text(content)
+        with pytest.raises(ReportError, match=r"report.json: is damaged \((?!.*pydantic)"):
+            verify_bundle(folder, teacher, None, tmp_path, options())

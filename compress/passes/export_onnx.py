@@ -43,6 +43,7 @@ LEAST_SQNR_DB = {"float": 80.0, "int8_weights": 80.0, "int4_weights": 80.0, "fp1
 KERNEL_LOSS_DB = 1.0
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
+TOGETHER = 8  # samples of them in one evaluation by PyTorch
 # Of the one graph against the steps, same kernels.
 LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "int8_weights": 60.0, "int4_weights": 60.0, "fp16": 20.0, "int8": 20.0}
 
@@ -226,11 +227,14 @@ def _check(
 ) -> dict[str, float]:
     """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
     questions = _questions(model, inputs, context)
-    device = inputs[0].device
+    device, together = inputs[0].device, max(1, TOGETHER // len(inputs[0]))
 
     def answers(module: torch.nn.Module) -> np.ndarray:
+        """Of several questions at once, where the module takes any number of samples."""
+        groups = [questions[i : i + together] for i in range(0, len(questions), together)]
         with torch.no_grad():
-            return np.concatenate([module(*(part.to(device) for part in q)).cpu().numpy() for q in questions])
+            asked = [[torch.cat(parts).to(device) for parts in zip(*group, strict=True)] for group in groups]
+            return np.concatenate([module(*parts).cpu().numpy() for parts in asked])
 
     names = ["sample", "timestep", *model.inputs]
     feeds = [dict(zip(names, (part.numpy() for part in q), strict=True)) for q in questions]

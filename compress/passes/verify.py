@@ -70,7 +70,7 @@ class Config(PassConfig):
     few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
     )
-    rounds: int = Field(30, ge=10, description="times every call is timed, in trains of 10")
+    rounds: int = Field(30, ge=10, description="rounds of timing; the teacher in PyTorch is in every third")
     threads: int = Field(1, ge=1, description="threads of either side; 1 measures work and not scheduling")
     batches: Many[int] = Field((8,), description="batch sizes to time beside 1")
     starts: int = Field(1, ge=0, description="fresh processes of each side, for cold start and peak memory")

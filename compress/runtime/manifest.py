@@ -120,10 +120,14 @@ _guidance = _table(
     {"scales": _or_null(_scales), "null": _mapping(_null)},
 )
 _sampling = _table(
-    {"steps": _steps, "clip_range": _or_null(_number(1e-6)), "guidance": _guidance},
     {
         "solver": _one_of("ddim", "dpmpp_2m"),
         "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
+        "steps": _steps,
+        "clip_range": _or_null(_number(1e-6)),
+        "guidance": _guidance,
+    },
+    {
         "distilled": _flag,
         "levels": _table({"alpha": _list(_number(0)), "sigma": _list(_number(0))}),
         "others": _list(_steps),
@@ -132,23 +136,23 @@ _sampling = _table(
 )
 _manifest = _table(
     {
+        "name": _text,
         "model": _onnx,
+        "scheme": _text,
+        "classes": _or_null(_whole(1, 2**31)),
+        "params": _whole(0),
+        "macs": _whole(0),
+        "data": _or_null(_text),
+        "teacher_sampling": _mapping(lambda value, key: None),
         "batch": _or_null(_whole(1, 2**20)),
         "inputs": _mapping(_tensor),
         "sampling": _sampling,
         "files": _mapping(_table({"sha256": _sha, "bytes": _whole(0)}), r"\w[\w.+-]{0,99}"),  # in the folder itself
     },
     {
-        "name": _text,
         "sampler": _or_null(_onnx),
-        "scheme": _text,
         "outputs": _mapping(_tensor),
         "timesteps": _or_null(_list(_whole(0), 1)),
-        "classes": _or_null(_whole(1, 2**31)),
-        "params": _whole(0),
-        "macs": _whole(0),
-        "data": _or_null(_text),
-        "teacher_sampling": _mapping(lambda value, key: None),
         "made_by": _text,
         "paired": _flag,
     },
@@ -201,6 +205,11 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     null = sampling["guidance"].get("null", {})
     if not set(null) <= set(inputs):
         raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
+    if len(null) > 1:
+        raise _Fault(f"sampling.guidance.null: should be of one input; got {sorted(null)}")
+    for name, value in null.items():
+        if isinstance(value, int) is not inputs[name]["dtype"].startswith("int"):
+            raise _Fault(f"sampling.guidance.null.{name}: should be a class for labels, a file for embeddings")
     if sampling["guidance"]["kind"] == "cfg" and not null:
         raise _Fault("sampling.guidance.null: is missing, but guidance takes a second evaluation without a condition")
     named = {"model": manifest["model"], "sampler": manifest.get("sampler")}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from compress.evaluation.soundness import finite_output, listed_files
+from compress.files import sha256
 from compress.runtime import Bundle
-from compress.runtime.bundle import sha256
 from tests.conftest import read_json
 
 FLAGSHIP = Path(__file__).parents[2] / "exported" / "digits-flagship" / "onnx"

@@ -62,7 +62,8 @@ def at_few_steps(teacher: Denoiser, count: int) -> Denoiser:
 def test_student_comes_nearer_than_the_teacher_with_as_few_steps(method: str, tmp_path: Path) -> None:
     teacher = teacher_of()
     settings = {"batch_size": 16, "learning_rate": 2e-3, "ema": 0.9, "trajectories": 300}
-    result = run(teacher, tmp_path, method=method, sampling_steps=[2], steps=250, **settings)
+    steps = 500 if method == "consistency" else 250  # it is slower: on other noise 250 steps reach 0.74 to 0.84
+    result = run(teacher, tmp_path, method=method, sampling_steps=[2], steps=steps, **settings)
     student = result.model
     grid = teacher.sampling.timesteps
     assert student.sampling.timesteps == (grid[0], grid[4]) and student.sampling.distilled

@@ -29,7 +29,7 @@ OR_ELSE = {  # kinds of value that may stand there as well
     "sampler": (str,),
     "classes": (int,),
     "sampling.clip_range": (int, float),
-    "sampling.guidance.null.class_labels": (int, str),
+    "sampling.guidance.null.class_labels": (int, str),  # of a right kind; what contradicts others is tried below
     "sampling.guidance.null.encoder_hidden_states": (int, str),
 }
 NULLABLE = {"sampler", "batch", "timesteps", "classes", "data", "sampling.clip_range"}
@@ -115,6 +115,8 @@ CONTRADICTIONS: dict[str, Any] = {
     "sampling.guidance.null.class_labels": -1,
     "sampling.guidance.null.class_labels ": "null.npy",
     "sampling.guidance.scales": [3.0, 1.0],
+    "sampling.guidance.null  ": {"class_labels": 3, "timestep": 3},
+    "sampling.guidance.null.class_labels  ": "denoiser.onnx",
     "sampling.solver": "euler",
     "sampling.prediction_type": "predicton",
     "model": "other.onnx",
@@ -306,7 +308,8 @@ def test_the_table_knows_what_models_can_carry() -> None:
         return False
 
     step = dict.fromkeys(("clean_from_sample", "clean_from_output", "next_from_sample", "next_from_clean"), 0.5)
-    base = {"steps": [{"timestep": 1, "next_from_previous": 0.0, **step}], "clip_range": None}
+    base: dict[str, Any] = {"solver": "ddim", "prediction_type": "sample", "clip_range": None}
+    base["steps"] = [{"timestep": 1, "next_from_previous": 0.0, **step}]
     base["guidance"] = {"kind": "none", "scale": 1.0}
     for key, values in (("prediction_type", get_args(PredictionType)), ("solver", tuple(SOLVERS))):
         assert not [value for value in values if refused(manifest._sampling, {**base, key: value})]
