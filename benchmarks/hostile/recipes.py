@@ -127,13 +127,6 @@ SPOTS: dict[str, Callable[[str], str]] = {
     "a choice": lambda text: LINES.replace("l2", text),
     "an unknown key": lambda text: f"{LINES}sede: {text}\n",
 }
-SCALAR_OF_A_SPOT = {
-    "a new line",
-    "a megabyte of a word",
-    "a terminal's escape",
-    "NUL, escaped",
-    "half a surrogate pair",
-}
 
 NAMED: dict[str, Case] = {
     **{f"{name} as seed": of_text(name, SPOTS["seed"](text)) for name, text in TEXTS.items()},

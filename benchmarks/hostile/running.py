@@ -20,6 +20,7 @@ from typing import IO, NoReturn
 from benchmarks.hostile.case import Case
 from compress.cli import main
 
+POLL = 0.005  # seconds between looks at a command
 SECONDS = 5.0  # of processor time that a refusal may take
 BYTES = 6 * 2**30  # of memory beside what is loaded already
 LONGEST = 2000  # characters of a message that anyone would read
@@ -100,16 +101,18 @@ def _become(words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes]) 
 
 def _wait(child: int) -> tuple[int | None, resource.struct_rusage]:
     """(exit code, what it used); the code is None for one that computes or waits for too long."""
-    used, moved = 0.0, time.monotonic()
-    while used < 2 * SECONDS and time.monotonic() - moved < SECONDS:
+    used, idle = 0.0, 0
+    while (
+        used < 2 * SECONDS and idle * POLL < SECONDS
+    ):  # looks are counted: a clock goes on while everything is stopped
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status), usage
         state, *fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
         now = (float(fields[10]) + float(fields[11])) / os.sysconf("SC_CLK_TCK")
-        if now > used or state != "S":  # one that runs, or would if others let it
-            used, moved = now, time.monotonic()
-        time.sleep(0.005)
+        waits = now == used and state == "S"  # and neither runs nor would if others let it
+        used, idle = now, idle + 1 if waits else 0
+        time.sleep(POLL)
     os.kill(child, signal.SIGUSR1)  # it says where it stands
     time.sleep(0.2)
     os.killpg(child, signal.SIGKILL)
