@@ -18,7 +18,7 @@ def first_wrong_layer(
     """(name, dB) of the first product whose result, as onnxruntime's kernels give it, is nearer than `least` dB to
     noise against the same graph computed node by node; None: there is none.
 
-    graph: with a layer's path as the name of each node. feeds: inputs by name.
+    graph: whose nodes are `named`, as `onnx_graph.export.to_onnx` does. feeds: inputs by name.
     """
     kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -35,7 +35,7 @@ def first_wrong_layer(
             (output,), kind = after[0].output, kinds[after[0].input[2]]
         if output not in {value.name for value in graph.graph.output}:
             graph.graph.output.append(onnx.helper.make_tensor_value_info(output, kind, None))
-        looked[output] = node.name
+        looked[output] = node.name.partition("/")[0]
     content = graph.SerializeToString()
     answers = []
     for level in (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, None):

@@ -51,8 +51,8 @@ def to_onnx(
     """The lean graph of `module`, inputs called `names`, output `out_sample`.
 
     inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any. timesteps: the only
-    ones that it will be asked for; none: any. named: nodes are called as their layers are in the net, which takes
-    bytes. Raises ExportError.
+    ones that it will be asked for; none: any. named: nodes are called as their layers are in the net, with a
+    number behind a slash, which takes bytes. Raises ExportError.
     """
     return lean(as_exported(module, inputs, names, batch, opset), timesteps=timesteps, named=named)
 
@@ -109,8 +109,8 @@ def lean(
             rewrite(model)
     check_products(model)
     if named:
-        for node in model.graph:
-            node.name = layer(node)
+        for number, node in enumerate(model.graph):
+            node.name = f"{layer(node)}/{number}"  # onnxruntime wants no name twice
     graph = clean(ir.to_proto(model), shorten=not named)
     if timesteps:
         fold_rows(graph, "timestep", timesteps, if_smaller=True)
