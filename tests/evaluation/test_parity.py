@@ -73,6 +73,9 @@ def test_a_file_less_exact_than_its_simulation_is_no_export(
     int8: QuantizedDenoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = export_onnx.run(int8, export_onnx.Config(batch=1), make_context(int8.source, tmp_path / "good"))
+    kinds = [node.op_type for node in onnx.load(made.model.path / "denoiser.onnx").graph.node]
+    # keys are every second level of bytes and keep to the limit by themselves; probabilities are clipped
+    assert kinds.count("Clip") == kinds.count("Softmax") == 4
     file, simulated = made.notes["sqnr_to_float_db"], made.notes["simulated_sqnr_to_float_db"]
     assert file > simulated - export_onnx.KERNEL_LOSS_DB and simulated > 20
     truly = Bundle.denoise
