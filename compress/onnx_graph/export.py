@@ -25,6 +25,7 @@ from compress.onnx_graph.moves import dequantize_late
 from compress.onnx_graph.ones import drop_ones
 from compress.onnx_graph.pads import merge_pads
 from compress.onnx_graph.shapes import fold_shapes
+from compress.onnx_graph.simplify import simplify
 
 # In this order: shapes first, so that the next ones know the ranks.
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
@@ -60,7 +61,7 @@ def to_onnx(
 def as_exported(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], batch: int | None, opset: int
 ) -> ir.Model:
-    """The graph as PyTorch's exporter writes it; arguments as for `to_onnx`. Raises ExportError."""
+    """The graph as PyTorch's exporter writes it, simplified; arguments as for `to_onnx`. Raises ExportError."""
     # None until torchao is loaded, and then there is no graph that holds it
     rounding = getattr(torch.ops.quantized_decomposed, "quantize_per_tensor", None)
     dimension = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on quantized graphs
@@ -76,11 +77,13 @@ def as_exported(
                 dynamo=True,
                 custom_translation_table={rounding.default: _quantize} if rounding else None,
                 verbose=False,
+                optimize=False,
             )
     except Exception as error:  # the exporter raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"the ONNX exporter failed: {reason}; run with -v for details") from error
     assert program is not None
+    simplify(program.model)
     return program.model
 
 

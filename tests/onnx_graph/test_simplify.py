@@ -1,0 +1,32 @@
+"""Our list of rules finds what onnxscript's own list finds."""
+
+import io
+from collections import Counter
+from contextlib import redirect_stdout
+
+import onnx_ir as ir
+import pytest
+import torch
+from onnxscript.optimizer import optimize_ir
+
+from compress.models.denoiser import example_inputs
+from compress.onnx_graph.simplify import simplify
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
+
+
+@pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG], ids=["class", "text"])
+def test_as_few_nodes_as_by_every_rule(config: dict) -> None:
+    model = make_denoiser(config)
+    inputs = example_inputs(model, 2)
+    shapes = tuple({0: torch.export.Dim("batch", min=1, max=63)} for _ in inputs)
+    with redirect_stdout(io.StringIO()), torch.no_grad():
+        program = torch.onnx.export(
+            model.module, inputs, dynamic_shapes=shapes, dynamo=True, verbose=False, optimize=False
+        )
+    assert program is not None
+    every = ir.from_proto(ir.to_proto(program.model))
+    before = len(every.graph)
+    optimize_ir(every)
+    simplify(program.model)
+    assert Counter(node.op_type for node in program.model.graph) == Counter(node.op_type for node in every.graph)
+    assert len(every.graph) < before
