@@ -23,7 +23,7 @@ from compress import terminal
 from compress.evaluation import latency, quality
 from compress.files import write_json, write_text
 from compress.models.attention import channels_first
-from compress.models.denoiser import AnyDenoiser, Denoiser, example_inputs
+from compress.models.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import REWRITES, as_exported, lean
 from compress.onnx_graph.known import fold_constants
 from compress.passes import quantize
@@ -45,15 +45,15 @@ NOTES = """\
 LEAST_SQNR_DB = {"float": 100.0, "int8": 30.0}  # int8: a fold moves a few roundings by one level
 
 
-def graphs(module: AnyDenoiser, source: Denoiser) -> dict[str, onnx.ModelProto]:
+def graphs(model: Denoiser) -> dict[str, onnx.ModelProto]:
     """By name, the lean graph with all rewrites and without each of them."""
-    names = ["sample", "timestep", *source.inputs]
-    with channels_first(source.net):
-        raw = ir.to_proto(as_exported(module.module, example_inputs(source, 1), names, 1, OPSET))
+    names = ["sample", "timestep", *model.inputs]
+    with channels_first(model.net):
+        raw = ir.to_proto(as_exported(model.module, example_inputs(model, 1), names, 1, OPSET))
     left_out: dict[str, Callable[..., int] | None] = {ALL: None, AGAIN: None}
     left_out |= {f"without {rewrite.__name__}": rewrite for rewrite in (*REWRITES, fold_constants)}
     found = {name: lean(ir.from_proto(raw), rewrite) for name, rewrite in left_out.items()}
-    return found | {OWN: lean(ir.from_proto(raw), timesteps=sorted(source.sampling.timesteps))}
+    return found | {OWN: lean(ir.from_proto(raw), timesteps=sorted(model.sampling.timesteps))}
 
 
 def measure(name: str, scheme: str) -> dict[str, Any]:
@@ -63,10 +63,9 @@ def measure(name: str, scheme: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         context = context_of(model, Path(folder))
         points = subject.points(model, context, subject.calibration)
-        module: AnyDenoiser = model
         if scheme == "int8":
-            module = quantize.calibrated(model, quantize.Config(), context, points).model
-    made = graphs(module, model)
+            model = quantize.calibrated(model, quantize.Config(), context, points).model
+    made = graphs(model)
     feeds = {key: value[:1].numpy() for key, value in zip(["sample", "timestep", *model.inputs], points, strict=True)}
     sessions = {key: open_session(graph.SerializeToString(), THREADS, scheme) for key, graph in made.items()}
     outputs = {key: session.run(None, feeds)[0] for key, session in sessions.items()}

@@ -18,7 +18,7 @@ from compress.contract import Context
 from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
 from compress.models import checkpoint
-from compress.models.denoiser import AnyDenoiser, Denoiser, example_inputs
+from compress.models.denoiser import Denoiser, example_inputs
 from compress.models.families import FAMILIES
 from compress.passes import export_onnx, quantize
 from compress.randomness import generator
@@ -204,7 +204,7 @@ def _plain(model: Denoiser, names: list[str], batch: int, folder: Path) -> Path:
     return file
 
 
-def _exported(model: AnyDenoiser, batch: int, kind: str, context: Context) -> Path:
+def _exported(model: Denoiser, batch: int, kind: str, context: Context) -> Path:
     output = context.output / f"{kind}-{batch}"
     config = export_onnx.Config(batch=batch, opset=OPSET)
     export_onnx.run(model, config, dataclasses.replace(context, name=kind, output=output))

@@ -36,7 +36,6 @@ from compress.evaluation.statistics import wilson
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint
-from compress.models.denoiser import QuantizedDenoiser
 from compress.models.reference import Drawn, Progress, draw_kept, silent
 from compress.recipe import read
 from compress.runtime import Bundle
@@ -108,8 +107,7 @@ def bench(progress: Progress = silent) -> Bench:
     frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
     baseline = kept(context.teacher(), 1, progress, "the teacher in onnxruntime")
     model = checkpoint.load(QUANTIZED)
-    assert isinstance(model, QuantizedDenoiser)
-    whole, simulated = (probe.answer(frozen, probe.of_model(one)).guided for one in (model.source, model))
+    whole, simulated = (probe.answer(frozen, probe.of_model(one)).guided for one in (model.in_float(), model))
     return Bench(context, drawn, judged, bundle, baseline, frozen, whole, simulated)
 
 

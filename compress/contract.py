@@ -3,7 +3,7 @@
 A pass is one file in `compress/passes/`; the file's name is its name in a recipe. It holds
 
     class Config(PassConfig)         see `compress.settings`; the field descriptions are the documentation
-    def run(model, config, context) -> PassResult[Denoiser | QuantizedDenoiser | Bundle]
+    def run(model, config, context) -> PassResult[Denoiser | Quantized | Bundle]
     def forecast(model, config, context) -> Forecast       only if `run` trains or judges: what `compress plan` calls
 
 What a pass accepts and returns is read from the annotations of `run`.

@@ -28,7 +28,7 @@ from compress.files import Unreadable, check_folder, is_full, read_json, sha256,
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
-from compress.models.denoiser import Denoiser, QuantizedDenoiser
+from compress.models.denoiser import Denoiser
 from compress.recipe import Recipe, Step
 from compress.report.publish import check, publish
 from compress.runtime import Bundle
@@ -202,11 +202,11 @@ class _Run:
         return Outcome(self.output, verdict, self.records)
 
     def _loader(self, stored: Path) -> Callable[[], Any]:
-        def load() -> Denoiser | QuantizedDenoiser | Bundle:
+        def load() -> Denoiser | Bundle:
             if stored.name == "onnx":
                 return Bundle(stored)
             model = checkpoint.load(stored, self.options.allow_pickle)
-            return model.to(self.options.device) if isinstance(model, Denoiser) else model
+            return model if model.precision else model.to(self.options.device)
 
         return load
 
@@ -275,7 +275,6 @@ def _store(model: Any, part: Path) -> str:
 
 
 def _size(model: Any) -> Mapping[str, int] | None:
-    if isinstance(model, Denoiser | QuantizedDenoiser):
-        source = model.source if isinstance(model, QuantizedDenoiser) else model
-        return {"params": counts.parameters(source), "macs": counts.macs(source)}
+    if isinstance(model, Denoiser):
+        return {"params": counts.parameters(model), "macs": counts.macs(model)}
     return {"bytes": model.size_bytes} if isinstance(model, Bundle) else None

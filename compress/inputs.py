@@ -18,7 +18,7 @@ from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
 from compress.files import sha256
 from compress.models import checkpoint, noise_classifier, torchscript
-from compress.models.denoiser import Denoiser, QuantizedDenoiser, guidance_fault
+from compress.models.denoiser import Denoiser, guidance_fault
 from compress.models.reference import draw_dataset
 from compress.models.source import locate
 from compress.recipe import Recipe, Step
@@ -75,7 +75,7 @@ class Inputs:
             self.guidance if head.guidance else None,
             self._null_embedding(),
         )
-        if isinstance(model, QuantizedDenoiser):
+        if model.precision is not None:
             raise RecipeError(
                 [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
             )

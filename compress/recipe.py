@@ -18,15 +18,15 @@ from compress.data import DataConfig, Folder
 from compress.diffusion.sampling import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, Unreadable, check_regular, read_text
-from compress.models.denoiser import Denoiser, QuantizedDenoiser
+from compress.models.denoiser import Denoiser, Quantized
 from compress.runtime import Bundle
 from compress.settings import File, Frozen
 from compress.yaml_reader import YamlReader, parse_value
 
 BYTES = 2**16  # of a recipe file
-_WORDS = {
+_WORDS: dict[object, str] = {
     Denoiser: "a float model",
-    QuantizedDenoiser: "a quantized model",
+    Quantized: "a quantized model",
     Bundle: "an exported bundle",
     type(None): "no model yet",
 }
@@ -226,7 +226,7 @@ class _RecipeReader(YamlReader):
         return steps
 
     def _chain(self, chain: Sequence[tuple[str, str, tuple[Any, ...]]], has_checkpoint: bool) -> None:
-        current: type = Denoiser if has_checkpoint else type(None)
+        current: object = Denoiser if has_checkpoint else type(None)
         before = "the checkpoint" if has_checkpoint else "a recipe without checkpoint"
         for name, kind, place in chain:
             accepted = passes.accepts(kind)

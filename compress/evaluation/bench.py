@@ -12,7 +12,7 @@ import torch
 from compress.errors import BundleError
 from compress.files import Unreadable, check_regular
 from compress.models import checkpoint
-from compress.models.denoiser import QuantizedDenoiser, example_inputs
+from compress.models.denoiser import example_inputs
 from compress.runtime import Bundle
 from compress.runtime.bundle import find, open_session
 
@@ -40,8 +40,7 @@ def callable_for(path: Path, threads: int, batch: int, allow_pickle: bool = Fals
             raise BundleError(f"{path}: {fault}") from None
         return _onnx(path, open_session(path, threads), batch)
     model = checkpoint.load(path, allow_pickle)
-    source = model.source if isinstance(model, QuantizedDenoiser) else model
-    return functools.partial(_evaluate, model.module, example_inputs(source, batch))
+    return functools.partial(_evaluate, model.module, example_inputs(model, batch))
 
 
 def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from compress.evaluation.latency import interleaved, speedup
 from compress.evaluation.statistics import Interval
 from compress.models.attention import Convolution, channels_first
-from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import Denoiser, example_inputs
 from compress.models.reference import Progress
 from compress.onnx_graph.export import to_onnx
 from compress.runtime.bundle import open_session
@@ -71,21 +71,18 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
 
 
 def whole_times(
-    models: Mapping[str, AnyDenoiser], folder: Path, batch: int, progress: Progress, title: str
+    models: Mapping[str, Denoiser], folder: Path, batch: int, progress: Progress, title: str
 ) -> dict[str, np.ndarray]:
     """Milliseconds [rounds] of one evaluation of whole models, exported to `folder` at a fixed batch, one thread."""
     calls = {}
     for name, model in models.items():
-        source = model.source if isinstance(model, QuantizedDenoiser) else model
-        inputs = example_inputs(source, batch)
-        names = ["sample", "timestep", *source.inputs]
-        with channels_first(source.net):
+        inputs = example_inputs(model, batch)
+        names = ["sample", "timestep", *model.inputs]
+        with channels_first(model.net):
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
         onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
-        session = open_session(
-            file, threads=1, scheme=model.scheme if isinstance(model, QuantizedDenoiser) else "float"
-        )
+        session = open_session(file, threads=1, scheme=model.scheme)
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
         calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
     return interleaved(calls, ROUNDS, progress, title)

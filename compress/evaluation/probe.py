@@ -15,7 +15,7 @@ from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
 from compress.evaluation.workers import parallel
-from compress.models.denoiser import AnyDenoiser, Denoiser, guided, null_conditions, predict, steered
+from compress.models.denoiser import Denoiser, guided, null_conditions, predict, steered
 from compress.models.reference import Drawn, noise_like
 from compress.randomness import Draw
 from compress.runtime import Bundle
@@ -102,7 +102,7 @@ def of_bundle(bundle: Bundle) -> Evaluate:
     return evaluate
 
 
-def of_model(model: AnyDenoiser) -> Evaluate:
+def of_model(model: Denoiser) -> Evaluate:
     """How a PyTorch model is evaluated: by its own guidance."""
 
     def evaluate(sample: np.ndarray, place: int, timestep: int, given: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -13,12 +13,12 @@ from compress.evaluation.figure import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
 from compress.models import counts
-from compress.models.denoiser import Denoiser, QuantizedDenoiser, example_inputs, predict
+from compress.models.denoiser import Denoiser, example_inputs, predict
 from compress.models.reference import Progress
 from compress.runtime import Bundle
+from compress.runtime.schemes import SCHEMES
 
 ROUNDS = 10  # of timing: what is shown is a median
-BYTES = {"int8": 1, "int8_weights": 1, "int4_weights": 1, "fp16": 2}  # at most, a parameter
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Measured:
 
     name: str
     kind: str
-    model: Denoiser | QuantizedDenoiser | Bundle
+    model: Denoiser | Bundle
     answer: probe.Answer
 
 
@@ -62,12 +62,12 @@ def quantized(models: Sequence[Measured]) -> tuple[dict[str, float], Figure] | N
 
     Outputs of the two are not compared with each other: roundings decorrelate in a deep net.
     """
-    simulated = next((entry for entry in models if isinstance(entry.model, QuantizedDenoiser)), None)
+    simulated = next((entry for entry in models if isinstance(entry.model, Denoiser) and entry.model.precision), None)
     shipped = next((entry for entry in models if isinstance(entry.model, Bundle)), None)
     if simulated is None or shipped is None:
         return None
-    source = simulated.model.source  # type: ignore[union-attr]
-    whole = probe.answer(shipped.answer.probe, probe.of_model(source)).guided
+    assert isinstance(simulated.model, Denoiser)
+    whole = probe.answer(shipped.answer.probe, probe.of_model(simulated.model.in_float())).guided
     fake, real = simulated.answer.guided, shipped.answer.guided
     found = {"simulated_sqnr_db": sqnr(whole, fake), "kernels_sqnr_db": sqnr(whole, real)}
     return found, kernel_loss(whole, fake, real)
@@ -89,7 +89,7 @@ def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -
     return Figure(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2, value, ends)
 
 
-def _distilled(model: Denoiser | QuantizedDenoiser | Bundle) -> bool:
+def _distilled(model: Denoiser | Bundle) -> bool:
     if isinstance(model, Bundle):
         return bool(model.manifest["sampling"].get("distilled", False))
     return model.sampling.distilled
@@ -99,27 +99,25 @@ def _items(model: object) -> int:
     return (model.batch or 1) if isinstance(model, Bundle) else 1
 
 
-def _call(model: Denoiser | QuantizedDenoiser | Bundle) -> Callable[[], object] | None:
+def _call(model: Denoiser | Bundle) -> Callable[[], object] | None:
     """One evaluation, without guidance."""
-    if isinstance(model, QuantizedDenoiser):
-        return None
     if isinstance(model, Bundle):
         noise, given = model.example(_items(model))
         return functools.partial(model.denoise, noise, model.steps[0].timestep, given)
+    if model.precision:
+        return None
     sample, times, *conditions = example_inputs(model, 1)
     return functools.partial(predict, model, sample, times, dict(zip(model.inputs, conditions, strict=True)))
 
 
-def _size(model: Denoiser | QuantizedDenoiser | Bundle) -> dict[str, Any]:
+def _size(model: Denoiser | Bundle) -> dict[str, Any]:
     if isinstance(model, Bundle):
         size, engine = model.size_bytes, f"onnxruntime {model.manifest['scheme']}"
         return {"params": model.manifest["params"], "macs": model.manifest["macs"], "bytes": size, "engine": engine}
-    source = model.source if isinstance(model, QuantizedDenoiser) else model
-    params = counts.parameters(source)
-    simulated = isinstance(model, QuantizedDenoiser)
+    params = counts.parameters(model)
     return {
         "params": params,
-        "macs": counts.macs(source),
-        "bytes": params * (BYTES.get(model.scheme, 4) if isinstance(model, QuantizedDenoiser) else 4),
-        "engine": f"PyTorch, simulated {model.scheme}" if simulated else "PyTorch",  # type: ignore[union-attr]
+        "macs": counts.macs(model),
+        "bytes": params * SCHEMES[model.scheme].bytes,
+        "engine": f"PyTorch, simulated {model.scheme}" if model.precision else "PyTorch",
     }

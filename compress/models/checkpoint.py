@@ -15,11 +15,13 @@ from compress.errors import CheckpointError
 from compress.files import Unreadable, read_json
 from compress.models import noise_classifier, trial, weights
 from compress.models import structure as structures
-from compress.models.denoiser import SCHEMES, AnyDenoiser, Denoiser, QuantizedDenoiser, guidance_fault
+from compress.models.denoiser import Denoiser, guidance_fault
 from compress.models.families import FAMILIES
 from compress.models.family import Family
 from compress.models.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
+from compress.runtime.schemes import SCHEMES
 
+QUANTIZED = [name for name in SCHEMES if name != "float"]
 _DAMAGED = "is damaged; save the model again"
 
 
@@ -29,7 +31,7 @@ def load(
     options: SamplingOptions | None = None,
     guidance: Guidance | None = None,
     null_embedding: torch.Tensor | None = None,
-) -> AnyDenoiser:
+) -> Denoiser:
     """Read a model folder, strictly: every weight is used, none is missing, shapes agree, all are finite.
 
     options, guidance, null_embedding: instead of what the folder says. allow_pickle: read pickled weights, and run a
@@ -74,33 +76,32 @@ def load(
     return model if scheme is None else _quantized(model, scheme, float_layers, source)
 
 
-def save(model: AnyDenoiser, folder: Path) -> None:
+def save(model: Denoiser, folder: Path) -> None:
     """Write a model folder that `load` gives back exactly.
 
     diffusers reads it too where config.json says all of the net; where it does not, diffusers finds no weights.
     """
-    source = model.source if isinstance(model, QuantizedDenoiser) else model
     (folder / "unet").mkdir(parents=True, exist_ok=True)
-    structure: dict[str, Any] = dict(_structure(source.net, source.family))
-    source.net.save_config(folder / "unet")  # type: ignore[operator]
+    structure: dict[str, Any] = dict(_structure(model.net, model.family))
+    model.net.save_config(folder / "unet")  # type: ignore[operator]
     name = OWN_WEIGHTS if structure else f"{STOCK_WEIGHTS}.safetensors"
-    weights.save(source.net.state_dict(), folder / "unet" / name)
-    if source.kept:
-        structure["kept"] = {tap: list(channels) for tap, channels in source.kept.items()}
-    if isinstance(model, QuantizedDenoiser):
-        structure["quantization"] = {"scheme": model.scheme, "float_layers": list(model.float_layers)}
-        if model.ranges:
-            weights.save(model.ranges, folder / "quantization.safetensors")
+    weights.save(model.net.state_dict(), folder / "unet" / name)
+    if model.kept:
+        structure["kept"] = {tap: list(channels) for tap, channels in model.kept.items()}
+    if model.precision is not None:
+        structure["quantization"] = {"scheme": model.scheme, "float_layers": list(model.precision.float_layers)}
+        if model.precision.ranges:
+            weights.save(model.precision.ranges, folder / "quantization.safetensors")
     if structure:
         _write(folder / "structure.json", structure)
-    if source.scheduler:
+    if model.scheduler:
         (folder / "scheduler").mkdir(exist_ok=True)
-        _write(folder / "scheduler" / "scheduler_config.json", dict(source.scheduler))
-    if source.classifier is not None:
-        torch.jit.save(source.classifier, folder / CLASSIFIER)
-    _write(folder / "sampling.json", source.sampling.model_dump())
-    if source.null_embedding is not None:
-        weights.save({"null_embedding": source.null_embedding}, folder / "null_embedding.safetensors")
+        _write(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
+    if model.classifier is not None:
+        torch.jit.save(model.classifier, folder / CLASSIFIER)
+    _write(folder / "sampling.json", model.sampling.model_dump())
+    if model.null_embedding is not None:
+        weights.save({"null_embedding": model.null_embedding}, folder / "null_embedding.safetensors")
 
 
 def _structure(net: nn.Module, family: Family) -> structures.Structure:
@@ -136,14 +137,14 @@ def _quantization(content: Any, where: Path) -> tuple[str | None, tuple[str, ...
     if content is None:
         return None, ()
     scheme, layers = (content.get("scheme"), content.get("float_layers")) if isinstance(content, dict) else (None, None)
-    if isinstance(content, dict) and "scheme" in content and scheme not in SCHEMES:
-        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(SCHEMES)}")
+    if isinstance(content, dict) and "scheme" in content and scheme not in QUANTIZED:
+        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(QUANTIZED)}")
     if scheme is None or not isinstance(layers, list) or not all(isinstance(pattern, str) for pattern in layers):
         raise CheckpointError(f"{where}: quantization {_DAMAGED}")
     return scheme, tuple(layers)
 
 
-def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], source: Source) -> QuantizedDenoiser:
+def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], source: Source) -> Denoiser:
     from compress.models import quantized  # brings torchao, which only quantized models need
 
     file = source.root / "quantization.safetensors"

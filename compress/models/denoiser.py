@@ -1,9 +1,10 @@
 """`Denoiser`: a torch model and everything needed to draw a sample from it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NewType
 
 import torch
 from torch import nn
@@ -17,9 +18,25 @@ DEFAULT_TOKENS = 77  # text length of CLIP, which conditions most text-to-image 
 
 
 @dataclass(frozen=True)
-class Denoiser:
-    """A float model.
+class Precision:
+    """Arithmetic other than float32, and what it is made again from.
 
+    scheme: a row of `runtime.schemes`. module: f(sample, timestep, *inputs) in that arithmetic. ranges: observed ones,
+    by tensor. float_layers: patterns of the layers that were left in float.
+    """
+
+    scheme: str
+    module: nn.Module
+    ranges: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A net, its sampling and its precision.
+
+    net: of float weights, whatever the precision. precision: None: float32; else the model is drawn from and exported,
+    and no longer pruned or trained.
     scheduler: the diffusers scheduler config that `sampling` was read from.
     null_embedding: what guidance puts in place of the text embedding [tokens, width], or of the class embedding.
     classifier: of noisy samples, for guidance of that kind.
@@ -33,11 +50,21 @@ class Denoiser:
     null_embedding: torch.Tensor | None = None
     classifier: nn.Module | None = None
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    precision: Precision | None = None
 
     @cached_property
     def module(self) -> nn.Module:
         """f(sample [b,c,h,w], timestep int64 [b], *inputs) -> output [b,c,h,w]; inputs: as in `inputs`."""
-        return self.family.positional(self.net)
+        return self.precision.module if self.precision else self.family.positional(self.net)
+
+    @property
+    def scheme(self) -> str:
+        """Name of the precision, a row of `runtime.schemes`."""
+        return self.precision.scheme if self.precision else "float"
+
+    def in_float(self) -> "Denoiser":
+        """The model that this one was quantized from; itself, if it is float."""
+        return dataclasses.replace(self, precision=None) if self.precision else self
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -98,34 +125,10 @@ class Denoiser:
         return self
 
 
-SCHEMES = ("int8", "int8_weights", "int4_weights", "fp16")  # of quantization that can be saved
+Quantized = NewType("Quantized", Denoiser)  # what a pass says that takes or gives a model of other precision
 
 
-@dataclass(frozen=True)
-class QuantizedDenoiser:
-    """A model after quantization: it can be drawn from and exported, no longer pruned or trained.
-
-    source: the float model it came from. module: f(sample, timestep, *conditions) in quantized
-    arithmetic. ranges: observed ranges by tensor, from which `module` is rebuilt (empty for fp16).
-    float_layers: patterns of the layers that were left in float.
-    """
-
-    source: Denoiser
-    scheme: str
-    module: nn.Module
-    ranges: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    float_layers: tuple[str, ...] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "source":
-            raise AttributeError(name)
-        return getattr(self.source, name)
-
-
-AnyDenoiser = Denoiser | QuantizedDenoiser
-
-
-def guidance_fault(model: AnyDenoiser) -> str | None:
+def guidance_fault(model: Denoiser) -> str | None:
     """What is wrong with the guidance of a model, to be written behind its name; None: nothing."""
     guidance, count = model.sampling.guidance, model.family.classes(model.net)
     if guidance.null_class is not None and (count is None or not 0 <= guidance.null_class < count):
@@ -148,7 +151,7 @@ def guidance_fault(model: AnyDenoiser) -> str | None:
     return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
 
 
-def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`conditions` with the null condition in place of the one that guidance leaves out."""
     name = model.dropped
     assert name is not None, "a guided model has a condition to leave out"
@@ -160,7 +163,7 @@ def null_conditions(model: AnyDenoiser, conditions: Mapping[str, torch.Tensor]) 
 
 
 def predict(
-    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+    model: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """Raw model output [b,c,h,w], one evaluation, for timesteps int64 [b].
 
@@ -172,7 +175,7 @@ def predict(
 
 
 def _with_scalars(
-    model: AnyDenoiser, conditions: Mapping[str, torch.Tensor], sample: torch.Tensor
+    model: Denoiser, conditions: Mapping[str, torch.Tensor], sample: torch.Tensor
 ) -> Mapping[str, torch.Tensor]:
     missing = [name for name in model.inputs if name not in conditions and name not in model.conditions]
     usual = {scalars.GUIDANCE_SCALE: model.sampling.guidance.scale, scalars.STEPS: len(model.sampling.timesteps)}
@@ -180,7 +183,7 @@ def _with_scalars(
 
 
 def guided(
-    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+    model: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """Model output [b,c,h,w] with the model's own guidance: for `cfg` one evaluation of a doubled batch, for
     `classifier` one and the classifier's gradient.
@@ -205,7 +208,7 @@ def guided(
 
 
 def steered(
-    model: AnyDenoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+    model: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """What the model's classifier adds to its output [b,c,h,w] at guidance scale 1."""
     assert model.classifier is not None, "guidance of kind classifier has one"
@@ -214,7 +217,7 @@ def steered(
 
 @torch.no_grad()
 def draw(
-    model: AnyDenoiser,
+    model: Denoiser,
     noise: torch.Tensor,
     conditions: Mapping[str, torch.Tensor],
     on_step: Callable[[], None] | None = None,
@@ -229,7 +232,7 @@ def draw(
 
 
 @torch.no_grad()
-def walk(model: AnyDenoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def walk(model: Denoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The samples [steps + 1,b,c,h,w] that drawing from noise [b,c,h,w] goes through: noise first, clean last."""
     states = []
 

@@ -24,10 +24,11 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
 )
 
-from compress.models import four_bits, histograms, rounding
+from compress.models import four_bits, rounding
 from compress.models.attention import channels_first
-from compress.models.denoiser import SCHEMES, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import Denoiser, Precision, Quantized, example_inputs
 from compress.models.edits import LowRank
+from compress.runtime.schemes import SCHEMES
 
 # Cheap layers at the ends of the net, whose error nothing later can repair.
 FLOAT_LAYERS = ("conv_in", "conv_out")
@@ -167,22 +168,19 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
     return program.module()
 
 
-def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> QuantizedDenoiser:
+def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> Quantized:
     """The model with observers that note values while it runs: histograms of them, or their ends alone."""
     observer = Histogram if histogram else MinMaxObserver
     prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, observer))
-    return QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers)
+    return _quantized(model, "int8", prepared, float_layers=float_layers)
 
 
 @torch.no_grad()
 def weights_ranges(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """What `rebuild` needs for weights of 8 bits and float arithmetic; it takes no calibration.
-
-    scheme: int8_weights, or int4_weights, where weights of linear layers in transformers have four bits.
-    """
+    """What `rebuild` needs for a scheme of float activations; it takes no calibration."""
     prepared = _weights_prepared(model, scheme, float_layers)
     prepared(*example_inputs(model, batch=2))  # observers look at weights when the model runs
-    return ranges(QuantizedDenoiser(model, "calibrating", prepared, float_layers=float_layers))
+    return ranges(prepared)
 
 
 def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[str, tuple[torch.Tensor, int]]:
@@ -190,8 +188,8 @@ def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[s
 
     By path; left out are weights that lean attention folds into others first.
     """
-    four = four_bits.layers(model.net, float_layers) if scheme == "int4_weights" else ()
-    largest = SECOND if scheme == "int8" else WEIGHT_ALONE
+    four = four_bits.layers(model.net, float_layers) if SCHEMES[scheme].four_bits else ()
+    largest = WEIGHT_ALONE if SCHEMES[scheme].activation_bits is None else SECOND
     found = {}
     for path, layer in rounding.layers(model.net).items():
         weight = layer.weight.detach().flatten(1)
@@ -203,36 +201,25 @@ def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[s
 
 
 def _weights_prepared(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
-    if scheme == "int4_weights":
+    if SCHEMES[scheme].four_bits:
         paths = four_bits.layers(model.net, float_layers)
         model, float_layers = four_bits.on_grid(model, paths), (*float_layers, *paths)
     return prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))
 
 
-def ranges(model: QuantizedDenoiser, method: str = "mse") -> dict[str, torch.Tensor]:
-    """The range [2, channels or 1] of every observer of an `observed` model, by its name.
-
-    method: how a histogram's is chosen: mse (least squared error), percentile or entropy; weights have their own.
-    """
+def ranges(observed: nn.Module) -> dict[str, torch.Tensor]:
+    """The range [2, channels or 1] of every observer of an observed module, by its name; of least squared error where
+    it keeps a histogram."""
     found = {}
-    for name, observer in model.module.named_modules():
+    for name, observer in observed.named_modules():
         if isinstance(observer, HistogramObserver):
-            low, high = _range(observer, method)
+            low, high = observer._non_linear_param_search()
         elif isinstance(observer, UniformQuantizationObserverBase):
             low, high = observer.min_val, observer.max_val
         else:
             continue
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
     return found
-
-
-def _range(observer: HistogramObserver, method: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if method == "mse":
-        low, high = observer._non_linear_param_search()
-        return low, high
-    choose = {"percentile": histograms.percentile, "entropy": histograms.entropy}[method]
-    ends = choose(observer.histogram.cpu(), float(observer.min_val), float(observer.max_val))
-    return torch.tensor(ends[0]), torch.tensor(ends[1])
 
 
 class FakeQuantize(nn.Module):
@@ -281,7 +268,7 @@ def attentions(model: Denoiser) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
+def int8_layers(model: Quantized) -> dict[str, list[str]]:
     """Names of the observers of every layer of an `observed` model that computes in int8, by the layer's path.
 
     In order: of input, weight and output; of attention's first layer also that of the keys, of its last also that of
@@ -305,33 +292,42 @@ def int8_layers(model: QuantizedDenoiser) -> dict[str, list[str]]:
     return found
 
 
-def fake_quantized(model: QuantizedDenoiser, method: str = "mse") -> QuantizedDenoiser:
-    """An `observed` model that has met its calibration, with rounding in place of observers. method: as for `ranges`.
+def fake_quantized(model: Quantized) -> Quantized:
+    """Put rounding in the place of the observers of an `observed` model that has met its calibration.
 
     Its weights are those of the float model that it was made of, so that training it trains that.
     """
-    _settle(model.module, ranges(model, method))
+    _settle(model.module, ranges(model.module))
     for name, observer in list(model.module.named_modules()):
         if isinstance(observer, UniformQuantizationObserverBase | DerivedObserverOrFakeQuantize):
             parent, _, own = name.rpartition(".")
             setattr(model.module.get_submodule(parent), own, FakeQuantize(observer))
-    return dataclasses.replace(model, scheme="training")
+    return model
 
 
 def rebuild(
     source: Denoiser, scheme: str, saved: Mapping[str, torch.Tensor], float_layers: tuple[str, ...] = ()
-) -> QuantizedDenoiser:
+) -> Quantized:
     """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError."""
-    if scheme == "fp16":
-        return QuantizedDenoiser(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
-    if scheme not in SCHEMES:
-        raise ValueError(f"quantization {scheme!r} is unknown; this version reads {', '.join(SCHEMES)}")
-    if scheme == "int8":
+    row = SCHEMES[scheme]
+    if row.weight_bits is None:
+        return _quantized(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
+    if row.activation_bits is not None:
         prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, MinMaxObserver))
     else:
         prepared = _weights_prepared(source, scheme, float_layers)
     _settle(prepared, saved)
-    return QuantizedDenoiser(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)
+    return _quantized(source, scheme, convert_pt2e(prepared), dict(saved), float_layers)
+
+
+def _quantized(
+    source: Denoiser,
+    scheme: str,
+    module: nn.Module,
+    saved: Mapping[str, torch.Tensor] | None = None,
+    float_layers: tuple[str, ...] = (),
+) -> Quantized:
+    return Quantized(dataclasses.replace(source, precision=Precision(scheme, module, saved or {}, float_layers)))
 
 
 def _settle(prepared: nn.Module, settled: Mapping[str, torch.Tensor]) -> None:

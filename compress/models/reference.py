@@ -13,7 +13,7 @@ import torch
 from compress.data import KEYS, Dataset, FromTeacher, read_embeddings, read_npz
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
-from compress.models.denoiser import AnyDenoiser, Denoiser, draw
+from compress.models.denoiser import Denoiser, draw
 from compress.randomness import Draw, generator
 
 BATCH = 100
@@ -43,7 +43,7 @@ class Drawn:
         return Drawn(self.noise[part], conditions, self.samples[part])
 
 
-def noise_like(model: AnyDenoiser, count: int, *key: int | str) -> torch.Tensor:
+def noise_like(model: Denoiser, count: int, *key: int | str) -> torch.Tensor:
     """Standard normal noise [count,c,h,w], determined by `key`."""
     return torch.randn(count, *model.sample_shape, generator=generator(*key))
 
@@ -53,9 +53,7 @@ def cycled_labels(classes: int, count: int) -> torch.Tensor:
     return torch.arange(count) % classes
 
 
-def conditions_for(
-    model: AnyDenoiser, count: int, dataset: Callable[[], Dataset], seed: int
-) -> dict[str, torch.Tensor]:
+def conditions_for(model: Denoiser, count: int, dataset: Callable[[], Dataset], seed: int) -> dict[str, torch.Tensor]:
     """Conditions to draw `count` samples for: labels in turn; embeddings, and labels beside them, from the data set."""
     if not model.conditions:
         return {}
@@ -65,7 +63,7 @@ def conditions_for(
 
 
 def draw_many(
-    model: AnyDenoiser,
+    model: Denoiser,
     noise: torch.Tensor,
     conditions: Mapping[str, torch.Tensor],
     progress: Progress,

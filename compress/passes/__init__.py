@@ -20,12 +20,12 @@ def module(name: str) -> types.ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def accepts(name: str) -> set[type]:
+def accepts(name: str) -> set[object]:
     """The types that a pass takes as its model; NoneType: it can start from nothing."""
     return set(_members(typing.get_type_hints(module(name).run)["model"]))
 
 
-def returns(name: str) -> type:
+def returns(name: str) -> object:
     """The type of the model that a pass gives back."""
     result = typing.get_type_hints(module(name).run)["return"]
     return next(_members(typing.get_args(result)[0]))
@@ -36,10 +36,10 @@ def summary(name: str) -> str:
     return (inspect.getdoc(module(name)) or "").splitlines()[0]
 
 
-def _members(annotation: object) -> Iterator[type]:
+def _members(annotation: object) -> Iterator[object]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         for member in typing.get_args(annotation):
             yield from _members(member)
     else:
-        assert isinstance(annotation, type)
+        assert isinstance(annotation, type | typing.NewType)
         yield annotation

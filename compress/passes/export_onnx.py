@@ -23,7 +23,7 @@ from compress.evaluation.quality import psnr, sqnr
 from compress.files import sha256, write_json
 from compress.models import counts
 from compress.models.attention import channels_first
-from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, example_inputs
+from compress.models.denoiser import Denoiser, Quantized, example_inputs
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
@@ -31,21 +31,17 @@ from compress.onnx_graph.unroll import unroll
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.manifest import FORMAT
+from compress.runtime.schemes import SCHEMES
 
 MODEL = "denoiser.onnx"
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
 TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
 CALIBRATION = 60  # images that adaptive steps are calibrated on
-# Least agreement of the file with the PyTorch model. int8 kernels round otherwise than simulated ones, and differences
-# grow with depth: so an int8 file and its simulation are both held against the float model, and may differ by a dB.
-LEAST_SQNR_DB = {"float": 80.0, "int8_weights": 80.0, "int4_weights": 80.0, "fp16": 30.0}
-KERNEL_LOSS_DB = 1.0
+KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
-# Of the one graph against the steps, same kernels.
-LEAST_SAMPLER_SQNR_DB = {"float": 60.0, "int8_weights": 60.0, "int4_weights": 60.0, "fp16": 20.0, "int8": 20.0}
 
 
 class Config(PassConfig):
@@ -67,7 +63,7 @@ class Config(PassConfig):
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
-def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -> PassResult[Bundle]:
+def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
     if config.adaptive and (model.sampling.distilled or (config.batch or 1) > 1):
         why = "the steps of this model were distilled" if model.sampling.distilled else "they need batch: 1, or any"
@@ -79,20 +75,18 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
         )
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
-    source = model.source if isinstance(model, QuantizedDenoiser) else model
-    scheme = model.scheme if isinstance(model, QuantizedDenoiser) else "float"
-    inputs = example_inputs(source, batch=config.batch or 2)
-    names = ["sample", "timestep", *source.inputs]
-    timesteps = _own(source) if config.timesteps == "own" else []
-    with context.progress(f"{context.name}: exporting", 1) as task, channels_first(source.net):
+    inputs = example_inputs(model, batch=config.batch or 2)
+    names = ["sample", "timestep", *model.inputs]
+    timesteps = _own(model) if config.timesteps == "own" else []
+    with context.progress(f"{context.name}: exporting", 1) as task, channels_first(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
     onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
     if config.sampler:
-        whole = _sampler(source, graph)
+        whole = _sampler(model, graph)
         onnx.save(whole, folder / SAMPLER, save_as_external_data=large or config.external_data, location="sampler.bin")
-    _describe(source, scheme, folder, names, inputs, config, context)
+    _describe(model, folder, names, inputs, config, context)
     bundle = Bundle(folder)
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
@@ -101,9 +95,9 @@ def run(model: Denoiser | QuantizedDenoiser, config: Config, context: Context) -
         **_check(model, bundle, inputs, config, context),
     }
     if config.adaptive:
-        notes["adaptive"] = _calibrate(source, bundle, context)
+        notes["adaptive"] = _calibrate(model, bundle, context)
     if config.sampler:
-        notes["sampler_sqnr_db"] = round(_check_sampler(source, bundle, LEAST_SAMPLER_SQNR_DB[scheme], context), 2)
+        notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
     return PassResult(bundle, changed=True, notes=notes)
 
 
@@ -114,7 +108,6 @@ def _own(model: Denoiser) -> list[int]:
 
 def _describe(
     model: Denoiser,
-    scheme: str,
     folder: Path,
     names: list[str],
     inputs: tuple[torch.Tensor, ...],
@@ -136,7 +129,7 @@ def _describe(
         "name": context.recipe,
         "model": MODEL,
         "sampler": SAMPLER if config.sampler else None,
-        "scheme": scheme,
+        "scheme": model.scheme,
         "batch": config.batch,
         "inputs": {
             name: {
@@ -206,7 +199,7 @@ def _sampler(model: Denoiser, graph: onnx.ModelProto) -> onnx.ModelProto:
     return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, STEPS in model.inputs, count)
 
 
-def _check_sampler(model: Denoiser, bundle: Bundle, least: float, context: Context) -> float:
+def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
     """SQNR in dB of the one graph against the steps, on noise. Raises ExportError."""
     count = bundle.batch or 2
     rounds = max(1, 4 // count)
@@ -214,6 +207,7 @@ def _check_sampler(model: Denoiser, bundle: Bundle, least: float, context: Conte
     conditions = conditions_for(model, len(noise), context.dataset, context.seed)
     given = {name: value.numpy() for name, value in conditions.items()}
     agreement = sqnr(bundle.sample(noise, **given), bundle.sample_at_once(noise, **given))
+    least = SCHEMES[model.scheme].least_sampler_db
     if not agreement >= least:
         raise ExportError(
             f"{context.name}: {SAMPLER} differs from sampling step by step: {agreement:.1f} dB SQNR, at least "
@@ -223,7 +217,7 @@ def _check_sampler(model: Denoiser, bundle: Bundle, least: float, context: Conte
 
 
 def _check(
-    model: AnyDenoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], config: Config, context: Context
+    model: Denoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], config: Config, context: Context
 ) -> dict[str, float]:
     """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
     questions = _questions(model, inputs, context)
@@ -239,20 +233,20 @@ def _check(
     names = ["sample", "timestep", *model.inputs]
     feeds = [dict(zip(names, (part.numpy() for part in q), strict=True)) for q in questions]
     got = np.concatenate([bundle.denoise(**_split(given)) for given in feeds])
-    if bundle.manifest["scheme"] != "int8":
-        agreement, least = sqnr(answers(model.module), got), LEAST_SQNR_DB[bundle.manifest["scheme"]]
+    row = SCHEMES[model.scheme]
+    if not row.by_simulation:
+        agreement, least = sqnr(answers(model.module), got), row.least_db
         found = {"sqnr_to_pytorch_db": round(agreement, 2)}
     else:
-        assert isinstance(model, QuantizedDenoiser)
-        wanted = answers(model.source.module)
+        wanted = answers(model.in_float().module)
         agreement, simulated = sqnr(wanted, got), sqnr(wanted, answers(model.module))
-        least = min(simulated - KERNEL_LOSS_DB, LEAST_SQNR_DB["float"])
+        least = min(simulated - KERNEL_LOSS_DB, row.least_db)
         found = {"sqnr_to_float_db": round(agreement, 2), "simulated_sqnr_to_float_db": round(simulated, 2)}
     if agreement >= least:
         return found
     with channels_first(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
-    wrong = first_wrong_layer(named, feeds, bundle.manifest["scheme"], WRONG_LAYER_DB)
+    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
@@ -260,9 +254,7 @@ def _check(
     )
 
 
-def _questions(
-    model: AnyDenoiser, inputs: tuple[torch.Tensor, ...], context: Context
-) -> list[tuple[torch.Tensor, ...]]:
+def _questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Context) -> list[tuple[torch.Tensor, ...]]:
     """(sample, timestep, *inputs) to ask model and file: noise at the model's own timesteps."""
     random = generator(context.seed, Draw.EXPORT_CHECK)
     numbers, fewest, most = CHECKED

@@ -30,10 +30,11 @@ from compress.evaluation import kernels, latency
 from compress.evaluation.assignment import left_in_float
 from compress.evaluation.quality import sqnr
 from compress.models import four_bits, quantized, rounding
-from compress.models.denoiser import AnyDenoiser, Denoiser, QuantizedDenoiser, null_conditions, predict, walk
+from compress.models.denoiser import Denoiser, Quantized, null_conditions, predict, walk
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import GUIDANCE_SCALE, STEPS
 from compress.randomness import Draw, generator
+from compress.runtime.schemes import SCHEMES
 from compress.settings import Many
 
 BATCH = 50
@@ -56,16 +57,13 @@ class Config(PassConfig):
 
     scheme: Literal["int8", "auto", "int8_weights", "int4_weights", "fp16"] = Field(
         "int8",
-        description="int8: weights and activations; auto: int8 for those layers alone for which it pays, measured "
-        "here; int8_weights: weights alone, a file as small that computes in float; int4_weights: the same with four "
-        "bits for linear layers of transformers; fp16: half precision",
+        description="auto: int8 for those layers alone for which it pays, measured here; "
+        + "; ".join(f"{name}: {row.purpose}" for name, row in SCHEMES.items() if name != "float"),
     )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
-    observer: Literal["mse", "percentile", "entropy", "minmax"] = Field(
-        "mse",
-        description="ranges of activations. mse: of least squared error; percentile: all but one in 10,000 at each "
-        "end; entropy: whose levels tell most, as TensorRT's; minmax: no value is clipped",
+    observer: Literal["mse", "minmax"] = Field(
+        "mse", description="ranges of activations. mse: of least squared error; minmax: no value is clipped"
     )
     rounding: Literal["nearest", "gptq"] = Field(
         "nearest",
@@ -104,7 +102,7 @@ class RoundedImitation(nn.Module):
     average = None
 
     def __init__(
-        self, student: Denoiser, rounded: QuantizedDenoiser, points: list[torch.Tensor], answers: torch.Tensor
+        self, student: Denoiser, rounded: Quantized, points: list[torch.Tensor], answers: torch.Tensor
     ) -> None:
         super().__init__()
         self.net = student.module
@@ -122,10 +120,10 @@ class RoundedImitation(nn.Module):
         return {"output": (found - wanted).square().mean() / wanted.square().mean()}
 
 
-def run(model: Denoiser, config: Config, context: Context) -> PassResult[QuantizedDenoiser]:
+def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantized]:
     """Calibrate if need be, and quantize."""
-    if config.scheme == "fp16":
-        return PassResult(quantized.rebuild(model, "fp16", {}), changed=True, notes={"scheme": "fp16"})
+    if config.scheme != "auto" and SCHEMES[config.scheme].weight_bits is None:
+        return PassResult(quantized.rebuild(model, config.scheme, {}), changed=True, notes={"scheme": config.scheme})
     if config.scheme == "int4_weights" and not four_bits.layers(model.net, config.float_layers):
         raise PassError(
             f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a multiple "
@@ -142,14 +140,14 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
 
 def quantized_at(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
-) -> PassResult[QuantizedDenoiser]:
+) -> PassResult[Quantized]:
     """Quantize as `config` says, `qat` apart, by what is met at `points`: (sample, timestep, *inputs).
 
     No points: for weights alone that are rounded to the nearest level.
     """
     if config.scheme == "auto":
         return assigned(model, config, context, points)
-    if config.scheme == "int8":
+    if SCHEMES[config.scheme].activation_bits is not None:
         return calibrated(model, config, context, points)
     ranges = quantized.weights_ranges(model, config.scheme, config.float_layers)
     if config.rounding == "gptq":
@@ -159,16 +157,14 @@ def quantized_at(
     return PassResult(rounded, changed=True, notes=notes)
 
 
-def calibrated(
-    model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
-) -> PassResult[QuantizedDenoiser]:
+def calibrated(model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]) -> PassResult[Quantized]:
     """Quantize to int8 with the ranges met at `points`: (sample, timestep, *inputs), each [evaluations, ...]."""
     float_layers = _float_layers(model, config)
     observed = _observed(model, float_layers, config, context, points)
     if config.rounding == "gptq":
         model = _on_grids(model, "int8", float_layers, context, points)
     with context.progress(f"{context.name}: converting", 2) as task:
-        ranges = quantized.ranges(observed, config.observer)
+        ranges = quantized.ranges(observed.module)
         task.advance()
         result = quantized.rebuild(model, "int8", ranges, float_layers)
         task.advance()
@@ -178,7 +174,7 @@ def calibrated(
 
 def _observed(
     model: Denoiser, float_layers: tuple[str, ...], config: Config, context: Context, points: list[torch.Tensor]
-) -> QuantizedDenoiser:
+) -> Quantized:
     """The model with observers that have met `points`."""
     with context.progress(f"{context.name}: preparing", 1) as task:
         observed = quantized.observed(model, float_layers, config.observer != "minmax")
@@ -207,7 +203,7 @@ def _trained(
     """(a copy of the model whose weights were trained under rounding, figures for the record)."""
     student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     float_layers = _float_layers(model, config)
-    rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points), config.observer)
+    rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points))
     others = trajectory_points(model, qat.samples, qat.evaluations, context, Draw.QAT)
     with context.progress(f"{context.name}: the float model's answers", 1) as task:
         wanted = _answers(model, others)
@@ -218,14 +214,12 @@ def _trained(
     return student, notes
 
 
-def assigned(
-    model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
-) -> PassResult[QuantizedDenoiser]:
+def assigned(model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]) -> PassResult[Quantized]:
     """int8 where it is faster and within the margin, by measurement."""
     observed = _observed(model, _float_layers(model, config), config, context, points)
     layers = quantized.int8_layers(observed)
     units = _units(model, layers)
-    rounded = quantized.fake_quantized(observed, config.observer)
+    rounded = quantized.fake_quantized(observed)
     place = torch.arange(PROBE) * len(points[0]) // PROBE
     probe = [value[place] for value in points]  # few, for the layers one by one; all points for what is chosen
     wanted = {len(given[0]): _answers(model, given) for given in (probe, points)}
@@ -252,7 +246,7 @@ def assigned(
     mixed = config.model_copy(update={"float_layers": (*config.float_layers, *reasons)})
     result = calibrated(model, mixed, context, points)
     with tempfile.TemporaryDirectory() as folder:
-        both: dict[str, AnyDenoiser] = {"float": model, "mixed": result.model}
+        both: dict[str, Denoiser] = {"float": model, "mixed": result.model}
         whole = kernels.whole_times(both, Path(folder), batch, context.progress, f"{context.name}: the whole net")
     faster, ends = latency.speedup(whole["float"], whole["mixed"])
     if faster <= 1:
@@ -289,12 +283,12 @@ def _units(model: Denoiser, layers: Iterable[str]) -> dict[str, list[str]]:
 
 
 @torch.no_grad()
-def _answers(model: AnyDenoiser, points: list[torch.Tensor]) -> torch.Tensor:
+def _answers(model: Denoiser, points: list[torch.Tensor]) -> torch.Tensor:
     """Outputs [n,c,h,w] at points, in batches that an exported graph takes."""
     return torch.cat([model.module(*part) for part in zip(*(value.split(BATCH) for value in points), strict=True)])
 
 
-def _sqnr_by_timestep(model: Denoiser, result: QuantizedDenoiser, points: list[torch.Tensor]) -> dict[str, float]:
+def _sqnr_by_timestep(model: Denoiser, result: Quantized, points: list[torch.Tensor]) -> dict[str, float]:
     """SQNR in dB of the output at each timestep, and over all."""
     wanted, got = (_answers(each, points).cpu().numpy() for each in (model, result))
     times = points[1].cpu().numpy()

@@ -15,6 +15,7 @@ from compress.errors import BundleError
 from compress.runtime.adaptive import Grid, solve_adaptively
 from compress.runtime.manifest import read_manifest, verify_files
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
+from compress.runtime.schemes import SCHEMES
 from compress.runtime.signature import Specs, check_signature
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
@@ -294,20 +295,11 @@ def open_session(
 
 
 def session_options(threads: int | None, scheme: str) -> onnxruntime.SessionOptions:
-    """How a quantization runs best. threads: intra-op; None: onnxruntime's choice.
-
-    int8: convolutions transpose to channels last and back within their kernels; onnxruntime would otherwise take those
-    transposes out and move them past dequantization, which for small nets costs more kernels than it saves. Factors of
-    products that are int8 stay so: onnxruntime would otherwise make them uint8 on x86, where that takes twice as long.
-    int8_weights, int4_weights: they become float once, when the session opens, and not at every call.
-    """
+    """How a scheme runs best, or float if it is unknown. threads: intra-op; None: onnxruntime's choice."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if scheme == "int8":
-        options.add_session_config_entry("optimization.disable_specified_optimizers", "NhwcTransformer")
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    if scheme in ("int8_weights", "int4_weights"):
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    for name, value in SCHEMES.get(scheme, SCHEMES["float"]).session.items():
+        options.add_session_config_entry(name, value)
     if threads:
         options.intra_op_num_threads = threads
     return options

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from compress.errors import ExportError
 from compress.evaluation import parity
 from compress.models.attention import channels_first
-from compress.models.denoiser import QuantizedDenoiser, example_inputs
+from compress.models.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import to_onnx
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
@@ -21,7 +21,7 @@ NAMES = ["sample", "timestep", "class_labels"]
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> QuantizedDenoiser:
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
     model = make_denoiser(CLASS_CONFIG)
     config = quantize.Config.model_validate({"samples": 8, "evaluations": 48})
     return quantize.run(model, config, make_context(model, tmp_path_factory.mktemp("int8"))).model
@@ -39,11 +39,9 @@ def broken(graph: onnx.ModelProto, layer: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("layer", [None, "mid_block.resnets.0.conv1", "up_blocks.1.resnets.1.conv2"])
-def test_the_first_wrong_layer_is_named(
-    int8: QuantizedDenoiser, layer: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channels_first(int8.net):
-        graph = to_onnx(int8.module, example_inputs(int8.source, 1), NAMES, 1, 20, named=True)
+        graph = to_onnx(int8.module, example_inputs(int8, 1), NAMES, 1, 20, named=True)
     random = np.random.default_rng(0)
     feeds = [
         {
@@ -70,9 +68,9 @@ def test_the_first_wrong_layer_is_named(
 
 
 def test_a_file_less_exact_than_its_simulation_is_no_export(
-    int8: QuantizedDenoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    int8: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = export_onnx.run(int8, export_onnx.Config(batch=1), make_context(int8.source, tmp_path / "good"))
+    made = export_onnx.run(int8, export_onnx.Config(batch=1), make_context(int8.in_float(), tmp_path / "good"))
     kinds = [node.op_type for node in onnx.load(made.model.path / "denoiser.onnx").graph.node]
     # keys are every second level of bytes and keep to the limit by themselves; probabilities are clipped
     assert kinds.count("Clip") == kinds.count("Softmax") == 4
@@ -89,4 +87,4 @@ def test_a_file_less_exact_than_its_simulation_is_no_export(
 
     monkeypatch.setattr(Bundle, "denoise", noisy)
     with pytest.raises(ExportError, match=r"differs from the PyTorch model: .* dB SQNR, at least .* expected"):
-        export_onnx.run(int8, export_onnx.Config(batch=1), make_context(int8.source, tmp_path / "noisy"))
+        export_onnx.run(int8, export_onnx.Config(batch=1), make_context(int8.in_float(), tmp_path / "noisy"))

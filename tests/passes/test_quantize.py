@@ -135,10 +135,9 @@ def test_rounding_is_refused_where_nothing_uses_it(given: dict) -> None:  # type
         quantize.Config.model_validate({**given, "rounding": "gptq"})
 
 
-@pytest.mark.parametrize("observer", ["percentile", "entropy", "minmax"])
-def test_every_way_to_choose_ranges_stays_near_the_float_model(observer: str, tmp_path: Path) -> None:
+def test_ranges_that_clip_nothing_stay_near_the_float_model(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", observer)]
+    results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", "minmax")]
     points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
     with torch.no_grad():
         wanted, mse, other = (m.module(*points).numpy() for m in (model, *results))
