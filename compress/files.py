@@ -92,8 +92,8 @@ def _reason(error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write a UTF-8 text file atomically; what UTF-8 has not, as halves of paths that are none, is escaped as in JSON."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -166,3 +166,9 @@ def test_folders_made_for_a_file_that_cannot_be_written_go_again(tmp_path, name)
     with pytest.raises((OutputError, ValueError)):
         write_atomically(tmp_path / "kept" / "new" / "er" / name, write)
     assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]
+
+
+def test_what_no_text_can_hold_is_read_back_from_json(tmp_path):
+    content = {"path": os.fsdecode(b"/data/\xff"), "words": "σ² ≥ 0"}
+    write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == content
