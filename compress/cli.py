@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 CODES = {None: 0, "pass": 0, "fail": 1, "not judged": 3}  # by verdict
+UNHEARD = 141  # as of a process that SIGPIPE ended: who read what it wrote has gone
 
 # typer reads Optional and not `| None` in aliases on all the versions that are supported
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
@@ -322,6 +323,8 @@ def main() -> None:
             print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first into the second, with 130
+        if isinstance(end.__context__, BrokenPipeError):  # and this into 1, which says that a gate failed
+            sys.exit(UNHEARD)
         if isinstance(end, SystemExit) and end.code != 130:
             raise
         print("stopped; the same command continues from here", file=sys.stderr)

@@ -1,6 +1,9 @@
 """Every verdict has its exit code, whichever command reaches it, and the help says which."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +53,13 @@ def test_the_help_names_every_code(tmp_path: Path) -> None:
     shown = " ".join(compress("--help", folder=tmp_path).stdout.split())
     for said in ("0 fine", "1 a gate", "2 bad input", "3 not judged", "70 a fault"):
         assert said in shown
+
+
+def test_a_reader_that_has_gone_is_no_failed_gate() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "compress", "--help"], stdout=theirs, stderr=subprocess.PIPE, check=False
+    )
+    os.close(theirs)
+    assert done.returncode == 141 and not done.stderr
