@@ -29,16 +29,6 @@ Model = TypeVar("Model", covariant=True)
 class PassConfig(Frozen):
     """Base of every pass's `Config`."""
 
-    def paths(self) -> dict[str, tuple[Path, ...]]:
-        """Files that the settings name, by field."""
-        found = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            paths = tuple(v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Path))
-            if paths:
-                found[name] = paths
-        return found
-
 
 @dataclass(frozen=True)
 class PassResult(Generic[Model]):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from compress.errors import DataError, short, written
 from compress.files import Unreadable, check_regular
 from compress.randomness import Draw, generator
-from compress.settings import File, Frozen
+from compress.settings import Directory, File, Frozen
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
 SPLIT_SEED = 0
@@ -39,7 +39,7 @@ class Folder(Frozen):
     """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model."""
 
     source: Literal["folder"]
-    path: File
+    path: Directory
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
 

@@ -32,6 +32,7 @@ from compress.models.denoiser import Denoiser
 from compress.recipe import Recipe, Step
 from compress.report.publish import check, publish
 from compress.runtime import Bundle
+from compress.settings import paths
 
 # that compute, or write what computes
 _LIBRARIES = (
@@ -183,7 +184,7 @@ class _Run:
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
             settings = step.config.model_dump(mode="json")
-            files = [sha256(path) for paths in step.config.paths().values() for path in paths]
+            files = [sha256(path) for path in paths(step.config)]
             identity = digest([identity, step.kind, step.name, settings, files, code_identity(step.kind)])
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)

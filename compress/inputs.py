@@ -22,6 +22,7 @@ from compress.models.denoiser import Denoiser, guidance_fault
 from compress.models.reference import draw_dataset
 from compress.models.source import locate
 from compress.recipe import Recipe, Step
+from compress.settings import paths
 
 Progress = Callable[[str, int], AbstractContextManager[Task]]
 
@@ -144,22 +145,15 @@ class Inputs:
         if head.checkpoint is not None:
             source = locate(head.checkpoint)
             read += source.files
-        for path in (
-            getattr(head.data, "path", None),
-            getattr(head.data, "embeddings", None),
-            getattr(head.guidance, "null_embedding", None),
-            getattr(head.guidance, "classifier", None),
-        ):
-            read += [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
+        for path in paths(head):
+            read += path.rglob("*") if path.is_dir() else [path]
         parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
         return digest(parts)
 
 
 def _programs(recipe: Recipe) -> list[Path]:
     """The TorchScript files that a recipe names."""
-    named = [path for step in recipe.steps for paths in step.config.paths().values() for path in paths]
-    guidance = recipe.head.guidance
-    named += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
+    named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
     return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]
 
 

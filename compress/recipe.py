@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 
 from compress import passes
 from compress.contract import PassConfig
-from compress.data import DataConfig, Folder
+from compress.data import DataConfig
 from compress.diffusion.sampling import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, Unreadable, check_regular, read_text
 from compress.models.denoiser import Denoiser, Quantized
 from compress.runtime import Bundle
-from compress.settings import File, Frozen
+from compress.settings import File, Frozen, Settings, located
 from compress.yaml_reader import YamlReader, parse_value
 
 BYTES = 2**16  # of a recipe file
@@ -244,27 +244,15 @@ class _RecipeReader(YamlReader):
                 changes["checkpoint"] = str(local)
             elif not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", head.checkpoint):
                 self.fault(("checkpoint",), f"checkpoint: {written(str(local or head.checkpoint), 400)} does not exist")
-        for section, keys in (("data", ("path", "embeddings")), ("guidance", ("null_embedding", "classifier"))):
-            part = getattr(head, section)
-            for key in keys:
-                path = getattr(part, key, None)
-                if path is not None:
-                    folder = isinstance(part, Folder)
-                    full = self._existing(path, (section, key), f"{section}.{key}", folder)
-                    part = part.model_copy(update={key: full})
-            changes[section] = part
-        return head.model_copy(update=changes)
+        return self._located(head, ()).model_copy(update=changes)
 
-    def _located(self, config: PassConfig, place: tuple[Any, ...]) -> PassConfig:
-        """The settings with the paths in them made absolute."""
-        changes: dict[str, Any] = {}
-        for name, paths in config.paths().items():
-            full = tuple(self._existing(path, (*place, name), name) for path in paths)
-            changes[name] = full if isinstance(getattr(config, name), tuple) else full[0]
-        return config.model_copy(update=changes)
+    def _located(self, settings: Settings, place: tuple[Any, ...]) -> Settings:
+        """The settings with the paths in them made absolute, and a fault noted where no file (or folder) stands."""
+        return located(
+            settings, lambda path, keys, folder: self._existing(path, (*place, *keys), ".".join(keys), folder)
+        )
 
-    def _existing(self, path: Path, where: tuple[Any, ...], name: str, folder: bool = False) -> Path:
-        """A path made absolute, with its fault noted if no file (or folder) stands there."""
+    def _existing(self, path: Path, where: tuple[Any, ...], name: str, folder: bool) -> Path:
         full = self._absolute(path)
         if full is None or not full.exists():
             self.fault(where, f"{name}: {written(str(full or path), 400)} does not exist")

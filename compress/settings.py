@@ -5,7 +5,7 @@ Text is no number and neither is `true`; a whole number may stand where a fracti
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from compress.errors import nearest, short, suggest, written
 
 Item = TypeVar("Item")
+Settings = TypeVar("Settings", bound=BaseModel)
 
 _WORDS = {
     "bool_type": "should be true or false",
@@ -76,6 +77,36 @@ Listed = Annotated[tuple[Item, ...], Strict(False)]
 Many = Annotated[tuple[Item, ...], _OneOrMore()]
 Pair = Annotated[tuple[Item, Item], Strict(False)]
 File = Annotated[Path, Strict(False)]
+DIRECTORY = "directory"
+Directory = Annotated[Path, Strict(False), DIRECTORY]
+
+
+def located(
+    settings: Settings, change: Callable[[Path, tuple[str, ...], bool], Path], place: tuple[str, ...] = ()
+) -> Settings:
+    """The settings with every path in them changed: `change` of (path, keys that lead to it, whether to a folder)."""
+    found: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value, keys, folder = getattr(settings, name), (*place, name), DIRECTORY in field.metadata
+        if isinstance(value, BaseModel):
+            found[name] = located(value, change, keys)
+        elif isinstance(value, Path):
+            found[name] = change(value, keys, folder)
+        elif isinstance(value, tuple):
+            found[name] = tuple(change(one, keys, folder) if isinstance(one, Path) else one for one in value)
+    return settings.model_copy(update=found)
+
+
+def paths(settings: BaseModel) -> list[Path]:
+    """Every path in the settings."""
+    found = []
+
+    def note(path: Path, _keys: tuple[str, ...], _folder: bool) -> Path:
+        found.append(path)
+        return path
+
+    located(settings, note)
+    return found
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:
