@@ -92,7 +92,7 @@ def _reason(error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically; what UTF-8 has not, as halves of paths that are none, is escaped as in JSON."""
+    """Write a UTF-8 text file atomically; what UTF-8 has not, as parts of some paths, is escaped as in JSON."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
