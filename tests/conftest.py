@@ -35,6 +35,13 @@ CLASS_CONFIG = {
     "norm_num_groups": 4,
     "num_class_embeds": 11,
 }
+# of one level, where what is tested has nothing to do with the net
+SHALLOW_CONFIG = {
+    **CLASS_CONFIG,
+    "block_out_channels": [16],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+}
 UNCONDITIONAL_CONFIG = {**CLASS_CONFIG, "num_class_embeds": None}
 TEXT_CONFIG = {
     "_class_name": "UNet2DConditionModel",

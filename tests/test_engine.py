@@ -26,7 +26,7 @@ from compress.inputs import Options
 from compress.models import checkpoint
 from compress.models.reference import silent
 from compress.recipe import read
-from tests.conftest import CLASS_CONFIG, SCHEDULER, make_denoiser, read_json, write_recipe
+from tests.conftest import SCHEDULER, SHALLOW_CONFIG, make_denoiser, read_json, write_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def options(log: list[str] | None = None, fresh: bool = False) -> Options:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    checkpoint.save(make_denoiser(CLASS_CONFIG), tmp_path / "teacher")
+    checkpoint.save(make_denoiser(SHALLOW_CONFIG), tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
@@ -90,7 +90,7 @@ def test_changed_setting_repeats_that_pass_and_those_after_it(teacher: Path, tmp
 def test_changed_checkpoint_repeats_everything(teacher: Path, tmp_path: Path) -> None:
     recipe = read(write_recipe(tmp_path, recipe_text(teacher, [PRUNE])))
     engine.apply(recipe, tmp_path / "out", options())
-    checkpoint.save(make_denoiser(CLASS_CONFIG, seed=5), teacher)
+    checkpoint.save(make_denoiser(SHALLOW_CONFIG, seed=5), teacher)
     log: list[str] = []
     engine.apply(recipe, tmp_path / "out", options(log))
     assert not log
@@ -221,7 +221,7 @@ main()
 
 
 def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    train = {"train": {"model": CLASS_CONFIG, "steps": 80, "batch_size": 16}}
+    train = {"train": {"model": SHALLOW_CONFIG, "steps": 80, "batch_size": 16}}
     content = {
         "name": "kill",
         "data": {"source": "npz", "path": "data.npz"},

@@ -28,7 +28,7 @@ from compress.inputs import Options
 from compress.models import checkpoint
 from compress.models.reference import silent
 from compress.recipe import read
-from tests.conftest import CLASS_CONFIG, make_denoiser, read_json, write_recipe
+from tests.conftest import SHALLOW_CONFIG, make_denoiser, read_json, write_recipe
 
 ROOT = Path(__file__).parents[1]
 PRUNE = {"prune_channels": {"target": {"macs": 0.6}, "importance": "l2"}}
@@ -39,7 +39,7 @@ VERIFY = {"verify": {"samples": 10, "rounds": 10, "batches": [2], "starts": 0, "
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
-    checkpoint.save(make_denoiser(CLASS_CONFIG), folder)
+    checkpoint.save(make_denoiser(SHALLOW_CONFIG), folder)
     return folder
 
 

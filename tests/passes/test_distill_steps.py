@@ -17,8 +17,8 @@ from compress.models.denoiser import Denoiser, draw
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
 from tests.conftest import (
-    CLASS_CONFIG,
     SCHEDULER,
+    SHALLOW_CONFIG,
     TEXT_CONFIG,
     UNCONDITIONAL_CONFIG,
     assert_close_db,
@@ -28,7 +28,7 @@ from tests.conftest import (
 
 STEPS, GUIDANCE = passes.module("distill_steps"), passes.module("distill_guidance")
 QUICK = {"steps": 3, "batch_size": 8, "trajectories": 20}
-CONFIGS = {"class": CLASS_CONFIG, "text": TEXT_CONFIG, "unconditional": UNCONDITIONAL_CONFIG}
+CONFIGS = {"class": SHALLOW_CONFIG, "text": TEXT_CONFIG, "unconditional": UNCONDITIONAL_CONFIG}
 
 
 def teacher_of(kind: str = "class", steps: int = 8) -> Denoiser:
