@@ -79,7 +79,8 @@ def main() -> None:
                 terminal.log(f"{len(rows)} of {len(chosen)}")
     if not asked.only:
         file = ROOT / "benchmarks" / "results" / "hostile.json"
-        write_json(file, rows)
+        failed = [row for row in rows if row["became"] == "failed"]
+        write_json(file, {"seed": asked.seed, "cases": len(rows), "failed": failed})
         write_text(file.with_suffix(".md"), table(rows))
     print(table(rows))
     finish({"hostile_failed": float(sum(row["became"] == "failed" for row in rows))})
