@@ -23,10 +23,10 @@ from compress.contract import Context
 from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.errors import CompressError, ExportError
+from compress.families import FAMILIES
 from compress.files import write_json, write_text
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, predict
-from compress.models.families import FAMILIES
 from compress.models.reference import silent
 from compress.randomness import generator
 

@@ -88,7 +88,7 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
     found: dict[str, Denoiser] = {FLOAT: model}
     found["fp16"] = quantize.run(model, config(scheme="fp16"), context).model
     found[WEIGHTS] = quantize.run(model, config(scheme=SCHEMES[WEIGHTS]), context).model
-    if four_bits.layers(model.net, ()):
+    if four_bits.layers(model, ()):
         found[FOUR_BITS] = quantize.run(model, config(scheme=SCHEMES[FOUR_BITS]), context).model
     found[INT8] = quantize.calibrated(model, config(), context, points).model
     found[MINMAX] = quantize.calibrated(model, config(observer="minmax"), context, points).model

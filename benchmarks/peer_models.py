@@ -17,9 +17,9 @@ from compress import terminal
 from compress.contract import Context
 from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
+from compress.families import FAMILIES
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.families import FAMILIES
 from compress.passes import export_onnx, quantize
 from compress.randomness import generator
 

@@ -15,8 +15,8 @@ from compress.contract import Context
 from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
 from compress.evaluation import latency
+from compress.families import FAMILIES
 from compress.models.denoiser import Denoiser
-from compress.models.families import FAMILIES
 from compress.models.reference import silent
 from tests.shared import shared_export, shared_trace
 

@@ -23,8 +23,8 @@ PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
     "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
-    "training", "contract", "evaluation", "onnx_graph", "models", "data", "randomness", "diffusion", "runtime",
-    "settings", "folders", "files", "errors",
+    "training", "contract", "evaluation", "onnx_graph", "models", "families", "data", "randomness", "diffusion",
+    "runtime", "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -60,6 +60,45 @@ def test_imports_go_down(file: Path) -> None:
         if other in ("", "__version__") or other == own:
             continue
         assert ROOMS.index(own) < ROOMS.index(other), f"{own} imports {module}, which is above it"
+
+
+# Names within nets. Settings whose descriptions give examples of them, and a hint in an error, are all that may.
+INSIDES = re.compile(
+    r"\b(down_blocks|up_blocks|mid_block|conv_in|conv_out|conv_shortcut|transformer_blocks|resnets|downsamplers|upsamplers"
+    r"|time_embedding|time_emb_proj|to_q|to_k|to_v|to_out|add_k_proj|proj_in|proj_out|pos_embed|block_out_channels"
+    r"|layers_per_block|UNet2D\w*|DiT\w*|unet)\b"
+)
+EXAMPLES = {
+    "passes/prune_blocks.py": {"mid_block", "down_blocks", "resnets"},
+    "passes/prune_channels.py": {"mid_block"},
+    "passes/new_student.py": {"block_out_channels"},
+    "models/source.py": {"UNet2DConditionModel"},  # reads files of many nets, and writes them apart
+}
+
+
+def test_families_keep_their_secrets() -> None:
+    """Names within nets are written in families/ alone; a family needs nothing of the package but errors."""
+    for file in FILES:
+        own = file.relative_to(PACKAGE)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if own.parts[0] == "families":
+            assert {room(module) for module in imports(file)} <= {"families", "errors"}, own
+            continue
+        nodes = list(ast.walk(tree))
+        described = {id(node.body[0].value) for node in nodes if isinstance(getattr(node, "body", None), list)
+                     and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        words = {
+            word
+            for node in nodes
+            if id(node) not in described
+            for value in vars(node).values()
+            if isinstance(value, str)
+            for word in INSIDES.findall(value)
+        }
+        assert words == EXAMPLES.get(own.as_posix(), set()), own
+        modules = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        assert not any(module.startswith("diffusers.models") for module in modules), own
 
 
 def test_no_pass_imports_another() -> None:

@@ -193,7 +193,7 @@ def _shapes(channels: tuple[int, int], kind: str = "class") -> Lay:
 
     def change(model: Path) -> None:
         config = {**good.CONFIG, "in_channels": channels[0], "out_channels": channels[1]}
-        from compress.models.families import FAMILIES
+        from compress.families import FAMILIES
 
         shutil.rmtree(model)
         good.checkpoint(model, config, tensors=FAMILIES["UNet2DModel"].build(config).state_dict())

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from compress.models.families import FAMILIES
+from compress.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "exported" / "digits-edge" / "onnx"

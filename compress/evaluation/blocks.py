@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.evaluation.latency import interleaved
-from compress.models import edits
+from compress.families.replacements import Edit
 from compress.models.denoiser import Denoiser, example_inputs
 from compress.models.reference import Progress
 
@@ -31,12 +31,12 @@ def times(model: Denoiser, progress: Progress, title: str) -> dict[str, float]:
     Each is called alone, on the inputs that it has in the net: a difference of whole models would drown in noise.
     """
     calls: dict[str, Callable[[], object]] = {}
-    handles, blocks = [], model.family.blocks(model.net)
+    handles, blocks, left = [], model.family.blocks(model.net), model.family.left
     for path, edit in blocks.items():
 
-        def note(module: nn.Module, inputs: Any, named: Any, path: str = path, edit: edits.Edit = edit) -> None:
+        def note(module: nn.Module, inputs: Any, named: Any, path: str = path, edit: Edit = edit) -> None:
             calls[path] = _call(module, model.device, *inputs, **named)
-            calls[f"{path}: left"] = _call(edits.make(module, edit), model.device, *inputs, **named)
+            calls[f"{path}: left"] = _call(left[edit["kind"]](module), model.device, *inputs, **named)
 
         handles.append(model.net.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
     model.module(*example_inputs(model, batch=1))

@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.evaluation.latency import interleaved, speedup
 from compress.evaluation.statistics import Interval
-from compress.models.attention import Convolution, channels_first
+from compress.families.replacements import Convolution
 from compress.models.denoiser import Denoiser, example_inputs
 from compress.models.reference import Progress
 from compress.onnx_graph.export import to_onnx
@@ -47,7 +47,7 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
     """
     shapes: dict[str, tuple[Any, ...]] = {}
     handles = []
-    with channels_first(model.net):
+    with model.family.lean.within(model.net):
         for path in paths:
 
             def note(layer: nn.Module, inputs: Any, path: str = path) -> None:
@@ -78,7 +78,7 @@ def whole_times(
     for name, model in models.items():
         inputs = example_inputs(model, batch)
         names = ["sample", "timestep", *model.inputs]
-        with channels_first(model.net):
+        with model.family.lean.within(model.net):
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
         onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")

@@ -14,6 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from compress.families.replacements import writer
 from compress.models.denoiser import Denoiser, example_inputs
 
 WEIGHED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
@@ -97,39 +98,42 @@ class Couplings:
         """
         model = self.model
         writers = {tap: model.net.get_submodule(name) for tap, (_, name) in model.family.stages(model.net).items()}
-        alive = {tap: list(range(len(writer.get_parameter("weight")))) for tap, writer in writers.items()}
+        alive = {tap: list(range(len(layer.get_parameter("weight")))) for tap, layer in writers.items()}
         for one in self.sets:
             gone = sorted(chosen.get(one.name, ()))
             if not gone:
                 continue
             group = self._graph.get_pruning_group(one.root, one.handler, gone)
             for item in group:
-                for tap, writer in writers.items():
-                    if item.dep.target.module is writer and not self._reads(item.dep.handler):
+                for tap, layer in writers.items():
+                    if item.dep.target.module is layer and not self._reads(item.dep.handler):
                         lost = set(item.idxs)
                         alive[tap] = [channel for i, channel in enumerate(alive[tap]) if i not in lost]
             group.prune()
             if one.heads:
-                _attend(model.net, one, len(gone), heads)
+                self._attend(one, len(gone), heads)
         model.family.repair(model.net)
         return {
             tap: tuple(model.kept[tap][i] for i in left) if tap in model.kept else tuple(left)
             for tap, left in alive.items()
         }
 
+    def _attend(self, one: Coupled, gone: int, whole: bool) -> None:
+        """Attention over fewer heads; or over narrower ones, with queries scaled so that the scores keep their size.
 
-def _attend(net: nn.Module, one: Coupled, gone: int, whole: bool) -> None:
-    """Attention over fewer heads; or over narrower ones, with queries scaled so that the scores keep their size.
-
-    Scores are divided by √d of the width d of a head (Vaswani et al. 2017, eq. 1), which has become smaller.
-    """
-    for path in {member.path.rpartition(".")[0] for member in one.members if member.path.endswith(".to_q")}:
-        attention: Any = net.get_submodule(path)
-        if whole:
-            attention.heads -= gone * one.heads // one.count
-        else:
-            for tensor in attention.to_q.parameters():
-                tensor.data.mul_(math.sqrt((one.count - gone) / one.count))
+        Scores are divided by √d of the width d of a head (Vaswani et al. 2017, eq. 1), which has become smaller.
+        """
+        net = self.model.net
+        written = {member.path for member in one.members if member.dim == 0}
+        for path, block in self.model.family.attention(net).items():
+            query = writer(net.get_submodule(block.query))
+            if self._paths[query] not in written:
+                continue
+            if whole:
+                net.get_submodule(path).heads = block.heads - gone * one.heads // one.count  # type: ignore[assignment]
+            else:
+                for tensor in query.parameters():
+                    tensor.data.mul_(math.sqrt((one.count - gone) / one.count))
 
 
 def importance(one: Coupled, net: nn.Module, score: Callable[[nn.Parameter], torch.Tensor]) -> torch.Tensor:

@@ -12,12 +12,12 @@ from torch import nn
 
 from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
+from compress.families import FAMILIES
+from compress.families.family import Family
 from compress.files import Unreadable, read_json
 from compress.models import noise_classifier, trial, weights
 from compress.models import structure as structures
 from compress.models.denoiser import Denoiser, guidance_fault
-from compress.models.families import FAMILIES
-from compress.models.family import Family
 from compress.models.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
 from compress.runtime.schemes import SCHEMES
 
@@ -46,10 +46,10 @@ def load(
     scheme, float_layers = _quantization(quantization, where)
     try:
         net = trial.build(family, config)
-        trial.check_samples(net.config)  # type: ignore[arg-type]
+        trial.check_samples(family, net.config)  # type: ignore[arg-type]
     except ValueError as error:
         raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
-    structures.apply(net, structures.check(structure, str(where)), str(where))
+    structures.apply(net, family, structures.check(structure, str(where)), str(where))
     for tap, (_, writer) in family.stages(net).items():
         if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]
             raise CheckpointError(f"{where}: kept {_DAMAGED}")
@@ -64,7 +64,7 @@ def load(
     fault = guidance_fault(model) if guidance is None else None
     if fault is not None:
         raise CheckpointError(f"{source.root / 'sampling.json'}: guidance{fault}")
-    weights.fill(net, source.weights, source.model, allow_pickle)
+    weights.fill(net, family.renamed, source.weights, source.model, allow_pickle)
     net.eval().requires_grad_(False)
     try:
         trial.run(model)
@@ -81,11 +81,12 @@ def save(model: Denoiser, folder: Path) -> None:
 
     diffusers reads it too where config.json says all of the net; where it does not, diffusers finds no weights.
     """
-    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    own = folder / model.family.folder
+    own.mkdir(parents=True, exist_ok=True)
     structure: dict[str, Any] = dict(_structure(model.net, model.family))
-    model.net.save_config(folder / "unet")  # type: ignore[operator]
+    model.net.save_config(own)  # type: ignore[operator]
     name = OWN_WEIGHTS if structure else f"{STOCK_WEIGHTS}.safetensors"
-    weights.save(model.net.state_dict(), folder / "unet" / name)
+    weights.save(model.net.state_dict(), own / name)
     if model.kept:
         structure["kept"] = {tap: list(channels) for tap, channels in model.kept.items()}
     if model.precision is not None:
@@ -108,7 +109,7 @@ def _structure(net: nn.Module, family: Family) -> structures.Structure:
     """What the net's config does not say about it."""
     config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
     with torch.device("meta"):
-        return structures.describe(net, family.build(config))
+        return structures.describe(net, family.build(config), family)
 
 
 def _family(config: Mapping[str, Any], where: Path) -> Family:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.families.replacements import LowRank, channel_axis
 from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.edits import LowRank
 
 _COUNTED: dict[str, int] = {}  # macs, by structure
 
@@ -57,9 +57,8 @@ def places(model: Denoiser) -> dict[str, int]:
     for path, module in shadow.net.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
 
-            def count(_module: object, _inputs: object, output: Any, path: str = path) -> None:
-                width = output.shape[1] if output.ndim == 4 else output.shape[-1]
-                found[path] = found.get(path, 0) + output.numel() // width
+            def count(layer: nn.Module, _inputs: object, output: Any, path: str = path) -> None:
+                found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]
 
             module.register_forward_hook(count)
     with torch.no_grad():

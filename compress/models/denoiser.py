@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from compress.diffusion.sampling import Sampling
+from compress.families.family import Condition, Family
 from compress.models import noise_classifier, scalars
-from compress.models.family import Condition, Family
 from compress.runtime.sampling import classifier_free_guidance, solve
 
 DEFAULT_TOKENS = 77  # text length of CLIP, which conditions most text-to-image models

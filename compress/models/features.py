@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from compress.families.family import Projections
 from compress.models.denoiser import Denoiser
 
 
 @contextmanager
 def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """While open, every evaluation of `model` leaves the outputs [b,c,h,w] of its stages in the dictionary."""
+    """While open, every evaluation of `model` leaves the outputs of its stages in the dictionary."""
     features: dict[str, torch.Tensor] = {}
     stages = model.family.stages(model.net)
     handles = []
@@ -31,15 +32,9 @@ def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Ten
             handle.remove()
 
 
-def attending(model: Denoiser) -> dict[str, int]:
-    """Attention blocks with queries and keys: path → number of heads."""
-    heads = model.family.heads(model.net)
-    paths = {path: module for path, module in model.net.named_modules()}
-    return {
-        path.removesuffix(".to_q"): heads[module]
-        for path, module in paths.items()
-        if path.endswith(".to_q") and module in heads and f"{path.removesuffix('to_q')}to_k" in paths
-    }
+def attending(model: Denoiser) -> dict[str, Projections]:
+    """Attention blocks with queries and keys, by path."""
+    return {path: block for path, block in model.family.attention(model.net).items() if block.key is not None}
 
 
 @contextmanager
@@ -50,10 +45,9 @@ def attention_maps(model: Denoiser, paths: Iterable[str]) -> Iterator[dict[str, 
     """
     maps: dict[str, torch.Tensor] = {}
     handles = []
-    heads = attending(model)
+    blocks = attending(model)
     for path in paths:
-        block = model.net.get_submodule(path)
-        queries: dict[str, torch.Tensor] = {}
+        heads, queries = blocks[path].heads, dict[str, torch.Tensor]()
 
         def query(
             _module: nn.Module, _inputs: object, output: torch.Tensor, queries: dict[str, torch.Tensor] = queries
@@ -65,13 +59,14 @@ def attention_maps(model: Denoiser, paths: Iterable[str]) -> Iterator[dict[str, 
             _inputs: object,
             output: torch.Tensor,
             queries: dict[str, torch.Tensor] = queries,
+            heads: int = heads,
             path: str = path,
         ) -> None:
-            q, k = (x.unflatten(-1, (heads[path], -1)).transpose(1, 2) for x in (queries.pop("q"), output))
+            q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries.pop("q"), output))
             maps[path] = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
 
-        handles.append(block.to_q.register_forward_hook(query))  # type: ignore[union-attr]
-        handles.append(block.to_k.register_forward_hook(key))  # type: ignore[union-attr]
+        for layer, hook in ((blocks[path].query, query), (blocks[path].key, key)):
+            handles.append(model.net.get_submodule(str(layer)).register_forward_hook(hook))
     try:
         yield maps
     finally:

@@ -13,7 +13,6 @@ BLOCK = 32
 LEVELS = 7  # on either side of zero
 # How far a block's grid reaches, of its largest weight: less, which clips, or more, as on a grid it already lies on.
 FACTORS = (*(1 - i / 20 for i in range(9)), *(LEVELS / level for level in range(1, LEVELS)))
-LAYERS = ("*.transformer_blocks.*", "*.proj_in", "*.proj_out")  # where linear layers are large and many
 
 
 def sizes(weight: torch.Tensor) -> torch.Tensor:
@@ -35,14 +34,14 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
     return (weight / size).round().clamp(-LEVELS, LEVELS) * size
 
 
-def layers(net: nn.Module, float_layers: tuple[str, ...]) -> tuple[str, ...]:
+def layers(model: Denoiser, float_layers: tuple[str, ...]) -> tuple[str, ...]:
     """Paths of the layers whose weights go on the grid; none that matches a glob of `float_layers`."""
     return tuple(
         path
-        for path, layer in net.named_modules()
+        for path, layer in model.net.named_modules()
         if isinstance(layer, nn.Linear)
         and layer.in_features % BLOCK == 0
-        and any(fnmatch(path, pattern) for pattern in LAYERS)
+        and any(fnmatch(path, pattern) for pattern in model.family.layers.large)
         and not any(fnmatch(path, pattern) for pattern in float_layers)
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.models.edits import LowRank
+from compress.families.replacements import LowRank, writer
 
 # Share of the plain decomposition in a weighted one: what the calibration data never excites is kept by its weight.
 RIDGE = 1e-6
@@ -52,7 +52,7 @@ def rank_size(layer: Any) -> int:
 
 def bias(layer: Any) -> torch.Tensor | None:
     """What a layer adds to its product, [out]."""
-    found: torch.Tensor | None = (layer.up if isinstance(layer, LowRank) else layer).bias
+    found: torch.Tensor | None = writer(layer).bias
     return found
 
 

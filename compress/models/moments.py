@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.families.replacements import channel_axis
 from compress.models import low_rank
 
 
@@ -50,7 +51,7 @@ def reading(layers: Mapping[str, nn.Module]) -> Iterator[Readings]:
         turn = None if frame.shape[0] == frame.shape[1] else frame.float()
 
         def read(module: Any, _inputs: object, output: torch.Tensor, path: str = path, turn: Any = turn) -> None:
-            y = (output.movedim(1, -1) if output.ndim == 4 else output).detach()
+            y = output.movedim(channel_axis(module), -1).detach()
             width = y.shape[-1]
             y = y.reshape(-1, width)
             added = low_rank.bias(module)

@@ -24,18 +24,11 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
 )
 
+from compress.families.family import Family
 from compress.models import four_bits, rounding
-from compress.models.attention import channels_first
 from compress.models.denoiser import Denoiser, Precision, Quantized, example_inputs
-from compress.models.edits import LowRank
 from compress.runtime.schemes import SCHEMES
 
-# Cheap layers at the ends of the net, whose error nothing later can repair.
-FLOAT_LAYERS = ("conv_in", "conv_out")
-# They read one small vector, and nothing computes it faster in int8: of them only the bytes count.
-WEIGHT_ONLY = ("time_embedding.*",)
-# They write small vectors that are added to maps which are float again; at export all are merged into one product.
-FLOAT_OUTPUTS = ("*.time_emb_proj",)
 # Largest second factor of a product of bytes, a weight or an activation: `onnx_graph.exact` says why. The eighth bit
 # of weights costs 0.3 dB and was worth up to 8 on processors that cannot add such products.
 SECOND = 64
@@ -65,16 +58,19 @@ class Histogram(HistogramObserver):
 class Int8Quantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
-    Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; outputs of time-embedding
-    projections stay float, and of the time embedding itself all but the weights. Keys and probabilities of lean
+    Inputs and outputs uint8 per tensor, weights int8 in ±63 per output channel and symmetric; outputs of the
+    family's `float_outputs` stay float, and of its `small_inputs` all but the weights. Keys and probabilities of lean
     attention are int8 in ±64, because products of bytes are fastest between uint8 and int8; keys have half as many
     levels as the queries and values beside them. Layers whose path in the net matches a pattern of `float_layers` stay
     float.
     observer: of activations; None: all activations stay float, and weights have eight bits.
     """
 
-    def __init__(self, float_layers: tuple[str, ...], observer: type[Histogram] | type[MinMaxObserver] | None) -> None:
+    def __init__(
+        self, family: Family, float_layers: tuple[str, ...], observer: type[Histogram] | type[MinMaxObserver] | None
+    ) -> None:
         super().__init__()
+        self.family = family
         self.float_layers = float_layers
         largest = WEIGHT_ALONE if observer is None else SECOND
         self.activation = observer and QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
@@ -89,15 +85,17 @@ class Int8Quantizer(Quantizer):
         """Mark every convolution and linear layer that is to be quantized, and the attention between them."""
         for node in model.graph.nodes:
             path = module_path(node) + (KEYS if _is_scores(node) else "")
-            if any(matches(name, self.float_layers) for name in _names(path)):
+            owner, _, part = path.rpartition(".")
+            names = [path, *(f"{owner}.{name}" for name in self.family.lean.parts.get(part, ()))]
+            if any(matches(name, self.float_layers) for name in names):
                 continue
             inputs: dict[Any, Any] = {}
             output = None
             if node.target in LAYERS:
                 inputs[node.args[1]] = self.weight
-                if self.activation is not None and not matches(path, WEIGHT_ONLY):
+                if self.activation is not None and not matches(path, self.family.layers.small_inputs):
                     inputs[node.args[0]] = self.activation
-                    output = None if matches(path, FLOAT_OUTPUTS) else self.activation
+                    output = None if matches(path, self.family.layers.float_outputs) else self.activation
             elif _is_probabilities(node):
                 output = self.probabilities
             elif self.activation is not None and _is_scores(node):
@@ -115,15 +113,6 @@ class Int8Quantizer(Quantizer):
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a layer's path matches one of the globs."""
     return any(fnmatch(path, pattern) for pattern in patterns)
-
-
-def _names(path: str) -> list[str]:
-    """A layer's path, and for a part of lean attention those of the layers whose weights it has or stands between."""
-    parent, _, last = path.rpartition(".")
-    before, after = ("to_q", "to_k", "to_v"), ("to_out.0",)
-    between = ("stacked", *before, "out", *after)
-    parts = {"stacked": before, "keys": before, "out": after, "probabilities": between}.get(last, ())
-    return [path, *(f"{parent}.{part}" for part in parts)]
 
 
 def module_path(node: torch.fx.Node) -> str:
@@ -163,7 +152,7 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
     """The model as a graph with a dynamic batch dimension, its attention in lean form."""
     inputs = example_inputs(model, batch=2)
     batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
-    with channels_first(model.net):
+    with model.family.lean.within(model.net):
         program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     return program.module()
 
@@ -171,7 +160,7 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
 def observed(model: Denoiser, float_layers: tuple[str, ...], histogram: bool) -> Quantized:
     """The model with observers that note values while it runs: histograms of them, or their ends alone."""
     observer = Histogram if histogram else MinMaxObserver
-    prepared = prepare_pt2e(exported(model), Int8Quantizer(float_layers, observer))
+    prepared = prepare_pt2e(exported(model), Int8Quantizer(model.family, float_layers, observer))
     return _quantized(model, "int8", prepared, float_layers=float_layers)
 
 
@@ -188,10 +177,10 @@ def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[s
 
     By path; left out are weights that lean attention folds into others first.
     """
-    four = four_bits.layers(model.net, float_layers) if SCHEMES[scheme].four_bits else ()
+    four = four_bits.layers(model, float_layers) if SCHEMES[scheme].four_bits else ()
     largest = WEIGHT_ALONE if SCHEMES[scheme].activation_bits is None else SECOND
     found = {}
-    for path, layer in rounding.layers(model.net).items():
+    for path, layer in rounding.layers(model).items():
         weight = layer.weight.detach().flatten(1)
         if path in four:
             found[path] = four_bits.sizes(weight), four_bits.LEVELS
@@ -202,9 +191,9 @@ def grids(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> dict[s
 
 def _weights_prepared(model: Denoiser, scheme: str, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
     if SCHEMES[scheme].four_bits:
-        paths = four_bits.layers(model.net, float_layers)
+        paths = four_bits.layers(model, float_layers)
         model, float_layers = four_bits.on_grid(model, paths), (*float_layers, *paths)
-    return prepare_pt2e(exported(model), Int8Quantizer(float_layers, None))
+    return prepare_pt2e(exported(model), Int8Quantizer(model.family, float_layers, None))
 
 
 def ranges(observed: nn.Module) -> dict[str, torch.Tensor]:
@@ -256,16 +245,11 @@ class FakeQuantize(nn.Module):
 
 def attentions(model: Denoiser) -> dict[str, int]:
     """Pattern of each attention's layers → the channels that its narrowest projection takes."""
-    heads = model.family.heads(model.net)
-    found: dict[str, int] = {}
-    for path, layer in model.net.named_modules():
-        writer = layer.up if isinstance(layer, LowRank) else layer
-        if path.endswith(".up") or not isinstance(layer, nn.Linear | LowRank):
-            continue  # the second factor of a projection takes its rank, not the attention's width
-        if writer in heads:
-            pattern = f"{path.rpartition('.')[0]}.*"
-            found[pattern] = min(layer.in_features, found.get(pattern, layer.in_features))
-    return dict(sorted(found.items()))
+    layer: Any = model.net.get_submodule
+    return {
+        f"{path}.*": min(layer(projection).in_features for projection in block.paths)
+        for path, block in sorted(model.family.attention(model.net).items())
+    }
 
 
 def int8_layers(model: Quantized) -> dict[str, list[str]]:
@@ -313,7 +297,7 @@ def rebuild(
     if row.weight_bits is None:
         return _quantized(source, scheme, source.family.positional(copy.deepcopy(source.net).half()))
     if row.activation_bits is not None:
-        prepared = prepare_pt2e(exported(source), Int8Quantizer(float_layers, MinMaxObserver))
+        prepared = prepare_pt2e(exported(source), Int8Quantizer(source.family, float_layers, MinMaxObserver))
     else:
         prepared = _weights_prepared(source, scheme, float_layers)
     _settle(prepared, saved)

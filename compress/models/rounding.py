@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from compress.models.attention import folded
 from compress.models.denoiser import Denoiser
 
 PLACES = 64  # of a map, at which a convolution is read
@@ -32,7 +31,7 @@ def on_grids(
     grids: by path, size of the levels and how many there are on either side of zero.
     """
     result = dataclasses.replace(model, net=copy.deepcopy(model.net))
-    before, after = layers(model.net), layers(result.net)
+    before, after = layers(model), layers(result)
     for paths in _groups({path: after[path].weight[0].numel() for path in grids}):
         with reading({path: before[path] for path in paths}, random) as moments:
             evaluate()
@@ -99,12 +98,12 @@ def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
 
 
-def layers(net: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def layers(model: Denoiser) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers whose weights a quantizer reads as they are, by path: not those that lean attention folds."""
-    left_out = folded(net)
+    left_out = model.family.lean.folded(model.net)
     return {
         path: layer
-        for path, layer in net.named_modules()
+        for path, layer in model.net.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and path not in left_out and _is_plain(layer)
     }
 

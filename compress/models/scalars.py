@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.families.family import Family
+
 GUIDANCE_SCALE, STEPS = "guidance_scale", "steps"
 WIDTH = 64
 # The number that is embedded. Guidance: the papers' w; steps: doublings.
@@ -74,19 +76,18 @@ def _perceptron(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), last)
 
 
-def names(net: Any) -> tuple[str, ...]:
+def names(net: nn.Module) -> tuple[str, ...]:
     """The scalars that a net takes, in order."""
-    embedding = getattr(net, "class_embedding", None)
-    return embedding.names if isinstance(embedding, ScalarEmbedding) else ()
+    return next((module.names for module in net.modules() if isinstance(module, ScalarEmbedding)), ())
 
 
-def add(net: Any, name: str) -> None:
-    """Let a net take one scalar more. Raises ValueError where its class embedding is computed from time's."""
+def add(net: nn.Module, family: Family, name: str) -> None:
+    """Let a net take one scalar more. Raises ValueError where it has no place for one."""
     if name in names(net):
         return
-    if net.config.class_embed_type == "timestep":
-        raise ValueError(f"class_embed_type 'timestep' leaves no place for an embedding of the {name}")
-    width = net.time_embedding.linear_2.out_features
-    added = ScalarEmbedding(net.class_embedding, [name], width)
     weight = next(net.parameters())
-    net.class_embedding = added.to(weight.device, weight.dtype)
+    for path, width in family.scalars(net).items():
+        owner, _, place = path.rpartition(".")
+        module = net.get_submodule(owner)
+        added = ScalarEmbedding(getattr(module, place), [name], width)
+        setattr(module, place, added.to(weight.device, weight.dtype))

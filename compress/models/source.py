@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import list_repo_files, snapshot_download
 
 from compress.errors import CheckpointError
-from compress.models.families import FAMILIES
+from compress.families import FAMILIES
 
 STOCK_WEIGHTS = "diffusion_pytorch_model"
 # Of a net that its config.json does not describe. diffusers would load one without a word and draw at random what it
@@ -24,6 +24,7 @@ _BESIDE = (
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
 )
+_FOLDERS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
 _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -46,7 +47,7 @@ class Source:
 def locate(reference: str | Path) -> Source:
     """Find the model folder that a path or a hub id ("owner/name") means.
 
-    Raises CheckpointError if it is neither a diffusers pipeline with a U-Net nor a bare model folder.
+    Raises CheckpointError if it is neither a diffusers pipeline with a net nor a bare model folder.
     """
     root = Path(reference)
     try:
@@ -72,7 +73,7 @@ def _names(root: Path) -> list[str]:
     """Paths of a folder's files within it, as a hub would list them; an empty folder ends in a slash."""
     found = []
     for child in sorted(root.iterdir()):
-        if child.name in ("unet", "transformer", "scheduler") and child.is_dir():
+        if child.name in (*_FOLDERS, "transformer", "scheduler") and child.is_dir():
             found += [f"{child.name}/", *(f"{child.name}/{inner.name}" for inner in child.iterdir())]
         else:
             found.append(child.name)
@@ -80,18 +81,19 @@ def _names(root: Path) -> list[str]:
 
 
 def _parts(names: Collection[str], where: str) -> tuple[str, list[str]]:
-    """("unet/" or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
-    folder = "unet/" if any(name.startswith("unet/") for name in names) else ""
+    """("unet/", …, or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
+    folder = next((f"{one}/" for one in _FOLDERS if any(name.startswith(f"{one}/") for name in names)), "")
     supported = f"supported models: {', '.join(FAMILIES)}"
     if f"{folder}config.json" not in names:
         inside = ", ".join(dict.fromkeys(name.split("/")[0] for name in sorted(names)[:200]))[:200] or "nothing"
         single = next((name for name in names if "/" not in name and name.endswith(_SINGLE)), None)
-        if any(name.startswith("transformer/") for name in names):
+        if "transformer" not in _FOLDERS and any(name.startswith("transformer/") for name in names):
             reason = "is a pipeline around a transformer (transformer/), which is not supported yet"
         elif single is not None:
             reason = f"{single} {_single(single)}"
         else:
-            reason = "is no diffusers checkpoint: neither unet/config.json nor config.json"
+            inner = ", ".join(f"{one}/config.json" for one in _FOLDERS)
+            reason = f"is no diffusers checkpoint: neither {inner} nor config.json"
         raise CheckpointError(f"{where}: {reason} (found: {inside}); {supported}")
     for name in names:
         place, _, file = name.rpartition("/")

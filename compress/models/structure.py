@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compress.errors import CheckpointError
+from compress.families.family import Family
 from compress.models import edits
 
 Structure = dict[str, dict[str, Any]]
@@ -22,7 +23,7 @@ _VALUES = 2**35  # of one parameter
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def describe(net: nn.Module, stock: nn.Module) -> Structure:
+def describe(net: nn.Module, stock: nn.Module, family: Family) -> Structure:
     """How `net` differs from `stock`.
 
     {"edits": {module: edit}, "shapes": {parameter: shape}, "attributes": {module: {name: value}}}, without empty parts.
@@ -31,7 +32,7 @@ def describe(net: nn.Module, stock: nn.Module) -> Structure:
     if edited:
         stock = copy.deepcopy(stock)
         for path, edit in edited.items():
-            edits.put(stock, path, edit)
+            edits.put(stock, family, path, edit)
     shapes = {name: list(tensor.shape) for name, tensor in net.state_dict(keep_vars=True).items()}
     for name, tensor in stock.state_dict(keep_vars=True).items():
         if shapes.get(name) == list(tensor.shape):
@@ -47,7 +48,7 @@ def describe(net: nn.Module, stock: nn.Module) -> Structure:
     return {name: part for name, part in parts.items() if part}
 
 
-def apply(net: nn.Module, structure: Structure, where: str) -> None:
+def apply(net: nn.Module, family: Family, structure: Structure, where: str) -> None:
     """Give `net` (on the meta device) the shapes and attributes of a structure.
 
     where: the file it came from, for messages. Raises CheckpointError if it does not fit the net.
@@ -55,9 +56,11 @@ def apply(net: nn.Module, structure: Structure, where: str) -> None:
     for path, edit in structure.get("edits", {}).items():
         try:
             with torch.device("meta"):
-                edits.put(net, path, edit if isinstance(edit, dict) else {})
+                edits.put(net, family, path, edit if isinstance(edit, dict) else {})
         except ValueError as error:
             raise CheckpointError(f"{where}: {path}: {error}; it does not exist in the model of config.json") from None
+    if structure.get("edits"):
+        family.repair(net)
     modules = dict(net.named_modules())
     for path, changes in structure.get("attributes", {}).items():
         known = _plain(modules[path]) if path in modules else None

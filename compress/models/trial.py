@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from compress.families.family import Family
 from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.family import Family
 from compress.randomness import Draw, generator
 
 # The largest U-Nets (SDXL, DeepFloyd IF) have some 2,000 tensors and 4·10⁹ values.
@@ -45,9 +45,9 @@ def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
     return net
 
 
-def check_samples(config: Mapping[str, Any]) -> None:
+def check_samples(family: Family, config: Mapping[str, Any]) -> None:
     """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
-    size, taken, given = config["sample_size"], config["in_channels"], config["out_channels"]
+    size, taken, given = config["sample_size"], config["in_channels"], family.channels(config)
     sides = [size, size] if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and all(type(side) is int and side > 0 for side in sides)
     if not whole or len(sides) != 2:
@@ -68,7 +68,7 @@ def run(model: Denoiser) -> None:
     Raises ValueError, with the end of a sentence, if it does not run, or gives another shape or NaN.
     """
     _check_sizes(model.net)
-    name, steps = model.family.name, 2 ** (len(model.config["block_out_channels"]) - 1)
+    name, steps = model.family.name, model.family.multiple(model.config)
     # what does not divide stays so
     sides = [min(side, 2 * steps + side % steps) for side in model.sample_shape[1:]]
     sample = torch.randn(1, model.sample_shape[0], *sides, generator=generator(0, Draw.TRIAL))

@@ -13,19 +13,19 @@ from compress.errors import CheckpointError
 from compress.files import Unreadable, check_regular, read_json
 from compress.models.source import STOCK_WEIGHTS
 
-# Attention weights of checkpoints written before diffusers 0.15.
-_RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _Tensors = Mapping[str, tuple[Sequence[int], Callable[[], torch.Tensor]]]  # name → (shape, how to read it)
 
 
-def fill(net: nn.Module, files: Sequence[Path], folder: Path, allow_pickle: bool) -> None:
+def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], folder: Path, allow_pickle: bool) -> None:
     """Give `net`, on the meta device, the weights of its folder, in float32. files: as `Source` has them.
+
+    renamed: parts of names in old files → today's.
 
     Strictly: every weight is used, none is missing, shapes agree, all are finite. Raises CheckpointError.
     """
     wanted = net.state_dict()
-    tensors = {_current(name, wanted): entry for name, entry in _open(files, folder, allow_pickle).items()}
+    tensors = {_current(name, wanted, renamed): entry for name, entry in _open(files, folder, allow_pickle).items()}
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unknown {name}" for name in tensors if name not in wanted]
     for name, (shape, _) in tensors.items():
@@ -150,9 +150,9 @@ def _open_pickle(file: Path, allow_pickle: bool) -> _Tensors:
     return {name: (list(tensor.shape), lambda tensor=tensor: tensor.detach()) for name, tensor in loaded.items()}  # type: ignore[misc]
 
 
-def _current(name: str, wanted: Mapping[str, Any]) -> str:
+def _current(name: str, wanted: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
     if name not in wanted:
-        for old, new in _RENAMED.items():
+        for old, new in renamed.items():
             if old in name and name.replace(old, new) in wanted:
                 return name.replace(old, new)
     return name

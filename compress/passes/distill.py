@@ -8,7 +8,7 @@ Losses, each divided by the teacher's own energy so that a weight means the same
     attention  mean over attention blocks of the same of their attention maps, averaged over heads
     task       mean (S − target)² ÷ mean target²        against the noised image, the teacher not asked
 
-P is a temporary 1×1 convolution where the student's stage is narrower; it starts by putting each
+P is a temporary linear map of channels where the student's stage is narrower; it starts by putting each
 surviving channel where the pruner says it came from, and is trained and then dropped.
 Timesteps are drawn uniformly from the student's own. A share (scale − 1)/(2·scale − 1) of the
 conditions is null: the weight of the unconditional evaluation in the guided one. With a guided loss both
@@ -215,8 +215,11 @@ class Imitation(nn.Module):
         )
 
     def _projected(self, tap: str, feature: torch.Tensor) -> torch.Tensor:
-        name = tap.replace(".", "_")
-        return self.projections[name](feature) if name in self.projections else feature
+        name, axis = tap.replace(".", "_"), self.models[0].family.channel_axis
+        if name not in self.projections:
+            return feature
+        projected: torch.Tensor = self.projections[name](feature.movedim(axis, -1)).movedim(-1, axis)
+        return projected
 
 
 def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -224,14 +227,14 @@ def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (value.float() - wanted).square().mean() / wanted.square().mean()
 
 
-def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Conv2d | None:
-    """The 1×1 convolution from a student's stage to the teacher's; None where widths agree."""
+def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Linear | None:
+    """The map from the channels of a student's stage to the teacher's; None where widths agree."""
     narrow_width, wide_width = (_stage_width(model, tap) for model in (student, teacher))
     if narrow_width == wide_width:
         return None
-    projection = nn.Conv2d(narrow_width, wide_width, kernel_size=1).to(student.device)
+    projection = nn.Linear(narrow_width, wide_width).to(student.device)
     nn.init.zeros_(projection.weight)
-    nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(projection.bias)
     with torch.no_grad():
         for narrow, wide in enumerate(student.kept.get(tap, range(narrow_width))):
             if wide < wide_width:  # a new student may be wider than its teacher
@@ -240,10 +243,11 @@ def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Conv2d | N
 
 
 def _stage_sizes(model: Denoiser) -> dict[str, torch.Size]:
-    """Height and width of every stage's feature map."""
+    """The shape of every stage's feature map, apart from its channels: height and width, or tokens."""
+    axis = model.family.channel_axis
     with tapped(model, model.family.stages(model.net)) as features, torch.no_grad():
         model.module(*example_inputs(model, batch=1))
-    return {tap: feature.shape[2:] for tap, feature in features.items()}
+    return {tap: feature.shape[1:axis] + feature.shape[axis + 1 :] for tap, feature in features.items()}
 
 
 def _stage_width(model: Denoiser, tap: str) -> int:

@@ -92,7 +92,7 @@ def objective(model: Denoiser, config: Config, context: Context) -> GuidedImitat
                 f"{context.name}: the recipe's guidance scale {guidance.scale} is not in scales: {list(scales)}"
             )
         try:
-            scalars.add(net, scalars.GUIDANCE_SCALE)
+            scalars.add(net, model.family, scalars.GUIDANCE_SCALE)
         except ValueError as error:
             raise PassError(f"{context.name}: {error}; use mode: baked") from None
     guidance = guidance.model_copy(update={"kind": config.mode, "scales": scales})

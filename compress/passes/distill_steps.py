@@ -241,7 +241,7 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
     net = copy.deepcopy(model.net).requires_grad_(True)
     if len(counts) > 1:
         try:
-            scalars.add(net, scalars.STEPS)
+            scalars.add(net, model.family, scalars.STEPS)
         except ValueError as error:
             raise PassError(f"{context.name}: {error}; give one number of sampling_steps") from None
     others = tuple(paths[n] for n in counts[1:])

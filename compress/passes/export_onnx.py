@@ -22,7 +22,6 @@ from compress.evaluation.parity import first_wrong_layer
 from compress.evaluation.quality import psnr, sqnr
 from compress.files import sha256, write_json
 from compress.models import counts
-from compress.models.attention import channels_first
 from compress.models.denoiser import Denoiser, Quantized, example_inputs
 from compress.models.reference import conditions_for, noise_like
 from compress.models.scalars import STEPS
@@ -78,7 +77,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     inputs = example_inputs(model, batch=config.batch or 2)
     names = ["sample", "timestep", *model.inputs]
     timesteps = _own(model) if config.timesteps == "own" else []
-    with context.progress(f"{context.name}: exporting", 1) as task, channels_first(model.net):
+    with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
     large = graph.ByteSize() > INLINE_LIMIT
@@ -244,7 +243,7 @@ def _check(
         found = {"sqnr_to_float_db": round(agreement, 2), "simulated_sqnr_to_float_db": round(simulated, 2)}
     if agreement >= least:
         return found
-    with channels_first(model.net):
+    with model.family.lean.within(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
     wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""

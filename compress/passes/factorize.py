@@ -23,6 +23,7 @@ from torch import nn
 
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.errors import PassError, suggest
+from compress.families.replacements import writer
 from compress.models import counts, edits, low_rank
 from compress.models.denoiser import Denoiser, predict
 from compress.models.low_rank import Choice, Spectrum
@@ -118,8 +119,9 @@ def _considered(model: Denoiser, config: Config, where: str) -> dict[str, nn.Mod
             if not any(fnmatch(path, pattern) for path in found):
                 raise PassError(f"{where}: {name}: {pattern!r} matches no layer{suggest(pattern, list(found))}")
     if config.layers is None:
-        ends = [model.net.conv_in, *model.family.protected(model.net)]
-        wanted = [path for path, layer in found.items() if not any(layer is end for end in ends)]
+        protected, ends = model.family.protected(model.net), model.family.layers.ends
+        inner = {path: layer for path, layer in found.items() if not any(fnmatch(path, end) for end in ends)}
+        wanted = [path for path, layer in inner.items() if not any(writer(layer) is one for one in protected)]
     else:
         wanted = [path for path in found if any(fnmatch(path, pattern) for pattern in config.layers)]
     return {path: found[path] for path in wanted if not any(fnmatch(path, pattern) for pattern in config.keep)}
@@ -210,7 +212,7 @@ def _factorized(model: Denoiser, ranks: Mapping[str, int], spectra: Mapping[str,
     with torch.random.fork_rng(devices=[]):  # new layers draw weights
         for path, rank in ranks.items():
             layer = model.net.get_submodule(path)
-            edits.put(net, path, {"kind": "low_rank", "rank": rank})
+            edits.put(net, model.family, path, {"kind": "low_rank", "rank": rank})
             if spectra is not None:
                 low: Any = net.get_submodule(path)
                 low_rank.fill(low, layer, spectra[path])

@@ -1,8 +1,7 @@
 """A student of another architecture: the config of the model so far with some values changed.
 
 The student is a plain diffusers model. It reads and writes what the model before it does; where levels are removed,
-the outer ones stay: down blocks are numbered from the outside, up blocks from the inside, so those are paired from
-the end. Parameters that nothing is inherited for are drawn from the recipe's seed.
+the outer ones stay. Parameters that nothing is inherited for are drawn from the recipe's seed.
 """
 
 import dataclasses
@@ -11,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
 from compress.errors import PassError, suggest
@@ -40,7 +38,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     if not changes:
         return PassResult(model, changed=False, notes={"reason": "no value of the config is changed"})
     student = _build(model, changes, context)
-    inherited = 0 if config.inherit == "none" else _inherit(student.net, model.net, config.inherit == "slices")
+    inherited = 0 if config.inherit == "none" else _inherit(student, model, config.inherit == "slices")
     notes = {
         **counts.compared(model, student),
         "config": changes,
@@ -99,31 +97,21 @@ def _interface(model: Denoiser) -> dict[str, Any]:
     conditions = {name: (str(condition.dtype), *condition.shape) for name, condition in model.conditions.items()}
     return {
         "the sample's size": _plain(model.config["sample_size"]),
-        "the sample's channels": (model.config["in_channels"], model.config["out_channels"]),
+        "the sample's channels": (model.config["in_channels"], model.family.channels(model.config)),
         "the number of labels": model.family.classes(model.net),
         "the conditions": conditions,
     }
 
 
-def _inherit(student: nn.Module, teacher: nn.Module, slices: bool) -> int:
+def _inherit(student: Denoiser, teacher: Denoiser, slices: bool) -> int:
     """Copy what fits into the student; the number of values copied. slices: the leading part of what does not fit."""
-    removed = len(teacher.up_blocks) - len(student.up_blocks)  # type: ignore[arg-type]
-    theirs = dict(teacher.named_parameters())
+    theirs = dict(teacher.net.named_parameters())
     copied = 0
-    for name, mine in student.named_parameters():
-        source = theirs.get(_counterpart(name, removed))
+    for name, mine in student.net.named_parameters():
+        source = theirs.get(student.family.counterpart(name, student.net, teacher.net))
         if source is None or source.ndim != mine.ndim or not (slices or source.shape == mine.shape):
             continue
         part = tuple(slice(min(sizes)) for sizes in zip(source.shape, mine.shape, strict=True))
         mine[part] = source[part]
         copied += source[part].numel()
     return copied
-
-
-def _counterpart(name: str, removed: int) -> str:
-    """The teacher's name of a student's parameter. removed: levels that the student lacks."""
-    part, _, rest = name.partition(".")
-    if part != "up_blocks":
-        return name
-    index, _, rest = rest.partition(".")
-    return f"up_blocks.{int(index) + removed}.{rest}"

@@ -33,7 +33,7 @@ from compress.evaluation import blocks as timing
 from compress.files import write_json
 from compress.folders import own_folder, remove_own
 from compress.models import counts
-from compress.models.blocks import inputs_read, layout, outermost, without
+from compress.models.blocks import inputs_read, outermost, without
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
 from compress.randomness import Draw, generator
@@ -130,7 +130,13 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
         chosen = _least(model, table, kind, fraction, share, context)
         extra = {kind: round(share(chosen), 4)} if kind == "latency" else {}
     elif config.layout is not None:
-        chosen = layout(model, config.layout)
+        layouts = model.family.layouts
+        if config.layout not in layouts:
+            raise PassError(
+                f"{context.name}: layout: {config.layout} is none of a {model.family.name}, which has "
+                f"{', '.join(layouts) or 'no layouts'}; use `blocks` or `target`"
+            )
+        chosen = layouts[config.layout](model.net)
         if not chosen:
             raise PassError(
                 f"{context.name}: {config.layout} takes nothing out of this model, whose stages have no second layer "

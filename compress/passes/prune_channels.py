@@ -21,7 +21,7 @@ from compress.data import Dataset
 from compress.diffusion.prediction import target as prediction_target
 from compress.errors import PassError, suggest
 from compress.evaluation import blocks as timing
-from compress.models import channels, counts, stocks
+from compress.models import channels, counts, plain_widths
 from compress.models.channels import Coupled, Couplings
 from compress.models.denoiser import Denoiser, predict
 from compress.models.noising import noised, null_share, with_null
@@ -224,8 +224,8 @@ def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -
     copied = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     couplings = Couplings(copied, copied.family.protected(copied.net))
     if config.widths == "stock":
-        stock = stocks.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
-        counts_left = stocks.counts(couplings.sets, stock)
+        stock = plain_widths.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
+        counts_left = plain_widths.counts(couplings.sets, stock)
         chosen = {
             one.coupled.name: one.first((one.coupled.count - counts_left[one.coupled.name]) // len(one.units[0]))
             for one in ranked
@@ -235,7 +235,7 @@ def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -
     kept = couplings.remove(chosen, config.heads == "remove")
     copied.net.requires_grad_(False).zero_grad(set_to_none=True)
     pruned = dataclasses.replace(copied, kept=kept)
-    return stocks.conform(pruned, stock) if config.widths == "stock" else pruned
+    return plain_widths.conform(pruned, stock) if config.widths == "stock" else pruned
 
 
 def _search(model: Denoiser, config: Config, wanted: tuple[str, float], context: Context) -> Denoiser:

@@ -70,7 +70,9 @@ class Config(PassConfig):
         description="of weights. nearest: each to its nearest level; gptq: up or down, so that what a layer computes "
         "on the calibration's images changes least (GPTQ); takes a minute or two more",
     )
-    float_layers: Many[str] = Field(quantized.FLOAT_LAYERS, description="layers that stay float, as globs")
+    float_layers: Many[str] | None = Field(
+        None, description="layers that stay float, as globs; default: the first and the last of the net"
+    )
     least_attention_width: int = Field(0, ge=0, description="attention with fewer input channels stays float")
     least_sqnr: float = Field(
         30.0, description="for auto: signal to rounding noise of the output that is kept, in dB over the own timesteps"
@@ -124,7 +126,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantiz
     """Calibrate if need be, and quantize."""
     if config.scheme != "auto" and SCHEMES[config.scheme].weight_bits is None:
         return PassResult(quantized.rebuild(model, config.scheme, {}), changed=True, notes={"scheme": config.scheme})
-    if config.scheme == "int4_weights" and not four_bits.layers(model.net, config.float_layers):
+    if config.scheme == "int4_weights" and not four_bits.layers(model, _float_layers(model, config)):
         raise PassError(
             f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a multiple "
             f"of {four_bits.BLOCK} inputs; use int8_weights"
@@ -149,10 +151,11 @@ def quantized_at(
         return assigned(model, config, context, points)
     if SCHEMES[config.scheme].activation_bits is not None:
         return calibrated(model, config, context, points)
-    ranges = quantized.weights_ranges(model, config.scheme, config.float_layers)
+    float_layers = _float_layers(model, config)
+    ranges = quantized.weights_ranges(model, config.scheme, float_layers)
     if config.rounding == "gptq":
-        model = _on_grids(model, config.scheme, config.float_layers, context, points)
-    rounded = quantized.rebuild(model, config.scheme, ranges, config.float_layers)
+        model = _on_grids(model, config.scheme, float_layers, context, points)
+    rounded = quantized.rebuild(model, config.scheme, ranges, float_layers)
     notes = {"scheme": config.scheme, "observers": len(ranges), "rounding": config.rounding}
     return PassResult(rounded, changed=True, notes=notes)
 
@@ -243,7 +246,7 @@ def assigned(model: Denoiser, config: Config, context: Context, points: list[tor
     times = kernels.layer_times(model, list(layers), batch, context.progress, f"{context.name}: layers")
     gains = {unit: sum(times[path].gain for path in paths) for unit, paths in units.items()}
     reasons = left_in_float(errors, gains, 10 ** (-config.least_sqnr / 10), error)
-    mixed = config.model_copy(update={"float_layers": (*config.float_layers, *reasons)})
+    mixed = config.model_copy(update={"float_layers": (*_float_layers(model, config), *reasons)})
     result = calibrated(model, mixed, context, points)
     with tempfile.TemporaryDirectory() as folder:
         both: dict[str, Denoiser] = {"float": model, "mixed": result.model}
@@ -297,9 +300,11 @@ def _sqnr_by_timestep(model: Denoiser, result: Quantized, points: list[torch.Ten
 
 
 def _float_layers(model: Denoiser, config: Config) -> tuple[str, ...]:
-    """Patterns of the layers that stay float in any case."""
+    """Patterns of the layers that stay float in any case: those that the recipe names, or else the family."""
+    named = model.family.layers.ends if config.float_layers is None else config.float_layers
     widths = quantized.attentions(model).items()
-    return (*config.float_layers, *(pattern for pattern, width in widths if width < config.least_attention_width))
+    narrow = (pattern for pattern, width in widths if width < config.least_attention_width)
+    return tuple(dict.fromkeys((*named, *narrow)))
 
 
 def trajectory_points(

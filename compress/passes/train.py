@@ -20,9 +20,9 @@ from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.diffusion.sampling import from_scheduler_config
 from compress.errors import PassError, short
+from compress.families import FAMILIES
 from compress.models import trial
 from compress.models.denoiser import Denoiser, predict
-from compress.models.families import FAMILIES
 from compress.models.noising import noised, with_null
 from compress.randomness import Draw, generator
 from compress.settings import KeyFaults, unknown_keys
@@ -88,7 +88,7 @@ def build(config: Config, context: Context) -> Denoiser:
         raise PassError(f"{context.name}: sampling: {error}") from None
     sampling = sampling.model_copy(update={"guidance": context.guidance})
     try:
-        trial.check_samples(trial.build(family, config.model).config)  # type: ignore[arg-type]
+        trial.check_samples(family, trial.build(family, config.model).config)  # type: ignore[arg-type]
         torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
         model = Denoiser(family.build(config.model), family, sampling, scheduler)
         trial.run(model)

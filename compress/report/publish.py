@@ -49,7 +49,7 @@ def _student(output: Path) -> Literal["stock", "own"] | None:
     """Who loads the student, if there is one."""
     if not (output / "student").is_dir():
         return None
-    return "stock" if any((output / "student" / "unet").glob("diffusion_pytorch_model*")) else "own"
+    return "stock" if any((output / "student").glob("*/diffusion_pytorch_model*")) else "own"
 
 
 def write_page(

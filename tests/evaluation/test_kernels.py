@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress.evaluation import kernels
-from compress.models.attention import Convolution
+from compress.families.replacements import Convolution
 from compress.models.reference import silent
 from compress.passes import quantize
 from tests.conftest import CLASS_CONFIG, assert_close_db, make_context, make_denoiser

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from compress.errors import ExportError
 from compress.evaluation import parity
-from compress.models.attention import channels_first
+from compress.families.unet.attention import channels_first
 from compress.models.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import to_onnx
 from compress.passes import export_onnx, quantize

@@ -1,4 +1,4 @@
-"""Which blocks a layout means, and what is left without them."""
+"""What is left of a model without some of its blocks."""
 
 from pathlib import Path
 
@@ -6,30 +6,9 @@ import pytest
 import torch
 
 from compress.models import checkpoint, edits
-from compress.models.blocks import inputs_read, layout, outermost, without
+from compress.models.blocks import inputs_read, outermost, without
 from compress.models.denoiser import Denoiser, predict
 from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
-
-# as Stable Diffusion's: four stages of two layers, the innermost without attention
-DEEP = {
-    **CLASS_CONFIG,
-    "sample_size": 16,
-    "block_out_channels": [8, 8, 16, 16],
-    "layers_per_block": 2,
-    "down_block_types": [*["AttnDownBlock2D"] * 3, "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", *["AttnUpBlock2D"] * 3],
-}
-
-
-def test_layouts_are_those_of_the_paper() -> None:
-    model = make_denoiser(DEEP)
-    base = {f"down_blocks.{i}.resnets.1" for i in range(4)} | {f"down_blocks.{i}.attentions.1" for i in range(3)}
-    base |= {f"up_blocks.{i}.resnets.1" for i in range(4)} | {f"up_blocks.{i}.attentions.1" for i in range(1, 4)}
-    innermost = {"down_blocks.3.resnets.0", "up_blocks.0.resnets.0", "up_blocks.0.resnets.2"}
-    assert set(layout(model, "bk-base")) == base
-    assert set(layout(model, "bk-small")) == base | {"mid_block"}
-    assert set(layout(model, "bk-tiny")) == base | {"mid_block"} | innermost
-    assert layout(without(model, layout(model, "bk-tiny")), "bk-tiny") == []
 
 
 def test_what_lies_within_another_is_not_named_twice() -> None:
@@ -61,7 +40,7 @@ def test_a_block_with_layers_of_low_rank_goes_and_comes_back_from_a_folder(tmp_p
     model = make_denoiser(CLASS_CONFIG)
     path = "up_blocks.0.resnets.0"
     for layer in ("conv1", "conv_shortcut"):
-        edits.put(model.net, f"{path}.{layer}", {"kind": "low_rank", "rank": 3})
+        edits.put(model.net, model.family, f"{path}.{layer}", {"kind": "low_rank", "rank": 3})
     less = without(model, [path])
     assert list(edits.found(less.net)) == [path, f"{path}.conv_shortcut"]
     checkpoint.save(less, tmp_path)

@@ -10,10 +10,10 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from compress.families import FAMILIES
+from compress.families.family import Family
 from compress.models import counts
 from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.families import FAMILIES
-from compress.models.family import Family
 from compress.passes import prune_channels
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.errors import CheckpointError
+from compress.families.replacements import LowRank
 from compress.models import checkpoint, edits, structure
 from compress.models.denoiser import Denoiser, predict
 from tests.conftest import inputs_for
@@ -18,7 +19,7 @@ def edited(model: Denoiser, *paths: str) -> Denoiser:
     copied = copy.deepcopy(model)
     blocks = model.family.blocks(model.net)
     for path in paths:
-        edits.put(copied.net, path, blocks[path])
+        edits.put(copied.net, model.family, path, blocks[path])
     return copied
 
 
@@ -64,7 +65,7 @@ def test_what_is_taken_out_is_the_residual_branch(class_model: Denoiser) -> None
 def test_full_rank_factors_compute_the_layer(kernel: int, stride: int, padding: int) -> None:
     layer = nn.Conv2d(6, 8, kernel, stride, padding)
     rank = min(6 * kernel**2, 8)
-    low = edits.make(layer, {"kind": "low_rank", "rank": rank})
+    low = LowRank(layer, rank)
     u, s, v = torch.linalg.svd(layer.weight.flatten(1), full_matrices=False)
     with torch.no_grad():
         low.down.weight.copy_((s[:, None] * v).reshape(low.down.weight.shape))
@@ -77,13 +78,13 @@ def test_full_rank_factors_compute_the_layer(kernel: int, stride: int, padding: 
 
 def test_described_and_applied_with_other_changes(class_model: Denoiser, tmp_path: Path) -> None:
     model = edited(class_model, "mid_block")
-    edits.put(model.net, "time_embedding.linear_2", {"kind": "low_rank", "rank": 3})
+    edits.put(model.net, model.family, "time_embedding.linear_2", {"kind": "low_rank", "rank": 3})
     inputs = inputs_for(model)
     with torch.no_grad():
         wanted = predict(model, *inputs)
         checkpoint.save(model, tmp_path)
         assert torch.equal(predict(checkpoint.load(tmp_path), *inputs), wanted)
-    described = structure.describe(model.net, class_model.net)
+    described = structure.describe(model.net, class_model.net, model.family)
     assert described["edits"]["time_embedding.linear_2"] == {"kind": "low_rank", "rank": 3}
 
 
@@ -105,4 +106,4 @@ def test_an_edit_that_does_not_fit_is_refused(class_model: Denoiser, path: str, 
     with torch.device("meta"):
         net = class_model.family.build(class_model.config)
     with pytest.raises(CheckpointError, match=r"^here/structure\.json: "):
-        structure.apply(net, {"edits": {path: edit}}, "here/structure.json")
+        structure.apply(net, class_model.family, {"edits": {path: edit}}, "here/structure.json")

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from compress.models import edits, low_rank
+from compress.families.replacements import LowRank
+from compress.models import low_rank
 from compress.models.low_rank import Choice, allocate
 
 CONV = {"kernel_size": 3, "padding": 1}
@@ -45,8 +46,8 @@ def moments(layer: nn.Module, columns: torch.Tensor) -> torch.Tensor:
     return z @ z.T / columns.shape[1]
 
 
-def factors(layer: nn.Module, rank: int, found: low_rank.Spectrum) -> edits.LowRank:
-    low = edits.make(layer, {"kind": "low_rank", "rank": rank})
+def factors(layer: nn.Module, rank: int, found: low_rank.Spectrum) -> LowRank:
+    low = LowRank(layer, rank)
     low_rank.fill(low, layer, found)
     return low.requires_grad_(False)
 

@@ -1,5 +1,6 @@
 """Learned rounding against exhaustive search, and what layers are fed against unfold."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -100,12 +101,13 @@ def test_a_linear_layer_is_read_at_every_token() -> None:
 
 def test_leaves_out_convolutions_whose_inputs_are_not_one_window() -> None:
     plain, grouped, spread = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2)
-    assert list(rounding.layers(nn.Sequential(plain, grouped, spread, nn.SiLU()))) == ["0"]
+    model = dataclasses.replace(make_denoiser(CLASS_CONFIG), net=nn.Sequential(plain, grouped, spread, nn.SiLU()))
+    assert list(rounding.layers(model)) == ["0"]
 
 
 def test_leaves_out_what_lean_attention_folds() -> None:
-    net = make_denoiser(CLASS_CONFIG).net
-    found = rounding.layers(net)
+    model = make_denoiser(CLASS_CONFIG)
+    net, found = model.net, rounding.layers(model)
     assert "conv_in" in found and "time_embedding.linear_1" in found
     paths = [path for path, layer in net.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert {path for path in paths if path not in found} == {path for path in paths if ".attentions." in path} != set()

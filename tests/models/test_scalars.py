@@ -14,7 +14,7 @@ from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser, read_json
 
 def with_scalars(model: Denoiser, *names: str, trained: bool = True) -> Denoiser:
     for name in names:
-        scalars.add(model.net, name)
+        scalars.add(model.net, model.family, name)
     if trained:
         torch.manual_seed(3)
         for embedding in model.net.class_embedding.embeddings.values():
@@ -65,7 +65,7 @@ def test_one_more_keeps_what_was_learned() -> None:
 def test_a_class_embedding_that_is_computed_from_times_is_refused() -> None:
     model = make_denoiser({**CLASS_CONFIG, "num_class_embeds": None, "class_embed_type": "timestep"}, scale=None)
     with pytest.raises(ValueError, match="class_embed_type 'timestep'"):
-        scalars.add(model.net, scalars.STEPS)
+        scalars.add(model.net, model.family, scalars.STEPS)
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,13 @@ def by_blocks(model: Denoiser) -> Denoiser:
 
 
 def by_guidance(model: Denoiser) -> Denoiser:
-    scalars.add(model.net, scalars.GUIDANCE_SCALE)
+    scalars.add(model.net, model.family, scalars.GUIDANCE_SCALE)
     nn.init.normal_(model.net.class_embedding.embeddings[scalars.GUIDANCE_SCALE][2].weight)  # type: ignore[index, union-attr]
     return model
 
 
 def by_rank(model: Denoiser) -> Denoiser:
-    edits.put(model.net, "conv_in", {"kind": "low_rank", "rank": 3})
+    edits.put(model.net, model.family, "conv_in", {"kind": "low_rank", "rank": 3})
     return model
 
 

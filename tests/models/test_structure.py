@@ -42,24 +42,24 @@ def pruned(request: pytest.FixtureRequest) -> Denoiser:
 
 
 def test_stock_net_has_an_empty_structure(any_model: Denoiser) -> None:
-    assert structure.describe(any_model.net, on_meta(any_model)) == {}
+    assert structure.describe(any_model.net, on_meta(any_model), any_model.family) == {}
 
 
 def test_weights_are_no_part_of_the_structure(class_model: Denoiser) -> None:
     changed = copy.deepcopy(class_model.net)
     with torch.no_grad():
         changed.conv_in.weight.add_(1)
-    assert structure.describe(changed, class_model.net) == {}
+    assert structure.describe(changed, class_model.net, class_model.family) == {}
 
 
 def test_training_mode_is_no_part_of_the_structure(class_model: Denoiser) -> None:
-    assert structure.describe(copy.deepcopy(class_model.net).train(), class_model.net) == {}
+    assert structure.describe(copy.deepcopy(class_model.net).train(), class_model.net, class_model.family) == {}
 
 
 def test_only_what_differs_is_described(class_model: Denoiser) -> None:
     changed = copy.deepcopy(class_model.net)
     changed.conv_in = nn.Conv2d(1, 12, 3, padding=1)
-    assert structure.describe(changed, class_model.net) == {
+    assert structure.describe(changed, class_model.net, class_model.family) == {
         "shapes": {"conv_in.weight": [12, 1, 3, 3], "conv_in.bias": [12]},
         "attributes": {"conv_in": {"out_channels": 12}},
     }
@@ -68,34 +68,37 @@ def test_only_what_differs_is_described(class_model: Denoiser) -> None:
 def test_tuples_are_described_as_lists_and_applied_as_tuples(class_model: Denoiser) -> None:
     changed = copy.deepcopy(class_model.net)
     changed.conv_in.dilation = (2, 2)
-    described = structure.describe(changed, class_model.net)
+    described = structure.describe(changed, class_model.net, class_model.family)
     assert described["attributes"] == {"conv_in": {"dilation": [2, 2]}}
     fresh = on_meta(class_model)
-    structure.apply(fresh, through_json(described), "structure.json")
+    structure.apply(fresh, class_model.family, through_json(described), "structure.json")
     assert fresh.conv_in.dilation == (2, 2)
 
 
 def test_pruned_net_differs_from_stock(pruned: Denoiser) -> None:
-    described = structure.describe(pruned.net, on_meta(pruned))
+    described = structure.describe(pruned.net, on_meta(pruned), pruned.family)
     assert described["shapes"] and described["attributes"]
 
 
 def test_applied_structure_gives_the_shapes_back(pruned: Denoiser) -> None:
     fresh = on_meta(pruned)
     assert shapes(fresh) != shapes(pruned.net)
-    structure.apply(fresh, through_json(structure.describe(pruned.net, fresh)), "structure.json")
+    described = structure.describe(pruned.net, fresh, pruned.family)
+    structure.apply(fresh, pruned.family, through_json(described), "structure.json")
     assert shapes(fresh) == shapes(pruned.net)
 
 
 def test_describe_after_apply_finds_no_difference(pruned: Denoiser) -> None:
     fresh = on_meta(pruned)
-    structure.apply(fresh, through_json(structure.describe(pruned.net, fresh)), "structure.json")
-    assert structure.describe(pruned.net, fresh) == {}
+    described = structure.describe(pruned.net, fresh, pruned.family)
+    structure.apply(fresh, pruned.family, through_json(described), "structure.json")
+    assert structure.describe(pruned.net, fresh, pruned.family) == {}
 
 
 def test_rebuilt_net_computes_the_same(pruned: Denoiser) -> None:
     fresh = on_meta(pruned)
-    structure.apply(fresh, through_json(structure.describe(pruned.net, fresh)), "structure.json")
+    described = structure.describe(pruned.net, fresh, pruned.family)
+    structure.apply(fresh, pruned.family, through_json(described), "structure.json")
     fresh.load_state_dict(pruned.net.state_dict(), assign=True)
     rebuilt = Denoiser(fresh.eval(), pruned.family, pruned.sampling, pruned.scheduler, pruned.null_embedding)
     inputs = inputs_for(pruned)
@@ -105,8 +108,8 @@ def test_rebuilt_net_computes_the_same(pruned: Denoiser) -> None:
 
 def test_empty_structure_changes_nothing(class_model: Denoiser) -> None:
     fresh = on_meta(class_model)
-    structure.apply(fresh, {}, "structure.json")
-    assert structure.describe(fresh, on_meta(class_model)) == {}
+    structure.apply(fresh, class_model.family, {}, "structure.json")
+    assert structure.describe(fresh, on_meta(class_model), class_model.family) == {}
 
 
 def test_check_gives_a_good_structure_back() -> None:
@@ -132,4 +135,4 @@ def test_check_names_the_file_of_a_bad_structure(bad: Any) -> None:
 )
 def test_apply_names_the_file_of_a_structure_that_does_not_fit(class_model: Denoiser, bad: Any) -> None:
     with pytest.raises(CheckpointError, match=r"^here/structure\.json: .* does not exist"):
-        structure.apply(on_meta(class_model), bad, "here/structure.json")
+        structure.apply(on_meta(class_model), class_model.family, bad, "here/structure.json")

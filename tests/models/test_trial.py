@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from compress.families import FAMILIES
 from compress.models import checkpoint, trial
-from compress.models.families import FAMILIES
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
 from tests.models.test_checkpoint import WEIGHTS, edit_json, output, refused
 

@@ -85,7 +85,7 @@ def test_equals_the_steps_of_every_solver(changes: dict, tmp_path: Path) -> None
 def test_takes_the_guidance_scale_and_knows_the_number_of_steps(tmp_path: Path) -> None:
     model = variant("class", guidance={"kind": "embedded", "scales": (1.0, 5.0)})
     for name in (scalars.GUIDANCE_SCALE, scalars.STEPS):
-        scalars.add(model.net, name)
+        scalars.add(model.net, model.family, name)
     for embedding in model.net.class_embedding.embeddings.values():
         embedding[2].weight.data.normal_()
     model.net.requires_grad_(False)

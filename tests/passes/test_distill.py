@@ -99,7 +99,7 @@ def test_guided_loss_is_that_of_the_guided_outputs() -> None:
 
 def test_attention_maps_are_those_of_the_formula() -> None:
     model = make_denoiser(CLASS_CONFIG)
-    path, heads = next(iter(attending(model).items()))
+    path, heads = next((path, block.heads) for path, block in attending(model).items())
     seen = {}
     block = model.net.get_submodule(path)
     handle = block.to_q.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))

@@ -39,7 +39,7 @@ def test_meets_its_target_and_no_more(any_model: Denoiser, kind: str, tmp_path: 
     for path, layer in result.notes["layers"].items():  # no layer can have another rank
         raised = copy.deepcopy(any_model)
         for other, noted in result.notes["layers"].items():
-            edits.put(raised.net, other, {"kind": "low_rank", "rank": noted["rank"] + (other == path)})
+            edits.put(raised.net, raised.family, other, {"kind": "low_rank", "rank": noted["rank"] + (other == path)})
         assert COUNTS[kind](raised) > limit or layer["rank"] == layer["full_rank"], path
     assert all(torch.equal(tensor, before[name]) for name, tensor in any_model.net.state_dict().items())
     inputs = inputs_for(any_model)

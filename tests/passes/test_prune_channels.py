@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress.errors import PassError
-from compress.models import checkpoint, counts
+from compress.models import checkpoint, counts, edits, low_rank
 from compress.models.channels import Couplings, importance
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import prune_channels
@@ -202,3 +202,30 @@ def test_importance_is_the_sum_over_all_layers() -> None:
         block.conv2.weight.transpose(0, 1),
     )
     torch.testing.assert_close(found, sum(w.detach().abs().flatten(1).double().sum(1) for w in layers))
+
+
+@pytest.mark.parametrize("heads", ["narrow", "remove"])
+def test_attention_whose_queries_are_of_low_rank_is_told_of_its_heads(tmp_path: Path, heads: str) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    path, block = next(iter(model.family.attention(model.net).items()))
+    width = model.net.get_submodule(block.query).out_features
+    low = dataclasses.replace(model, net=copy.deepcopy(model.net))
+    edits.put(low.net, low.family, block.query, {"kind": "low_rank", "rank": width})
+    low_rank.fill(
+        low.net.get_submodule(block.query),
+        model.net.get_submodule(block.query),
+        low_rank.spectrum(model.net.get_submodule(block.query)),
+    )
+    scores = []
+    for each in (model, low):
+        copied = dataclasses.replace(each, net=copy.deepcopy(each.net))
+        couplings = Couplings(copied, copied.family.protected(copied.net))
+        written = {one.name: {member.path for member in one.members if member.dim == 0} for one in couplings.sets}
+        (one,) = (o for o in couplings.sets if o.heads and {block.query, f"{block.query}.up"} & written[o.name])
+        gone = list(range(8)) if heads == "remove" else list(range(0, width, 2))
+        couplings.remove({one.name: gone}, heads == "remove")
+        attention = copied.net.get_submodule(path)
+        assert attention.heads == block.heads - (heads == "remove")
+        with torch.no_grad():
+            scores.append(attention.to_q(torch.ones(1, 3, attention.to_q.in_features)))
+    torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-4)

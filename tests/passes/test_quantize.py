@@ -69,7 +69,7 @@ def test_linear_layers_of_transformers_take_four_bits(tmp_path: Path) -> None:
         graph = onnx.load(path / "denoiser.onnx").graph
         sizes[scheme] = (path / "denoiser.onnx").stat().st_size
     kinds = [tensor.data_type for tensor in graph.initializer]
-    paths = four_bits.layers(model.net, ())
+    paths = four_bits.layers(model, ())
     assert kinds.count(onnx.TensorProto.INT4) == len(paths) > 10
     assert not [path for path in paths if "attn2.to_k" in path or "attn2.to_v" in path], "texts have 12 numbers a token"
     assert sizes["int4_weights"] < sizes["int8_weights"]
@@ -82,7 +82,7 @@ def test_linear_layers_of_transformers_take_four_bits(tmp_path: Path) -> None:
         )
     assert_close_db(wanted, ours, 15)
     np.testing.assert_array_equal(ours, again)
-    assert 0 < len(four_bits.layers(model.net, ("*.ff.*",))) < len(paths)
+    assert 0 < len(four_bits.layers(model, ("*.ff.*",))) < len(paths)
     with pytest.raises(PassError, match="no transformer whose linear layers take a multiple of 32 inputs"):
         quantized(make_denoiser(CLASS_CONFIG), tmp_path, scheme="int4_weights")
 
@@ -103,7 +103,7 @@ def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Pat
     bundle = export_onnx.run(ours, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
     if four:
         stored = [tensor.data_type for tensor in onnx.load(bundle.path / "denoiser.onnx").graph.initializer]
-        assert stored.count(onnx.TensorProto.INT4) == len(four_bits.layers(model.net, ()))
+        assert stored.count(onnx.TensorProto.INT4) == len(four_bits.layers(model, ()))
     sample, timestep, *conditions = (value[:8].numpy() for value in points)
     got = bundle.denoise(sample, timestep, dict(zip(model.inputs, conditions, strict=True)))
     assert_close_db(found[:8], got, 25 if scheme == "int8" else 80)
@@ -334,3 +334,10 @@ def test_auto_is_float_where_the_net_is_no_faster(tmp_path: Path, monkeypatch: p
 def test_settings_of_auto_are_for_auto() -> None:
     with pytest.raises(ValidationError, match="least_sqnr: only for scheme: auto"):
         quantize.Config.model_validate({"least_sqnr": 20})
+
+
+def test_narrow_attention_stays_float_where_weights_alone_are_quantized(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    result = quantized(model, tmp_path, scheme="int8_weights", least_attention_width=33)
+    patterns = [f"{path}.*" for path in model.family.attention(model.net)]
+    assert result.precision.float_layers == ("conv_in", "conv_out", *sorted(patterns))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from compress.models.attention import ChannelsFirst, channels_first
-from compress.models.families import FAMILIES
+from compress.families import FAMILIES
+from compress.families.unet.attention import ChannelsFirst, channels_first
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG
 
 

@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from compress.models import unet
-from compress.models.family import Condition, Family
+from compress.families.family import Condition
+from compress.families.unet import common
 
 
 class Unconditional(nn.Module):
@@ -25,7 +25,7 @@ class Unconditional(nn.Module):
         first: torch.Tensor | None = None,
         second: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        labels = unet.labels(None, first, second)
+        labels = common.labels(None, first, second)
         output = self.net(sample.to(self.net.dtype), timestep, class_labels=labels, return_dict=False)[0]
         return output.to(sample.dtype)
 
@@ -48,17 +48,17 @@ class ClassConditional(Unconditional):
     ) -> torch.Tensor:
         if class_labels.is_floating_point():
             class_labels = class_labels.to(self.net.dtype)
-        labels = unet.labels(class_labels, first, second)
+        labels = common.labels(class_labels, first, second)
         output = self.net(sample.to(self.net.dtype), timestep, class_labels=labels, return_dict=False)[0]
         return output.to(sample.dtype)
 
 
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
-    return unet.class_condition(net)
+    return common.class_condition(net)
 
 
 def _positional(net: Any) -> nn.Module:
-    return ClassConditional(net) if unet.class_condition(net) else Unconditional(net)
+    return ClassConditional(net) if common.class_condition(net) else Unconditional(net)
 
 
 def _refuse(config: Mapping[str, Any]) -> str | None:
@@ -67,16 +67,10 @@ def _refuse(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-FAMILY = Family(
+FAMILY = common.unet(
     name="UNet2DModel",
     build=lambda config: UNet2DModel.from_config(dict(config)),
     refuse=_refuse,
-    classes=unet.classes,
     conditions=_conditions,
     positional=_positional,
-    stages=unet.stages,
-    heads=unet.heads,
-    protected=unet.protected,
-    blocks=unet.blocks,
-    repair=unet.repair,
 )

@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from compress.models import unet
-from compress.models.family import Condition, Family
+from compress.families.family import Condition
+from compress.families.unet import common
 
 _UNUSED = ("addition_embed_type", "time_cond_proj_dim")
 
@@ -29,7 +29,7 @@ class TextConditional(nn.Module):
         second: torch.Tensor | None = None,
     ) -> torch.Tensor:
         dtype = self.net.dtype
-        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), unet.labels(None, first, second))
+        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), common.labels(None, first, second))
         output = self.net(*given, return_dict=False)[0]
         return output.to(sample.dtype)
 
@@ -49,18 +49,18 @@ class TextAndClassConditional(TextConditional):
         dtype = self.net.dtype
         if class_labels.is_floating_point():
             class_labels = class_labels.to(dtype)
-        labels = unet.labels(class_labels, first, second)
+        labels = common.labels(class_labels, first, second)
         given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), labels)
         output: torch.Tensor = self.net(*given, return_dict=False)[0]
         return output.to(sample.dtype)
 
 
 def _positional(net: Any) -> nn.Module:
-    return TextAndClassConditional(net) if unet.class_condition(net) else TextConditional(net)
+    return TextAndClassConditional(net) if common.class_condition(net) else TextConditional(net)
 
 
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
-    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))} | unet.class_condition(net)
+    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))} | common.class_condition(net)
 
 
 def _width(net: Any) -> int:
@@ -77,16 +77,10 @@ def _refuse(config: Mapping[str, Any]) -> str | None:
     return f"{', '.join(used)} (conditions beside text embeddings) are not supported yet" if used else None
 
 
-FAMILY = Family(
+FAMILY = common.unet(
     name="UNet2DConditionModel",
     build=lambda config: UNet2DConditionModel.from_config(dict(config)),
     refuse=_refuse,
-    classes=unet.classes,
     conditions=_conditions,
     positional=_positional,
-    stages=unet.stages,
-    heads=unet.heads,
-    protected=unet.protected,
-    blocks=unet.blocks,
-    repair=unet.repair,
 )

@@ -1,4 +1,4 @@
-"""Attention in fewer kernels: the same function as diffusers' processor, without a transpose."""
+"""Attention blocks of a U-Net; in fewer kernels: the same function as diffusers' processor, without a transpose."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,27 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional
 
+from compress.families.family import Projections
+from compress.families.replacements import Convolution
 
-class Convolution(nn.Module):
-    """A convolution by weights that are computed; a module, so that it has a path in the net."""
+_INPUTS, _OUTPUT = ("to_q", "to_k", "to_v"), ("to_out.0",)
+# Of `ChannelsFirst`; keys: what is made of the second of three.
+PARTS = {
+    "stacked": _INPUTS,
+    "keys": _INPUTS,
+    "out": _OUTPUT,
+    "probabilities": ("stacked", *_INPUTS, "out", *_OUTPUT),
+}
 
-    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [b,c,...] and weight [out,c,...] with one dimension of positions or two."""
-        return (functional.conv1d if x.dim() == 3 else functional.conv2d)(x, weight, bias)
+
+def projections(net: nn.Module) -> dict[str, Projections]:
+    """Every attention block by its path."""
+    found = {}
+    for path, module in net.named_modules():
+        if isinstance(module, Attention):
+            others = [f"{path}.{name}" if getattr(module, name) is not None else None for name in ("to_k", "to_v")]
+            found[path] = Projections(module.heads, f"{path}.to_q", *others)
+    return found
 
 
 class ChannelsFirst:
@@ -92,7 +106,7 @@ def channels_first(net: nn.Module) -> Iterator[None]:
 def folded(net: nn.Module) -> set[str]:
     """Paths of the layers whose weights `channels_first` computes with and does not read as they are."""
     lean = [path for path, module in net.named_modules() if isinstance(module, Attention) and _reads_maps(module)]
-    return {f"{path}.{part}" for path in lean for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    return {f"{path}.{part}" for path in lean for part in (*_INPUTS, *_OUTPUT)}
 
 
 def _reads_maps(attention: Any) -> bool:

@@ -1,19 +1,19 @@
 """What diffusers' `UNet2DModel` and `UNet2DConditionModel` have in common."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UNetMidBlock2DCrossAttn
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from compress.models import edits
-from compress.models.edits import LowRank, Passthrough, Shortcut
-from compress.models.family import Condition
+from compress.families.family import Condition, Family, Layers, Lean
+from compress.families.replacements import LowRank, Passthrough, writer
+from compress.families.unet import attention, blocks, widths
+from compress.families.unet.blocks import Shortcut
 
 
 def classes(net: Any) -> int | None:
@@ -41,6 +41,13 @@ def labels(class_labels: torch.Tensor | None, first: torch.Tensor | None, second
     """What diffusers takes as class_labels: those, or with the net's scalars, what `ScalarEmbedding` takes."""
     scalars = tuple(scalar for scalar in (first, second) if scalar is not None)
     return (class_labels, scalars) if scalars else class_labels
+
+
+def scalars(net: Any) -> dict[str, int]:
+    """The class embedding, which is added to that of time; ValueError where it is computed from time's."""
+    if net.config.class_embed_type == "timestep":
+        raise ValueError("class_embed_type 'timestep' leaves no place for an embedding of a scalar")
+    return {"class_embedding": net.time_embedding.linear_2.out_features}
 
 
 def stages(net: nn.Module) -> dict[str, tuple[str, str]]:
@@ -81,33 +88,6 @@ def _last(path: str, layer: nn.Module) -> str:
     return f"{path}.up" if isinstance(layer, LowRank) else path
 
 
-def blocks(net: nn.Module) -> dict[str, edits.Edit]:
-    """What can be taken out and leaves every width as it is: path → the edit that does it, in the order of the net.
-
-    Residual blocks that do not resample, attention blocks that add to their input, and the mid block.
-    """
-    found: dict[str, edits.Edit] = {}
-    for path, module in net.named_modules():
-        if isinstance(module, ResnetBlock2D) and not (module.up or module.down):
-            found[path] = {"kind": Shortcut.kind}
-        attention = isinstance(module, Attention) and module.residual_connection
-        mid = path == "mid_block" and isinstance(module, UNetMidBlock2D | UNetMidBlock2DCrossAttn)
-        if attention or mid or isinstance(module, Transformer2DModel):
-            found[path] = {"kind": Passthrough.kind}
-    return found
-
-
-def heads(net: nn.Module) -> dict[nn.Module, int]:
-    """Query, key and value projections, or the layers that write them, with their number of heads."""
-    found: dict[nn.Module, int] = {}
-    for module in net.modules():
-        if isinstance(module, Attention):
-            for projection in (module.to_q, module.to_k, module.to_v):
-                if projection is not None:
-                    found[projection.up if isinstance(projection, LowRank) else projection] = module.heads
-    return found
-
-
 def protected(net: nn.Module) -> list[nn.Module]:
     """The layer that writes the model's output, and layers whose widths the dependency graph gets wrong.
 
@@ -125,11 +105,17 @@ def protected(net: nn.Module) -> list[nn.Module]:
         elif isinstance(module, Attention) and module.added_kv_proj_dim is not None:
             layers = (module.to_q, module.to_k, module.to_v, module.add_k_proj, module.add_v_proj, module.to_out[0])
             kept += [layer for layer in layers if layer is not None]
-    return [layer.up if isinstance(layer, LowRank) else layer for layer in kept]
+    return [writer(layer) for layer in kept]
 
 
 def repair(net: Any) -> None:
-    """Set the widths that resampling and attention modules store and check to those of their layers."""
+    """Set the widths that resampling and attention modules store and check to those of their layers.
+
+    What a config can say about the mid block is said there, for diffusers to read.
+    """
+    if isinstance(net.mid_block, Passthrough):
+        net.mid_block = None
+        net.register_to_config(mid_block_type=None)
     for module in net.modules():
         if isinstance(module, Downsample2D | Upsample2D) and isinstance(
             module.conv, nn.Conv2d | nn.ConvTranspose2d | LowRank
@@ -147,3 +133,42 @@ def repair(net: Any) -> None:
             for resample in (module.downsample, module.upsample):  # inside such a block they have no weights
                 if isinstance(resample, Downsample2D | Upsample2D):
                     resample.channels = resample.out_channels = module.in_channels
+
+
+def counterpart(name: str, student: Any, teacher: Any) -> str:
+    """Outer levels stay: down blocks are numbered from the outside, up blocks from the inside."""
+    part, _, rest = name.partition(".")
+    if part != "up_blocks":
+        return name
+    index, _, rest = rest.partition(".")
+    return f"up_blocks.{int(index) + len(teacher.up_blocks) - len(student.up_blocks)}.{rest}"
+
+
+unet = partial(
+    Family,
+    folder="unet",
+    classes=classes,
+    channels=lambda config: config["out_channels"],
+    multiple=lambda config: 2 ** (len(config["block_out_channels"]) - 1),
+    scalars=scalars,
+    stages=stages,
+    channel_axis=1,
+    attention=attention.projections,
+    protected=protected,
+    blocks=blocks.blocks,
+    left={kind.kind: kind for kind in (Shortcut, Passthrough)},
+    layouts={name: partial(blocks.layout, name) for name in ("bk-base", "bk-small", "bk-tiny")},
+    repair=repair,
+    counterpart=counterpart,
+    narrower=widths.narrower,
+    sinusoids=("time_embedding.linear_1.weight", "class_embedding.linear_1.weight"),
+    layers=Layers(
+        ends=("conv_in", "conv_out"),
+        small_inputs=("time_embedding.*",),
+        float_outputs=("*.time_emb_proj",),  # at export all are merged into one product
+        large=("*.transformer_blocks.*", "*.proj_in", "*.proj_out"),
+    ),
+    lean=Lean(attention.channels_first, attention.folded, attention.PARTS),
+    # Attention weights of checkpoints written before diffusers 0.15.
+    renamed={".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."},
+)

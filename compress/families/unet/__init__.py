@@ -1,0 +1,1 @@
+"""U-Nets of diffusers: `common` says what both classes share, the files beside it one matter each."""
