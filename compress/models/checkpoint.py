@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance, Sampling
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
 from compress.files import Unreadable, read_json
 from compress.models import noise_classifier, trial, weights
