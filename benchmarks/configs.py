@@ -21,7 +21,8 @@ from benchmarks.bars import finish
 from compress import passes, terminal
 from compress.contract import Context
 from compress.data import Dataset, FromTeacher
-from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError, ExportError
 from compress.families import FAMILIES
 from compress.files import write_json, write_text

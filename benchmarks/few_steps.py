@@ -22,7 +22,7 @@ from benchmarks.bars import finish, rewrite_between
 from benchmarks.edge import publish
 from benchmarks.structure import Judges, worst_ratio
 from compress import engine, passes, terminal
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.engine import code_identity
 from compress.evaluation import baseline as baselines
 from compress.evaluation import latency

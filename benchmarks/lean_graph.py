@@ -53,7 +53,7 @@ def graphs(model: Denoiser) -> dict[str, onnx.ModelProto]:
     left_out: dict[str, Callable[..., int] | None] = {ALL: None, AGAIN: None}
     left_out |= {f"without {rewrite.__name__}": rewrite for rewrite in (*REWRITES, fold_constants)}
     found = {name: lean(ir.from_proto(raw), rewrite) for name, rewrite in left_out.items()}
-    return found | {OWN: lean(ir.from_proto(raw), timesteps=sorted(model.sampling.timesteps))}
+    return found | {OWN: lean(ir.from_proto(raw), timesteps=sorted(map(int, model.sampling.timesteps)))}
 
 
 def measure(name: str, scheme: str) -> dict[str, Any]:

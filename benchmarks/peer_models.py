@@ -15,7 +15,7 @@ import torch
 
 from compress import terminal
 from compress.contract import Context
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
 from compress.families import FAMILIES
 from compress.models import checkpoint

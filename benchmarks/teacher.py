@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.bars import finish
 from compress import data, terminal
-from compress.diffusion.sampling import SamplingOptions
+from compress.diffusion.schedulers import SamplingOptions
 from compress.evaluation.classifier import train_judge
 from compress.evaluation.statistics import wilson
 from compress.files import write_json, write_text

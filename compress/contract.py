@@ -18,7 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from compress.data import DataConfig, Dataset
-from compress.diffusion.sampling import Guidance, SamplingOptions
+from compress.diffusion.sampling import Guidance
+from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser
 from compress.settings import Frozen

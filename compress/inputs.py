@@ -89,7 +89,7 @@ class Inputs:
         asked = self.recipe.head.guidance
         if asked is None or asked.classifier is None:
             return model.classifier
-        if float(model.sampling.alphas_cumprod[model.sampling.timesteps[0]]) == 0:
+        if model.sampling.levels()[0][0] == 0:
             raise RecipeError([f"{self.recipe.path}: guidance.classifier: no class is told at zero terminal SNR"])
         return noise_classifier.load(asked.classifier, model.sample_shape, model.classes, self.options.allow_pickle)
 

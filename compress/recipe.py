@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from compress import passes
 from compress.contract import PassConfig
 from compress.data import DataConfig
-from compress.diffusion.sampling import SamplingOptions
+from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, Unreadable, check_regular, read_text
 from compress.models.denoiser import Denoiser, Quantized

@@ -13,7 +13,8 @@ import torch
 
 from compress.contract import Context
 from compress.data import Dataset, FromTeacher
-from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.evaluation import latency
 from compress.families import FAMILIES
 from compress.models.denoiser import Denoiser
@@ -66,24 +67,27 @@ SCHEDULER = {
     "timestep_spacing": "trailing",
     "clip_sample": False,
 }
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 TOKENS = 5
 
 
-def make_denoiser(config: dict, steps: int = 4, scale: float | None = 2.0, seed: int = 0) -> Denoiser:
+def make_denoiser(
+    config: dict, steps: int = 4, scale: float | None = 2.0, seed: int = 0, scheduler: dict = SCHEDULER
+) -> Denoiser:
     """A model with random weights; scale None: unguided."""
     torch.manual_seed(seed)
     family = FAMILIES[config["_class_name"]]
     net = family.build(config)
     with torch.no_grad():
         net.conv_out.weight.mul_(3)  # an output of about unit size
-    sampling = from_scheduler_config(SCHEDULER, SamplingOptions(steps=steps))
+    sampling = from_scheduler_config(scheduler, SamplingOptions(steps=steps))
     null_embedding = None
     text = config["_class_name"] == "UNet2DConditionModel"
     if scale is not None and (text or config.get("num_class_embeds") or config.get("class_embed_type")):
         guidance = Guidance(kind="cfg", scale=scale, null_class=None if text else 10)
         sampling = sampling.model_copy(update={"guidance": guidance})
         null_embedding = torch.randn(TOKENS, 12) if text else None
-    return Denoiser(net.eval().requires_grad_(False), family, sampling, SCHEDULER, null_embedding)
+    return Denoiser(net.eval().requires_grad_(False), family, sampling, scheduler, null_embedding)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from compress import passes, recipe
 from compress.data import Digits, Folder
-from compress.diffusion.sampling import SCHEDULERS
+from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
 from compress.recipe import GuidanceOptions, Head, Recipe
 from tests.conftest import write_recipe

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from compress.models import checkpoint
 from compress.passes import distill
 from tests.command import compress
-from tests.conftest import CLASS_CONFIG, SCHEDULER, TEXT_CONFIG, TOKENS, make_context, make_denoiser, read_json
+from tests.conftest import CLASS_CONFIG, FLOW, SCHEDULER, TEXT_CONFIG, TOKENS, make_context, make_denoiser, read_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,3 +141,25 @@ def test_lists_of_passes_and_schema(tmp_path: Path) -> None:
     assert "prune_channels" in compress("passes", folder=tmp_path).stdout
     schema = json.loads(compress("schema", folder=tmp_path).stdout)
     assert schema["required"] == ["name", "passes"]
+
+
+def test_flow_matching_model_goes_the_whole_road(tmp_path: Path) -> None:
+    """As SD3 is sampled: velocities, a shift, timesteps that are no whole numbers."""
+    checkpoint.save(make_denoiser(CLASS_CONFIG, scale=None, scheduler=FLOW), tmp_path / "teacher")
+    (tmp_path / "teacher" / "sampling.json").unlink()  # as diffusers would have written it
+    head = {
+        "data": {"source": "teacher", "count": 20},
+        "guidance": {"scale": 2.0, "null_class": 10},
+        "sampling": {"steps": 3},
+    }
+    gates = {"params": {"max": 0.9}, "sampling_error": {"max": 1e-6}, "output_error": {"max": 9}}
+    done = compress("apply", road(tmp_path, head, gates), "--output", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "out" / "report.json")["verdict"] == "pass"
+    manifest = read_json(tmp_path / "out" / "onnx" / "bundle.json")
+    assert manifest["inputs"]["timestep"]["dtype"] == "float32"
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(3)
+    told = [step["timestep"] for step in manifest["sampling"]["steps"]]
+    np.testing.assert_allclose(told, scheduler.timesteps.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(manifest["sampling"]["levels"]["sigma"], scheduler.sigmas.numpy(), rtol=1e-5)

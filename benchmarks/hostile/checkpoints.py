@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from benchmarks.hostile import good, values
 from benchmarks.hostile.case import Case, Lay, after, pipe
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 
 BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
 TRUSTING = tuple((*command, "--allow-pickle") for command in BOTH)

@@ -23,7 +23,7 @@ FLOOR = 1e-4  # of the largest eigenvalue: directions that vary less count as if
 
 
 class MomentGap(nn.Module):
-    """reference [n,c,h,w]: samples of the teacher. Images of more than 1,024 numbers are seen through random crops."""
+    """reference [n,c,…]: samples of the teacher. Those of more than 1,024 numbers are seen through random crops."""
 
     mean: torch.Tensor
     basis: torch.Tensor
@@ -31,9 +31,9 @@ class MomentGap(nn.Module):
 
     def __init__(self, reference: torch.Tensor) -> None:
         super().__init__()
-        channels, height, width = reference.shape[1:]
-        side = max(1, int((LARGEST / channels) ** 0.5))
-        self.size = (min(height, side), min(width, side))
+        channels, *sizes = reference.shape[1:]
+        side = max(1, int((LARGEST / channels) ** (1 / len(sizes))))
+        self.size = tuple(min(size, side) for size in sizes)
         random = torch.Generator().manual_seed(0)
         parts = reference[:REFERENCE].split(64)
         rows = torch.cat([self._crops(part, self._place(part, random)) for part in parts]).double()
@@ -44,7 +44,7 @@ class MomentGap(nn.Module):
         self.register_buffer("variance", variance.float(), persistent=False)
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        """The gap ÷ the teacher's total variance, of samples [b,c,h,w] of the same noise, b ≥ 4; may be negative."""
+        """The gap ÷ the teacher's total variance, of samples [b,c,…] of the same noise, b ≥ 4; may be negative."""
         place = self._place(student, random)
         ours, theirs = ((self._crops(images, place) - self.mean) @ self.basis for images in (student, teacher))
         both = self.variance + ours.detach().var(0)
@@ -54,18 +54,15 @@ class MomentGap(nn.Module):
         product = (shift * other_shift).sum() + (weight * spread * other_spread).sum()
         return product / self.variance.sum()
 
-    def _place(self, images: torch.Tensor, random: torch.Generator) -> tuple[int, int]:
+    def _place(self, images: torch.Tensor, random: torch.Generator) -> tuple[slice, ...]:
         """Where to crop a batch: one place, so that student and teacher show the same."""
-        top, left = (
-            int(torch.randint(whole - part + 1, (), generator=random))
-            for whole, part in zip(images.shape[2:], self.size, strict=True)
-        )
-        return top, left
+        sizes = zip(images.shape[2:], self.size, strict=True)
+        starts = [int(torch.randint(whole - part + 1, (), generator=random)) for whole, part in sizes]
+        return tuple(slice(start, start + part) for start, part in zip(starts, self.size, strict=True))
 
-    def _crops(self, images: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+    def _crops(self, images: torch.Tensor, place: tuple[slice, ...]) -> torch.Tensor:
         """One crop an image, flat [b,d]."""
-        (top, left), (height, width) = place, self.size
-        return images[:, :, top : top + height, left : left + width].flatten(1).float()
+        return images[:, :, *place].flatten(1).float()
 
 
 def _gap(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,25 +1,29 @@
 """What a student is to predict so that one of its steps arrives where several of its teacher's do.
 
-Samples [b,c,h,w]; levels α and σ, of where a step begins and of where it arrives (`_to`), broadcastable to them.
+Samples [b,…]; levels α and σ, of where a step begins and of where it arrives (`_to`), broadcastable to them.
 """
 
 from collections.abc import Iterable
 
 import torch
 
-from compress.diffusion.prediction import PredictionType
+from compress.diffusion.levels import spread
+from compress.diffusion.prediction import PredictionType, clean_coefficients
 from compress.diffusion.sampling import Sampling
 
 
 def clean_sample(
-    kind: PredictionType, sample: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+    kind: PredictionType,
+    sample: torch.Tensor,
+    output: torch.Tensor,
+    alpha: torch.Tensor,
+    sigma: torch.Tensor,
+    data: float = 1.0,
 ) -> torch.Tensor:
     """x̂_0 that a model's output says. ε-prediction has none at α = 0: the result is then not finite."""
-    if kind == "epsilon":
-        return (sample - sigma * output) / alpha
-    if kind == "sample":
-        return output
-    return alpha * sample - sigma * output
+    from_sample, from_output = clean_coefficients(kind, alpha, sigma, data)
+    clean: torch.Tensor = from_sample * sample + from_output * output
+    return clean
 
 
 def arrival(
@@ -63,20 +67,16 @@ def spaced(length: int, count: int) -> list[int]:
 class Grid:
     """The levels that a teacher's sampling goes through, noise first and clean last.
 
-    timesteps int64 [n]; alpha, sigma float32 [n + 1,1,1,1]; places: step count → where on the grid its steps begin, and
-    the end.
+    timesteps [n]; alpha, sigma float32 [n + 1]; places: step count → where on the grid its steps begin, and the end.
     """
 
-    def __init__(self, sampling: Sampling, counts: Iterable[int], own: tuple[int, ...]) -> None:
+    def __init__(self, sampling: Sampling, counts: Iterable[int], own: tuple[float, ...]) -> None:
         self.timesteps = torch.tensor(sampling.timesteps)
-        cumulative = [float(sampling.alphas_cumprod[t]) for t in sampling.timesteps]
-        last = 1.0 if sampling.final == "clean" else float(sampling.alphas_cumprod[0])
-        level = torch.tensor([*cumulative, last], dtype=torch.float64)[:, None, None, None]
-        self.alpha, self.sigma = level.sqrt().float(), (1 - level).sqrt().float()
+        self.alpha, self.sigma = map(torch.tensor, sampling.levels())
         length = len(self.timesteps)
         chosen = [sampling.timesteps.index(t) for t in own] if set(own) <= set(sampling.timesteps) else []
         self.places = {n: [*(chosen if len(chosen) == n else spaced(length, n)), length] for n in counts}
 
     def levels(self, place: torch.Tensor | int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(α, σ) at places of the grid."""
-        return self.alpha[place].to(like.device), self.sigma[place].to(like.device)
+        """(α, σ) at places of the grid, for samples like these."""
+        return spread(self.alpha[place], like), spread(self.sigma[place], like)

@@ -44,13 +44,14 @@ class OnnxTeacher:
     threads: int
 
     def predict(
-        self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
+        self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Raw model output [b,c,h,w] without guidance. timestep: one, or int64 [b]."""
-        feeds = {"sample": sample, "timestep": np.full(len(sample), timestep), **conditions}
+        """Raw model output [b,c,h,w] without guidance. timestep: one, or [b]."""
+        told = self.teacher.sampling.told(torch.as_tensor(timestep)).expand(len(sample)).numpy()
+        feeds = {"sample": sample, "timestep": told, **conditions}
         return np.asarray(self.session.run(None, feeds)[0])
 
-    def guided(self, sample: np.ndarray, timestep: int, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+    def guided(self, sample: np.ndarray, timestep: float, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
         """Model output [b,c,h,w] with the teacher's guidance."""
         guidance = self.teacher.sampling.guidance
         if not guidance.online:
@@ -164,7 +165,7 @@ def _key(teacher: Denoiser) -> str:
     for source in sorted([*root.glob("onnx_graph/*.py"), *root.glob("models/*.py")]):
         code.update(source.read_bytes())
     versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "onnx", "onnxscript")]
-    return net_identity(teacher, str(teacher.conditions), code.hexdigest(), *versions)[:24]
+    return net_identity(teacher, str(teacher.conditions), str(teacher.sampling.dtype), code.hexdigest(), *versions)[:24]
 
 
 def _whole(file: Path) -> bool:

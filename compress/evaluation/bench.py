@@ -48,7 +48,7 @@ def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torc
         return module(*inputs)
 
 
-def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timestep: int = 0) -> Callable[[], object]:
+def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timestep: float = 0) -> Callable[[], object]:
     random = np.random.default_rng(0)
     feeds = {}
     for entry in session.get_inputs():
@@ -56,9 +56,10 @@ def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timeste
             raise BundleError(f"{file}: input {entry.name} is {entry.type}; only {', '.join(_TYPES)} can be timed")
         shape = [size if isinstance(size, int) else batch for size in entry.shape]
         dtype = _TYPES[entry.type]
-        integer = np.issubdtype(dtype, np.integer)
-        value = timestep if entry.name == "timestep" else 0
-        feeds[entry.name] = np.full(shape, value, dtype) if integer else random.standard_normal(shape).astype(dtype)
+        told = entry.name == "timestep"
+        known = told or np.issubdtype(dtype, np.integer)
+        value = np.full(shape, timestep if told else 0) if known else random.standard_normal(shape)
+        feeds[entry.name] = value.astype(dtype)
     call = functools.partial(session.run, None, feeds)
     try:
         call()

@@ -156,7 +156,7 @@ def _calls(
     noise = sample.cpu().numpy()
     own = np.arange(_items(bundle, "student", batch)) % batch
     own_noise, own_arrays = noise[own], {name: value[own] for name, value in arrays.items()}
-    when = teacher.sampling.timesteps[len(teacher.sampling.timesteps) // 2]
+    when = teacher.sampling.steps()[len(teacher.sampling.timesteps) // 2].timestep
     times = torch.full_like(zeros[1], when)
     student = student_name(bundle)
     calls: dict[str, Callable[[], object]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.data import DataConfig, Dataset, FromTeacher
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.evaluation import comparison, paired, response
 from compress.evaluation.classifier import Judge, train_judge
 from compress.evaluation.cost import ONNX, Costs

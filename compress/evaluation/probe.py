@@ -26,7 +26,7 @@ ROUNDS = 500
 ROUNDING = 10.0  # a runtime may round ten times as much as another before the figure counts it
 
 # (sample [b,c,h,w], place in the sampler's table, timestep, conditions) -> guided output [b,c,h,w]
-Evaluate = Callable[[np.ndarray, int, int, Mapping[str, np.ndarray]], np.ndarray]
+Evaluate = Callable[[np.ndarray, int, float, Mapping[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Probe:
     scale: of the teacher's guidance; 1 where there is none.
     """
 
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     samples: np.ndarray
     conditions: Mapping[str, np.ndarray]
     conditional: np.ndarray
@@ -49,7 +49,7 @@ class Probe:
         return classifier_free_guidance(self.conditional, self.unconditional, self.scale)
 
 
-def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int) -> Probe:
+def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[float, ...], seed: int) -> Probe:
     """The probe set of a teacher from samples of its own, at these timesteps."""
     clean = drawn[:COUNT].samples
     device = teacher.device
@@ -62,7 +62,7 @@ def make(teacher: Denoiser, drawn: Drawn, timesteps: tuple[int, ...], seed: int)
     with torch.no_grad():
         for timestep in timesteps:
             times = torch.full((len(clean),), timestep)
-            sample = add_noise(clean, noise, *teacher.sampling.alpha_sigma(times))
+            sample = add_noise(clean, noise, *teacher.sampling.alpha_sigma(times, clean))
             samples.append(sample.numpy())
             ends = _ends(teacher, sample.to(device), times.to(device), conditions)
             for outputs, end in zip((conditional, unconditional), ends, strict=True):
@@ -93,7 +93,7 @@ def _ends(
 def of_bundle(bundle: Bundle) -> Evaluate:
     """How a bundle is evaluated: at the timestep that its *own* table has in this place, by its own guidance."""
 
-    def evaluate(sample: np.ndarray, place: int, timestep: int, given: Mapping[str, np.ndarray]) -> np.ndarray:
+    def evaluate(sample: np.ndarray, place: int, timestep: float, given: Mapping[str, np.ndarray]) -> np.ndarray:
         missing = -len(sample) % (bundle.batch or 1)  # a fixed batch is filled by repeating items
         index = np.arange(len(sample) + missing) % len(sample)
         conditions = {name: value[index] for name, value in given.items()}
@@ -105,7 +105,7 @@ def of_bundle(bundle: Bundle) -> Evaluate:
 def of_model(model: Denoiser) -> Evaluate:
     """How a PyTorch model is evaluated: by its own guidance."""
 
-    def evaluate(sample: np.ndarray, place: int, timestep: int, given: Mapping[str, np.ndarray]) -> np.ndarray:
+    def evaluate(sample: np.ndarray, place: int, timestep: float, given: Mapping[str, np.ndarray]) -> np.ndarray:
         conditions = {name: torch.from_numpy(value).to(model.device) for name, value in given.items()}
         times = torch.full((len(sample),), timestep, device=model.device)
         with torch.no_grad():
@@ -203,15 +203,17 @@ def sampling_error(bundle: Bundle, teacher: Denoiser) -> Figure:
     """Largest difference between the noise level that the solver's table supposes and that of its timesteps.
 
     Compares the coefficients of the clean estimate with those that the teacher's schedule gives at the timestep that
-    the net is told. Exact: 0 but for rounding.
+    the net is told, or anywhere that it is told this whole number. Exact: 0 but for rounding.
     """
-    sampling = teacher.sampling
-    worst = 0.0
+    sampling, worst = teacher.sampling, 0.0
+    kind = bundle.manifest["sampling"]["prediction_type"]
     for step in bundle.steps:
-        level = float(sampling.alphas_cumprod[step.timestep])
-        wanted = clean_coefficients(bundle.manifest["sampling"]["prediction_type"], level**0.5, (1 - level) ** 0.5)
+        ends = sampling.told_at(step.timestep)
+        levels = zip(*(level.tolist() for level in sampling.level(ends)), strict=True)
+        wanted = [clean_coefficients(kind, alpha, sigma, sampling.sigma_data) for alpha, sigma in levels]
         found = (step.clean_from_sample, step.clean_from_output)
-        worst = max(worst, *(abs(one - other) for one, other in zip(found, wanted, strict=True)))
+        for one, *others in zip(found, *wanted, strict=True):
+            worst = max(worst, min(others) - one, one - max(others))
     return Figure(worst, "less", (worst, worst), len(bundle.steps), 0.0, 1e-6, worst, (worst, worst))
 
 

@@ -33,7 +33,8 @@ def inputs_read(model: Denoiser) -> set[str]:
     """Names of the inputs beside the sample on which the output depends."""
     random, device = generator(0, Draw.INPUTS_READ), model.device
     sample = torch.randn(1, *model.sample_shape, generator=random).to(device)
-    pairs = {"timestep": [torch.tensor([t], device=device) for t in (0, model.sampling.num_train_timesteps - 1)]}
+    told = model.sampling.told(model.sampling.training[[0, -1]]).to(device)
+    pairs = {"timestep": list(told[:, None])}
     for name, condition in model.conditions.items():
         shape = (1, *condition.shape)
         if condition.dtype == torch.int64:

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress.diffusion.sampling import Guidance, Sampling, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance, Sampling
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
 from compress.families.family import Family

@@ -9,6 +9,7 @@ from typing import Any, NewType
 import torch
 from torch import nn
 
+from compress.diffusion.levels import spread
 from compress.diffusion.sampling import Sampling
 from compress.families.family import Condition, Family
 from compress.models import noise_classifier, scalars
@@ -54,7 +55,7 @@ class Denoiser:
 
     @cached_property
     def module(self) -> nn.Module:
-        """f(sample [b,c,h,w], timestep int64 [b], *inputs) -> output [b,c,h,w]; inputs: as in `inputs`."""
+        """f(sample [b,…], timestep [b], *inputs) -> output [b,…]; timestep: as it is told; inputs: as in `inputs`."""
         return self.precision.module if self.precision else self.family.positional(self.net)
 
     @property
@@ -165,12 +166,13 @@ def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> 
 def predict(
     model: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Raw model output [b,c,h,w], one evaluation, for timesteps int64 [b].
+    """Raw model output [b,…], one evaluation, for timesteps [b] of its sampling.
 
     conditions: may hold the model's scalars, float32 [b]; else they are those of its sampling.
     """
     given = _with_scalars(model, conditions, sample)
-    output: torch.Tensor = model.module(sample, timestep, *(given[name] for name in model.inputs))
+    told = model.sampling.told(timestep)
+    output: torch.Tensor = model.module(sample, told, *(given[name] for name in model.inputs))
     return output
 
 
@@ -195,7 +197,7 @@ def guided(
         return predict(model, sample, timestep, conditions)
     scale: Any = guidance.scale
     if scalars.GUIDANCE_SCALE in conditions:
-        scale = conditions[scalars.GUIDANCE_SCALE].view(-1, *[1] * (sample.ndim - 1))
+        scale = spread(conditions[scalars.GUIDANCE_SCALE], sample)
         conditions = {name: value for name, value in conditions.items() if name != scalars.GUIDANCE_SCALE}
     if guidance.kind == "classifier":
         return predict(model, sample, timestep, conditions) + scale * steered(model, sample, timestep, conditions)
@@ -222,9 +224,9 @@ def draw(
     conditions: Mapping[str, torch.Tensor],
     on_step: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """Clean samples [b,c,h,w] from standard normal noise [b,c,h,w], by the model's own sampling."""
+    """Clean samples [b,…] from standard normal noise [b,…], by the model's own sampling."""
 
-    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
+    def denoise(sample: torch.Tensor, timestep: float) -> torch.Tensor:
         return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
 
     samples: torch.Tensor = solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range, on_step)
@@ -233,10 +235,10 @@ def draw(
 
 @torch.no_grad()
 def walk(model: Denoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The samples [steps + 1,b,c,h,w] that drawing from noise [b,c,h,w] goes through: noise first, clean last."""
+    """The samples [steps + 1,b,…] that drawing from noise [b,…] goes through: noise first, clean last."""
     states = []
 
-    def denoise(sample: torch.Tensor, timestep: int) -> torch.Tensor:
+    def denoise(sample: torch.Tensor, timestep: float) -> torch.Tensor:
         states.append(sample)
         return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
 
@@ -252,7 +254,7 @@ def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
     device = model.device
     return (
         torch.zeros(batch, *model.sample_shape, device=device),
-        torch.zeros(batch, dtype=torch.int64, device=device),
+        torch.zeros(batch, dtype=model.sampling.dtype, device=device),
         *(torch.zeros(batch, *c.shape, dtype=c.dtype, device=device) for c in model.conditions.values()),
         *(torch.ones(batch, device=device) for _ in scalars.names(model.net)),
     )

@@ -45,11 +45,12 @@ def direction(
 
     Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", algorithm 2. labels: int64 [b].
     """
+    alpha, sigma = sampling.alpha_sigma(timestep, sample)
     with torch.enable_grad():
         noisy = sample.detach().requires_grad_(True)
-        logarithm = classifier(noisy, timestep).log_softmax(dim=1)
+        logarithm = classifier(noisy, sampling.told(timestep)).log_softmax(dim=1)
         (gradient,) = torch.autograd.grad(logarithm.gather(1, labels[:, None]).sum(), noisy)
-    return score_shift(sampling.prediction_type, gradient, *sampling.alpha_sigma(timestep))
+    return score_shift(sampling.prediction_type, gradient, alpha, sigma, sampling.sigma_data)
 
 
 def _reason(error: Exception) -> str:

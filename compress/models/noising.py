@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from compress.data import Batch
+from compress.diffusion.levels import spread
 from compress.diffusion.prediction import add_noise
 from compress.models.denoiser import Denoiser, null_conditions
 
@@ -12,9 +13,9 @@ from compress.models.denoiser import Denoiser, null_conditions
 def noised(
     model: Denoiser, batch: Batch, timestep: torch.Tensor, random: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(noisy sample, noise, α, σ) for a batch at timesteps int64 [b]."""
+    """(noisy sample, noise, α, σ) for a batch at timesteps [b]."""
     noise = torch.randn(batch.images.shape, generator=random).to(batch.images)
-    alpha, sigma = model.sampling.alpha_sigma(timestep.to(batch.images.device))
+    alpha, sigma = model.sampling.alpha_sigma(timestep, batch.images)
     return add_noise(batch.images, noise, alpha, sigma), noise, alpha, sigma
 
 
@@ -25,10 +26,7 @@ def with_null(
     if model.sampling.guidance.kind != "cfg":
         return conditions
     null = null_conditions(model, conditions)
-    return {
-        name: torch.where(chosen.to(value.device).view(-1, *[1] * (value.ndim - 1)), null[name], value)
-        for name, value in conditions.items()
-    }
+    return {name: torch.where(spread(chosen, value), null[name], value) for name, value in conditions.items()}
 
 
 def null_share(scale: float) -> float:

@@ -75,7 +75,7 @@ def run(model: Denoiser) -> None:
     for timestep in (model.sampling.timesteps[0], model.sampling.timesteps[-1]):
         try:
             _, _, *others = example_inputs(model, 1)
-            output = model.module(sample, torch.tensor([timestep]), *others)
+            output = model.module(sample, model.sampling.told(torch.tensor([timestep])), *others)
         except Exception as error:  # as for `build`
             reason = f"{_first_line(error)}{_suspects(model, steps)}"
             raise ValueError(f"{name} is built, but cannot run on samples {list(sample.shape[1:])}: {reason}") from None

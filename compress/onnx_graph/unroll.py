@@ -62,6 +62,7 @@ def unroll(
     inputs = {value.name: value for value in graph.input}
     first = inputs["sample"].type.tensor_type.shape.dim[0]
     batch = first.dim_value if first.HasField("dim_value") else None
+    time = helper.tensor_dtype_to_np_dtype(inputs["timestep"].type.tensor_type.elem_type).type
     builder = _Builder()
     conditions = [name for name in inputs if name not in ("sample", "timestep", "steps")]
     size = None
@@ -79,7 +80,7 @@ def unroll(
         return builder.add("Expand", [builder.constant(value[None]), shape])
 
     def evaluate(sample: str, step: Step, given: Mapping[str, str], known: dict[str, str]) -> str:
-        for name, value in (("timestep", np.int64(step.timestep)), ("steps", np.float32(len(steps)))):
+        for name, value in (("timestep", time(step.timestep)), ("steps", np.float32(len(steps)))):
             if name not in known and (name != "steps" or steps_input):
                 known[name] = filled(np.asarray(value))
         renamed = {"sample": sample, **known, **given}
@@ -87,14 +88,14 @@ def unroll(
 
     nulls = {name: filled(np.asarray(value)) for name, value in null.items()} if scale is not None else {}
     plain = {name: name for name in conditions}
-    sample, previous = NOISE, None
+    sample, kept = NOISE, list[str]()
     for step in steps:
         known: dict[str, str] = {}
         output = evaluate(sample, step, plain, known)
         if scale is not None:
             without = evaluate(sample, step, {**plain, **nulls}, known)
             output = builder.linear([(scale, output), (1 - scale, without)])
-        if clip_range is None and not any(other.next_from_previous for other in steps):
+        if clip_range is None and not any(other.next_from_previous or other.next_from_earlier for other in steps):
             whole = step.next_from_sample + step.next_from_clean * step.clean_from_sample
             sample = builder.linear([(whole, sample), (step.next_from_clean * step.clean_from_output, output)])
             continue
@@ -102,10 +103,9 @@ def unroll(
         if clip_range is not None:
             ends = [builder.constant(np.array(end, dtype=np.float32)) for end in (-clip_range, clip_range)]
             clean = builder.add("Clip", [clean, *ends])
-        terms = [(step.next_from_sample, sample), (step.next_from_clean, clean)]
-        if previous is not None:
-            terms.append((step.next_from_previous, previous))
-        sample, previous = builder.linear(terms), clean
+        kept = [clean, *kept[:2]]  # the last first
+        factors = (step.next_from_clean, step.next_from_previous, step.next_from_earlier)
+        sample = builder.linear([(step.next_from_sample, sample), *zip(factors, kept, strict=False)])
     builder.nodes.append(helper.make_node("Identity", [sample], [IMAGE]))
     sampler = _model(denoiser, builder, conditions)
     if batch is not None:

@@ -6,7 +6,6 @@ Regularity of ODE-based Diffusion Sampling"). A baseline in its own right, and a
 """
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from compress.contract import Context, PassConfig, PassResult
 from compress.diffusion.schedules import cheapest_path
+from compress.diffusion.solvers import SolverName
 from compress.diffusion.targets import arrival, clean_sample
 from compress.errors import PassError
 from compress.models.denoiser import Denoiser, guided, walk
@@ -25,7 +25,7 @@ class Config(PassConfig):
     """Settings of `choose_timesteps`."""
 
     sampling_steps: int = Field(ge=1, description="how many of the model's timesteps to keep")
-    solver: Literal["ddim", "dpmpp_2m"] | None = Field(None, description="default: the model's own")
+    solver: SolverName | None = Field(None, description="default: the model's own")
     samples: int = Field(100, ge=1, description="trajectories over which errors are averaged")
 
 
@@ -59,15 +59,14 @@ def errors(model: Denoiser, samples: int, context: Context) -> np.ndarray:
     conditions = {name: value.to(model.device) for name, value in conditions.items()}
     states = walk(model, noise, conditions)
     count = len(sampling.timesteps)
-    last = torch.tensor(1.0 if sampling.final == "clean" else float(sampling.alphas_cumprod[0]), dtype=torch.float64)
-    cumulative = torch.cat([sampling.alphas_cumprod[list(sampling.timesteps)], last[None]])
-    alpha, sigma = cumulative.sqrt().float().to(noise), (1 - cumulative).sqrt().float().to(noise)
+    alpha, sigma = (torch.tensor(level).to(noise) for level in sampling.levels())
     found = np.zeros((count + 1, count + 1))
     with context.progress(f"{context.name}: errors of steps", count) as task:
         for i, timestep in enumerate(sampling.timesteps):
             times = torch.full((samples,), timestep, device=model.device)
             output = guided(model, states[i], times, conditions)
-            clean = clean_sample(sampling.prediction_type, states[i], output, alpha[i], sigma[i])
+            kind, data = sampling.prediction_type, sampling.sigma_data
+            clean = clean_sample(kind, states[i], output, alpha[i], sigma[i], data)
             for j in range(i + 1, count + 1):
                 landed = arrival(clean, states[i], alpha[i], sigma[i], alpha[j], sigma[j])
                 found[i, j] = float((landed - states[j]).square().mean().sqrt())

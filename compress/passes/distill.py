@@ -85,7 +85,7 @@ class Config(training.TrainingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What both models are asked: sample [b,c,h,w], timestep int64 [b], conditions. truth: the answer, if known."""
+    """What both models are asked: sample [b,c,h,w], timestep [b], conditions. truth: the answer, if known."""
 
     sample: torch.Tensor
     timestep: torch.Tensor
@@ -186,7 +186,8 @@ class Imitation(nn.Module):
             own = torch.tensor(path)
             timestep = own[torch.randint(len(own), (count,), generator=random)]
             sample, noise, alpha, sigma = noised(student, batch, timestep, random)
-            truth = target(student.sampling.prediction_type, batch.images, noise, alpha, sigma)
+            kind, data = student.sampling.prediction_type, student.sampling.sigma_data
+            truth = target(kind, batch.images, noise, alpha, sigma, data)
             given = Inputs(sample, timestep.to(sample.device), batch.conditions, truth)
         else:
             timestep, states = self.walked.draw(count, random, held_out=not self.training)

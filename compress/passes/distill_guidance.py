@@ -67,10 +67,10 @@ class GuidedImitation(nn.Module):
             low, high = self.scales
             scale = low + (high - low) * torch.rand(len(sample), generator=random)
             conditions[scalars.GUIDANCE_SCALE] = scale.to(sample.device)
-        kind = student.sampling.prediction_type
+        kind, data = student.sampling.prediction_type, student.sampling.sigma_data
         with torch.no_grad():
-            wanted = clean_sample(kind, sample, guided(teacher, sample, timestep, conditions), alpha, sigma)
-        found = clean_sample(kind, sample, guided(student, sample, timestep, conditions), alpha, sigma)
+            wanted = clean_sample(kind, sample, guided(teacher, sample, timestep, conditions), alpha, sigma, data)
+        found = clean_sample(kind, sample, guided(student, sample, timestep, conditions), alpha, sigma, data)
         weight = truncated_snr(alpha, sigma)
         return {"guided": (weight * (found - wanted).square()).mean() / (weight * wanted.square()).mean()}
 

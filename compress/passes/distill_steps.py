@@ -29,9 +29,10 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
+from compress.diffusion.levels import spread
 from compress.diffusion.moments import MomentGap
 from compress.diffusion.prediction import add_noise
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.diffusion.targets import Grid, arrival, clean_sample, clean_target, truncated_snr
 from compress.errors import PassError
 from compress.models import scalars, trajectories
@@ -142,7 +143,7 @@ class Steps(nn.Module):
                 arrived = self._step(self.models[1], sample, conditions, begin, begin + 1)
                 assert self.models[2] is not None
                 onwards = self._step(self.models[2], arrived, conditions, (begin + 1).clamp_max(end - 1), end)
-                there = (begin + 1 == end).to(sample.device).view(-1, 1, 1, 1)
+                there = spread(begin + 1 == end, sample)
                 arrived = torch.where(there, arrived, onwards)
             else:
                 fine = self.grid.places[2 * count]
@@ -181,7 +182,8 @@ class Steps(nn.Module):
     ) -> torch.Tensor:
         timestep = self.grid.timesteps[place].to(sample.device)
         output = guided(model, sample, timestep, conditions)
-        return clean_sample(model.sampling.prediction_type, sample, output, *self.grid.levels(place, sample))
+        kind, data = model.sampling.prediction_type, model.sampling.sigma_data
+        return clean_sample(kind, sample, output, *self.grid.levels(place, sample), data)
 
     def _step(
         self,
@@ -235,7 +237,7 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
         if not guidance.online:
             raise PassError(f"{context.name}: bake_guidance: the model's guidance is {guidance.kind} already")
         guidance = guidance.model_copy(update={"kind": "baked"})
-    paths = {n: tuple(int(grid.timesteps[place]) for place in grid.places[n][:-1]) for n in counts}
+    paths = {n: tuple(teacher.sampling.timesteps[place] for place in grid.places[n][:-1]) for n in counts}
     if model.sampling.prediction_type == "epsilon" and float(grid.alpha[0]) == 0:
         raise PassError(f"{context.name}: ε-prediction says nothing at zero terminal SNR, where few steps begin")
     net = copy.deepcopy(model.net).requires_grad_(True)

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from compress import __version__
 from compress.contract import Context, PassConfig, PassResult
+from compress.diffusion.sampling import Sampling
 from compress.errors import ExportError, PassError
 from compress.evaluation import latency
 from compress.evaluation.parity import first_wrong_layer
@@ -64,9 +65,17 @@ class Config(PassConfig):
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
-    if config.adaptive and (model.sampling.distilled or (config.batch or 1) > 1):
-        why = "the steps of this model were distilled" if model.sampling.distilled else "they need batch: 1, or any"
+    hindered = {
+        "the steps of this model were distilled": model.sampling.distilled,
+        "they need batch: 1, or any": (config.batch or 1) > 1,
+        "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
+    }
+    for why in (why for why, found in hindered.items() if config.adaptive and found):
         raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if config.timesteps == "own" and model.sampling.dtype != torch.int64:
+        raise PassError(
+            f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"
+        )
     if model.sampling.guidance.kind == "classifier":
         raise PassError(
             f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
@@ -101,8 +110,10 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
 
 
 def _own(model: Denoiser) -> list[int]:
-    """Every timestep of every number of steps that the model serves, in order."""
-    return sorted({timestep for path in (model.sampling.timesteps, *model.sampling.others) for timestep in path})
+    """What the net is told in every number of steps that the model serves, in order."""
+    sampling = model.sampling
+    paths = (sampling.timesteps, *sampling.others)
+    return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
 
 
 def _describe(
@@ -145,12 +156,12 @@ def _describe(
         "sampling": {
             "solver": sampling.solver,
             "prediction_type": sampling.prediction_type,
-            "steps": [vars(step) for step in sampling.steps()],
+            "steps": _table(sampling),
             "clip_range": sampling.clip_range,
             "distilled": sampling.distilled,
             "levels": dict(zip(("alpha", "sigma"), sampling.levels(), strict=True)),
             "guidance": guidance,
-            "others": [[vars(step) for step in sampling.at(len(other)).steps()] for other in sampling.others],
+            "others": [_table(sampling.at(len(other))) for other in sampling.others],
         },
         "data": None if context.data is None else context.data.source,
         "teacher_sampling": context.sampling.model_dump(exclude_none=True),
@@ -158,6 +169,12 @@ def _describe(
         "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
     }
     write_json(folder / "bundle.json", manifest)
+
+
+def _table(sampling: Sampling) -> list[dict[str, float]]:
+    """The solver's steps; what few solvers have is left out where it is 0."""
+    steps = map(vars, sampling.steps())
+    return [{name: value for name, value in step.items() if value or name != "next_from_earlier"} for step in steps]
 
 
 def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
@@ -257,7 +274,7 @@ def _questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Conte
     """(sample, timestep, *inputs) to ask model and file: noise at the model's own timesteps."""
     random = generator(context.seed, Draw.EXPORT_CHECK)
     numbers, fewest, most = CHECKED
-    own = model.sampling.timesteps
+    own = model.sampling.told(torch.tensor(model.sampling.timesteps))
     count = min(max(-(-numbers // inputs[0].numel()), fewest), most)
     questions = []
     for i in range(count):
@@ -270,7 +287,7 @@ def _questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Conte
             else:
                 conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
         sample = torch.randn(inputs[0].shape, generator=random)
-        questions.append((sample, torch.full((len(sample),), own[i * len(own) // count]), *conditions))
+        questions.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
     return questions
 
 

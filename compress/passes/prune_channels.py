@@ -142,7 +142,7 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
     """
     own = torch.tensor(model.sampling.timesteps)
     along = config.importance == "diffusion_taylor"
-    last = model.sampling.num_train_timesteps
+    known = model.sampling.training
     largest = 0.0
     with context.progress(f"{context.name}: importance", config.batches) as task:
         for step in range(config.batches):
@@ -151,11 +151,13 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
             batch = dataset.batch(BATCH, *key).to(context.device)
             count = len(batch.images)
             drawn = own[torch.randint(len(own), (count,), generator=random)]
-            timestep = torch.full_like(drawn, step * last // config.batches) if along else drawn
+            timestep = known[step * len(known) // config.batches].expand(count) if along else drawn
             sample, noise, alpha, sigma = noised(model, batch, timestep, random)
             null = torch.rand(count, generator=random) < null_share(model.sampling.guidance.scale)
             output = predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
-            truth = prediction_target(model.sampling.prediction_type, batch.images, noise, alpha, sigma)
+            truth = prediction_target(
+                model.sampling.prediction_type, batch.images, noise, alpha, sigma, model.sampling.sigma_data
+            )
             loss = nn.functional.mse_loss(output, truth)
             largest = max(largest, float(loss.detach()))
             if along and float(loss.detach()) < 0.05 * largest:

@@ -322,7 +322,7 @@ def trajectory_points(
         given[GUIDANCE_SCALE] = torch.linspace(*(model.sampling.guidance.scales or (1.0, 1.0)), samples)
     given = {name: value.to(device) for name, value in given.items()}
     visited: list[torch.Tensor] = []
-    times: list[int] = []
+    times: list[float] = []
     counts: list[int] = []
     for path in (model.sampling.timesteps, *model.sampling.others):
         sampling = model.sampling.at(len(path))
@@ -337,7 +337,7 @@ def trajectory_points(
     order = torch.randperm(evaluations, generator=random)
     step, item = step[order], item[order]
     sample = torch.stack(visited)[step, item]
-    timestep = torch.tensor(times)[step].to(device)
+    timestep = model.sampling.told(torch.tensor(times))[step].to(device)
     chosen = {name: value[item.to(device)] for name, value in given.items()}
     if STEPS in model.inputs:
         chosen[STEPS] = torch.tensor(counts)[step].float().to(device)

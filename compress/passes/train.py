@@ -1,8 +1,8 @@
 """Train a model from nothing, or go on training one, on the recipe's data with label dropout.
 
-The loss is the mean squared error of the model's own prediction (ε, v or x_0) at timesteps drawn
-uniformly. With guidance in the recipe, labels are replaced by the null condition with probability
-`label_dropout`, as classifier-free guidance needs (Ho & Salimans 2022, algorithm 1).
+The loss is the mean squared error of the model's own prediction at training timesteps drawn uniformly. With guidance,
+labels are replaced by the null condition with probability `label_dropout`, as classifier-free guidance needs (Ho &
+Salimans 2022, algorithm 1).
 """
 
 import copy
@@ -18,7 +18,7 @@ from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
 from compress.diffusion.prediction import target
-from compress.diffusion.sampling import from_scheduler_config
+from compress.diffusion.schedulers import from_scheduler_config
 from compress.errors import PassError, short
 from compress.families import FAMILIES
 from compress.models import trial
@@ -63,11 +63,13 @@ class Denoising(nn.Module):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Mean squared error of the prediction. Ho et al. 2020, eq. 14, for any prediction type."""
         count = len(batch.images)
-        timestep = torch.randint(self.model.sampling.num_train_timesteps, (count,), generator=random)
+        known = self.model.sampling.training
+        timestep = known[torch.randint(len(known), (count,), generator=random)]
         sample, noise, alpha, sigma = noised(self.model, batch, timestep, random)
         conditions = with_null(self.model, batch.conditions, torch.rand(count, generator=random) < self.label_dropout)
         output = predict(self.model, sample, timestep.to(sample.device), conditions)
-        wanted = target(self.model.sampling.prediction_type, batch.images, noise, alpha, sigma)
+        kind, data = self.model.sampling.prediction_type, self.model.sampling.sigma_data
+        wanted = target(kind, batch.images, noise, alpha, sigma, data)
         return {"task": nn.functional.mse_loss(output.float(), wanted)}
 
 

@@ -280,7 +280,7 @@ def distilled(bundle: Bundle) -> bool:
     return bool(bundle.manifest["sampling"].get("distilled", False))
 
 
-def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[int, ...]:
+def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
     """The timesteps of the probe: the teacher's where the student has as many, else the student's own."""
     asked = tuple(step.timestep for step in bundle.steps)
     own = teacher.sampling.timesteps

@@ -33,9 +33,9 @@ class Bundle:
         self.manifest = read_manifest(self.path)
         verify_files(self.path, self.manifest, check_hashes)
         self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
-        self.sample_shape: tuple[int, int, int] = tuple(self.inputs["sample"]["shape"][1:])
+        self.sample_shape: tuple[int, ...] = tuple(self.inputs["sample"]["shape"][1:])
         self.batch: int | None = self.manifest["batch"]
-        self.timesteps: list[int] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
+        self.timesteps: list[float] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
         sampling = self.manifest["sampling"]
         self.steps = [Step(**step) for step in sampling["steps"]]
         others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
@@ -125,9 +125,9 @@ class Bundle:
         return found
 
     def denoise(
-        self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
+        self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, or at int64 [b], without guidance.
+        """Raw model output [b,c,h,w] for `sample` [b,c,h,w] at one timestep, or at [b], without guidance.
 
         Raises BundleError for a timestep at which the file does not answer.
         """
@@ -150,9 +150,9 @@ class Bundle:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def guided(
-        self, sample: np.ndarray, timestep: int | np.ndarray, conditions: Mapping[str, np.ndarray]
+        self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Model output [b,c,h,w] with the bundle's own guidance. timestep: one, or int64 [b]."""
+        """Model output [b,c,h,w] with the bundle's own guidance. timestep: one, or [b]."""
         if self.guidance["kind"] != "cfg":
             return self.denoise(sample, timestep, conditions)
         both = {
@@ -196,8 +196,9 @@ class Bundle:
         """
         self._check(noise, conditions)
         sampling = self.manifest["sampling"]
-        if sampling.get("distilled") or "levels" not in sampling:
+        if sampling.get("distilled") or "levels" not in sampling or sampling["solver"] == "unipc":
             why = "its steps were distilled" if sampling.get("distilled") else "it holds no levels; export it again"
+            why = "unipc corrects what is behind" if sampling["solver"] == "unipc" else why
             raise BundleError(f"{self.path}: its steps cannot adapt: {why}")
         if self.batch and self.batch > 1:
             raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
@@ -257,7 +258,7 @@ class Bundle:
         if set(conditions) != wanted:
             given = sorted(conditions) or "none"
             raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
-        if noise.ndim != 4 or noise.shape[1:] != self.sample_shape or not len(noise):
+        if noise.shape[1:] != self.sample_shape or not len(noise):
             raise BundleError(f"{self.path}: noise must be {['batch', *self.sample_shape]}; got {list(noise.shape)}")
         if self.batch and len(noise) % self.batch:
             raise BundleError(f"{self.path}: was exported for batches of {self.batch}; got {len(noise)} samples")

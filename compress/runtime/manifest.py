@@ -65,7 +65,7 @@ def _table(needed: Mapping[str, Check], others: Mapping[str, Check] | None = Non
 
     def check(value: Any, key: str) -> None:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
-        if alone and value.keys() - needed.keys():
+        if alone and value.keys() - {**needed, **(others or {})}.keys():
             raise _Fault(f"{key}: should hold {', '.join(needed)} alone; got {reprlib.repr(list(value))}")
         for name, one in {**needed, **(others or {})}.items():
             inner = f"{key}.{name}".removeprefix(".")
@@ -95,8 +95,9 @@ _flag = _if("true or false", lambda v: type(v) is bool)
 _onnx = _if("the name of an .onnx file", lambda v: type(v) is str and v.endswith(".onnx"))
 _size = _if('a whole number from 1, or "batch"', lambda v: v == "batch" or (type(v) is int and 1 <= v <= 2**20))
 _tensor = _table({"dtype": _one_of(*TYPES), "shape": _list(_size, 1)})
-_step = {field.name: _whole(0) if field.name == "timestep" else _number() for field in fields(Step)}
-_steps = _list(_table(_step, alone=True), 1)
+_step = {field.name: _number() for field in fields(Step)}
+_later = {"next_from_earlier": _step.pop("next_from_earlier")}  # as of solvers that look back that far
+_steps = _list(_table(_step, _later, alone=True), 1)
 _pair = _if("two numbers, the smaller first", lambda v: type(v) is list and len(v) == 2)
 _sha = _if(
     "64 hexadecimal digits", lambda v: type(v) is str and len(v) == 64 and not set(v.lower()) - set("0123456789abcdef")
@@ -121,8 +122,8 @@ _guidance = _table(
 )
 _sampling = _table(
     {
-        "solver": _one_of("ddim", "dpmpp_2m"),
-        "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
+        "solver": _one_of("ddim", "dpmpp_2m", "unipc"),
+        "prediction_type": _one_of("epsilon", "v_prediction", "sample", "flow_prediction", "edm"),
         "steps": _steps,
         "clip_range": _or_null(_number(1e-6)),
         "guidance": _guidance,
@@ -200,6 +201,8 @@ def _fits(manifest: Mapping[str, Any]) -> None:
             raise _Fault(f"sampling.levels.{place}: should be one more than there are steps")
     known = manifest.get("timesteps")
     asked = {step["timestep"] for steps in (sampling["steps"], *sampling.get("others", [])) for step in steps}
+    if inputs["timestep"]["dtype"].startswith("int") and not all(type(t) is int and t >= 0 for t in asked):
+        raise _Fault(f"sampling.steps: timestep: should be a whole number from 0; got {sorted(asked)}")
     if known is not None and not asked <= set(known):
         raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
     null = sampling["guidance"].get("null", {})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.diffusion.prediction import add_noise, clean_coefficients, target
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 
 KINDS = ["epsilon", "v_prediction", "sample"]
 values = st.floats(-5, 5, allow_subnormal=False)
@@ -81,7 +81,7 @@ def test_noising_and_velocity_equal_diffusers(batch, kind, zero_snr):
     config = {"beta_schedule": kind, "rescale_betas_zero_snr": zero_snr, "prediction_type": "v_prediction"}
     oracle = DDIMScheduler(**config)
     sampling = from_scheduler_config({"_class_name": "DDIMScheduler", **config}, SamplingOptions(steps=5))
-    alpha, sigma = sampling.alpha_sigma(timestep)
+    alpha, sigma = sampling.alpha_sigma(timestep, clean)
     expected = oracle.add_noise(clean, noise, timestep)
     torch.testing.assert_close(add_noise(clean, noise, alpha, sigma), expected, atol=1e-4, rtol=1e-4)
     expected = oracle.get_velocity(clean, noise, timestep)

@@ -8,14 +8,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from pydantic import ValidationError
 
-from compress.diffusion.sampling import (
-    DEFAULT_STEPS,
-    SCHEDULERS,
-    Guidance,
-    Sampling,
-    SamplingOptions,
-    from_scheduler_config,
-)
+from compress.diffusion.sampling import Guidance, Sampling
+from compress.diffusion.schedulers import DEFAULT_STEPS, SCHEDULERS, SamplingOptions, from_scheduler_config
 from compress.runtime.sampling import classifier_free_guidance
 from tests.conftest import SCHEDULER
 
@@ -29,7 +23,6 @@ def test_unsupported_scheduler_is_refused_by_name():
     "key, value",
     [
         ("thresholding", True),
-        ("use_karras_sigmas", True),
         ("use_exponential_sigmas", True),
         ("use_beta_sigmas", True),
         ("use_lu_lambdas", True),
@@ -185,7 +178,7 @@ def test_sampling_cannot_be_changed():
 
 
 def test_alpha_and_sigma_broadcast_and_lie_on_the_circle():
-    alpha, sigma = from_scheduler_config(SCHEDULER).alpha_sigma(torch.tensor([0, 400, 999]))
+    alpha, sigma = from_scheduler_config(SCHEDULER).alpha_sigma(torch.tensor([0, 400, 999]), torch.zeros(3, 1, 8, 8))
     assert alpha.shape == sigma.shape == (3, 1, 1, 1) and alpha.dtype == sigma.dtype == torch.float32
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3, 1, 1, 1))
     assert alpha[2] == 0 and sigma[2] == 1 and alpha[0] > 0.99

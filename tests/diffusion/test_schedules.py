@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from compress.diffusion import schedules
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 
 BETA_SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 SPACINGS = ["leading", "trailing", "linspace"]

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from compress.diffusion import solvers
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.runtime.sampling import solve
 from tests.conftest import assert_close_db
 
@@ -148,7 +148,7 @@ def test_dpmpp_2m_with_diffusers_nudge_at_zero_terminal_snr_equals_diffusers(ste
     assert cumulative[0] == 0
     cumulative = [2**-24, *cumulative[1:], 1.0]
     alpha, sigma = [c**0.5 for c in cumulative], [(1 - c) ** 0.5 for c in cumulative]
-    table = solvers.dpmpp_2m("v_prediction", sampling.timesteps, alpha, sigma)
+    table = solvers.table("dpmpp_2m", "v_prediction", sampling.timesteps, alpha, sigma)
     expected = by_diffusers(DPMSolverMultistepScheduler(**config), noise(), steps)
     assert_close_db(expected, solve(fake_model, noise(), table).numpy(), 70)
 
@@ -233,7 +233,7 @@ def error_on_even_log_snr(solver: str, steps: int) -> float:
     log_snr = np.linspace(-3, 3, steps + 1)
     alpha, sigma = (1 + np.exp(-2 * log_snr)) ** -0.5, (1 + np.exp(2 * log_snr)) ** -0.5
     mean, spread = 0.3, 0.6
-    table = solvers.SOLVERS[solver]("sample", range(steps), alpha.tolist(), sigma.tolist())
+    table = solvers.table(solver, "sample", range(steps), alpha.tolist(), sigma.tolist())
 
     def clean(sample, i):
         return mean + alpha[i] * spread**2 / (alpha[i] ** 2 * spread**2 + sigma[i] ** 2) * (sample - alpha[i] * mean)

@@ -14,7 +14,8 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw, predict

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from compress import engine, terminal
-from compress.diffusion.sampling import Guidance, SamplingOptions, from_scheduler_config
+from compress.diffusion.sampling import Guidance
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError, CompressError, PassError, RecipeError
 from compress.inputs import Inputs, Options
 from compress.models import checkpoint, noise_classifier

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 
 from compress import passes
 from compress.contract import Context, PassResult
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
 from compress.models import checkpoint
 from compress.models.denoiser import Denoiser, draw
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
 from tests.conftest import (
+    FLOW,
     SCHEDULER,
     SHALLOW_CONFIG,
     TEXT_CONFIG,
@@ -292,3 +293,17 @@ def test_of_several_numbers_of_steps_every_step_counts_alike(tmp_path: Path, mon
     random = torch.Generator().manual_seed(0)
     losses = {round(float(objective._walk(4, random, noise.device)["steps"]), 6) for _ in range(20)}
     assert losses == {4 * 2 / 5, 1 * 2 / 5}, "one number of steps would be 1: their mean is"
+
+
+@pytest.mark.parametrize("method", ["trajectory", "progressive", "consistency"])
+def test_a_flow_matching_teacher_is_followed(method: str, tmp_path: Path) -> None:
+    """The student keeps timesteps of the teacher's own, which are no whole numbers, and comes nearer to it."""
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, steps=4, scheduler=FLOW)
+    settings = QUICK | {"steps": 30, "lr": 1e-3, "method": method, "sampling_steps": 2}
+    student = run(teacher, tmp_path, **settings).model
+    own = teacher.sampling.timesteps
+    assert student.sampling.timesteps == (own[0], own[2]) and student.sampling.schedule == teacher.sampling.schedule
+    checkpoint.save(student, tmp_path / "student")
+    again = checkpoint.load(tmp_path / "student")
+    assert again.sampling == student.sampling
+    assert distance(student, teacher, tmp_path) < distance(at_few_steps(teacher, 2), teacher, tmp_path)

@@ -66,10 +66,9 @@ def test_outputs_stay_nearer_with_the_data_than_without(target: dict[str, float]
     context = make_context(model, tmp_path)
     batch = context.dataset().batch(64, 9, 9)
     own = torch.tensor(model.sampling.timesteps)[torch.arange(64) % len(model.sampling.timesteps)]
-    alpha, sigma = model.sampling.alpha_sigma(own)
-    sample = batch.images * alpha.view(-1, 1, 1, 1) + sigma.view(-1, 1, 1, 1) * torch.randn(
-        batch.images.shape, generator=torch.Generator().manual_seed(5)
-    )
+    alpha, sigma = model.sampling.alpha_sigma(own, batch.images)
+    noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(5))
+    sample = batch.images * alpha + sigma * noise
     inputs = (sample, own, batch.conditions)
     wanted = output(model, inputs)
     errors = [
