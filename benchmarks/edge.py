@@ -3,17 +3,17 @@
 Runs recipes/digits-edge.yaml; passes that are unchanged are used again. Only a verdict replaces what is committed.
 """
 
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.bars import finish, rewrite_between
 from compress import engine, terminal
 from compress.errors import OutputError
+from compress.evaluation.parts import Figure
+from compress.evaluation.report import Report
+from compress.evaluation.report import read as read_report
 from compress.files import write_atomically, write_json, write_text
 from compress.folders import MARK
 from compress.inputs import Options
@@ -24,100 +24,98 @@ NAME = "digits-edge"
 PUBLISHED = ("README.md", "onnx", "record.json", "report.html", "report.json", "samples.png")
 
 
-def table(report: Mapping[str, Any]) -> str:
+def table(report: Report) -> str:
     """The README's table, from a report; the last column names the row of exported/digits-edge/report.json."""
-    teacher, student, ratios, quality = report["teacher"], report["student"], report["ratios"], report["quality"]
+    teacher, student, ratios, quality = report.teacher, report.student, report.ratios, report.quality
+    baseline = next(row for row in report.latency if row.side == "teacher" and row.engine == "onnxruntime")
+    accuracy = quality["class_accuracy"]
     rows = [
-        ("parameters", f"{teacher['params']:,}", f"{student['params']:,}", f"{ratios['params']:.2f}×", "ratios.params"),
-        (
-            "multiply-accumulates a call",
-            f"{teacher['macs']:,}",
-            f"{student['macs']:,}",
-            f"{ratios['macs']:.2f}×",
-            "ratios.macs",
+        *(
+            (
+                label,
+                f"{getattr(teacher, key):,}",
+                f"{getattr(student, key):,}",
+                f"{ratios[key].value:.2f}×",
+                f"ratios.{key}",
+            )
+            for label, key in (("parameters", "params"), ("multiply-accumulates a call", "macs"), ("bytes", "bytes"))
         ),
-        ("bytes", f"{teacher['bytes']:,}", f"{student['bytes']:,}", f"{ratios['bytes']:.2f}×", "ratios.bytes"),
         (
             "ms a call, batch 1",
-            f"{teacher['ms_per_call']:.2f}",
-            f"{student['ms_per_call']:.2f}",
-            f"**{_faster(report, 'call_speedup')}**",
+            f"{teacher.ms_per_call:.2f}",
+            f"{student.ms_per_call:.2f}",
+            f"**{_faster(ratios['call_speedup'])}**",
             "ratios.call_speedup",
         ),
         (
             "ms a guided image",
-            f"{teacher['ms_per_image']:.0f}",
-            f"{student['ms_per_image']:.0f}",
-            _faster(report, "image_speedup"),
+            f"{teacher.ms_per_image:.0f}",
+            f"{student.ms_per_image:.0f}",
+            _faster(ratios["image_speedup"]),
             "ratios.image_speedup",
         ),
         (
             "ms a call, the teacher in onnxruntime fp32",
-            f"{_row(report, 'teacher, onnxruntime fp32')['ms']:.2f}",
-            f"{student['ms_per_call']:.2f}",
-            _faster(report, "call_speedup_over_onnxruntime"),
+            f"{baseline.ms:.2f}",
+            f"{student.ms_per_call:.2f}",
+            _faster(ratios["call_speedup_over_onnxruntime"]),
             "ratios.call_speedup_over_onnxruntime",
         ),
         *_fewer_steps(report),
         (
             "named as asked",
-            f"{quality['class_accuracy']['teacher']:.1%}",
-            f"{quality['class_accuracy']['value']:.1%}",
+            f"{accuracy.teacher:.1%}",
+            f"{accuracy.value:.1%}",
             f"same name for {_with_interval(quality['class_agreement'], '.1%')}",
             "quality.class_agreement",
         ),
         ("same noise, PSNR", "", _with_interval(quality["psnr"], ".1f") + " dB", "", "quality.psnr"),
         ("error of the output", "", _with_interval(quality["output_error"], ".4f"), "", "quality.output_error"),
     ]
-    for space, found in report["spaces"].items():
-        figure = found["metrics"].get("frechet_ratio")
+    for space, found in report.spaces.items():
+        figure = found.metrics.get("frechet_ratio")
         if figure is not None:
             rows.append(
                 (
                     f"Fréchet distance to real digits ({space})",
                     "1",
                     _with_interval(figure, ".2f"),
-                    "" if figure["resolved"] else "not resolved",
+                    "" if figure.resolved else "not resolved",
                     f"spaces.{space}",
                 )
             )
     head = "| | teacher, PyTorch fp32 | student, onnxruntime int8 | | row |\n|---|---:|---:|---|---|\n"
-    environment, reference = report["environment"], report["reference"]
     foot = (  # links are the README's
-        f"\n\nVerdict **{report['verdict']}**, {len(report['gates'])} gates; {report['samples']:,} pairs, held against "
-        f"{reference['count']:,} other samples of the teacher; {environment['cpu']}, threads: "
-        f"{environment['threads']}; interleaved in one run; 95% intervals. All of it, with floors and baselines: "
+        f"\n\nVerdict **{report.verdict}**, {len(report.gates)} gates; {report.reference.paired:,} pairs, held against "
+        f"{report.reference.count:,} other samples of the teacher; {report.environment.cpu}, threads: "
+        f"{report.environment.threads}; interleaved in one run; 95% intervals. All of it, with floors and baselines: "
         f"[report.html](exported/{NAME}/report.html), [report.json](exported/{NAME}/report.json)."
     )
     return head + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot
 
 
-def _fewer_steps(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _fewer_steps(report: Report) -> list[tuple[str, ...]]:
     """The teacher with the fewest steps that were tried, which costs no training."""
-    mine = report["student"]["ms_per_image"]
-    tried = min(report["few_steps"], key=lambda row: row["evaluations"], default=None)
+    mine = report.student.ms_per_image
+    tried = min(report.few_steps, key=lambda row: row.evaluations, default=None)
     if tried is None:
         return []
-    factor = tried["ms_per_image"] / mine
+    factor = tried.ms_per_image / mine
     words = f"{factor:.2f}× faster" if factor > 1 else f"**{1 / factor:.2f}× slower**"
     if f"{factor:.2f}" == "1.00":
         words = "**no faster**"
-    name = f"ms a guided image, {tried['name']}, {tried['evaluations']} steps"
-    return [(name, f"{tried['ms_per_image']:.0f}", f"{mine:.0f}", words, "few_steps")]
+    name = f"ms a guided image, teacher in {tried.engine}, {tried.solver}, {tried.evaluations} steps"
+    return [(name, f"{tried.ms_per_image:.0f}", f"{mine:.0f}", words, "few_steps")]
 
 
-def _row(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return next(row for row in report["latency"] if row["name"] == name and row["batch"] == 1)
+def _with_interval(figure: Figure, form: str) -> str:
+    low, high = figure.interval or (figure.value, figure.value)
+    return f"{figure.value:{form}} ({low:{form}} … {high:{form}})"
 
 
-def _with_interval(entry: Mapping[str, Any], form: str) -> str:
-    low, high = entry["interval"]
-    return f"{entry['value']:{form}} ({low:{form}} … {high:{form}})"
-
-
-def _faster(report: Mapping[str, Any], name: str) -> str:
-    low, high = report["intervals"][name]
-    return f"{report['ratios'][name]:.1f}× faster ({low:.1f} … {high:.1f})"
+def _faster(ratio: Figure) -> str:
+    low, high = ratio.interval or (ratio.value, ratio.value)
+    return f"{ratio.value:.1f}× faster ({low:.1f} … {high:.1f})"
 
 
 def publish(output: Path, exported: Path) -> None:
@@ -136,22 +134,22 @@ def main() -> None:
     output = ROOT / "outputs" / NAME
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     engine.apply(read(ROOT / "recipes" / f"{NAME}.yaml"), output, options)
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    report = read_report(output)
     publish(output, ROOT / "exported" / NAME)
     rewrite_between(ROOT / "README.md", "edge", table(report))
     results = ROOT / "benchmarks" / "results"
     write_text(results / "edge.md", table(report).replace("(exported/", "(../../exported/") + "\n")
-    kept = ("verdict", "summary", "ratios", "intervals", "gates", "environment")
-    write_json(results / "edge.json", {name: report[name] for name in kept})
+    kept = {"verdict", "ratios", "gates", "environment"}
+    write_json(results / "edge.json", report.model_dump(mode="json", include=kept))
     terminal.report(report)
-    bounds = {gate["name"]: gate["bound"] for gate in report["gates"]}
+    bounds = {gate.name: float("nan") if gate.bound is None else gate.bound for gate in report.gates}
     finish(
         {
-            "edge_macs_ratio": report["ratios"]["macs"],
-            "edge_bytes_ratio": report["ratios"]["bytes"],
+            "edge_macs_ratio": report.ratios["macs"].value,
+            "edge_bytes_ratio": report.ratios["bytes"].value,
             "edge_call_speedup": bounds["call_speedup"],
             "edge_class_agreement": bounds["class_agreement"],
-            "edge_gates_held": float(report["verdict"] == "pass"),
+            "edge_gates_held": float(report.verdict == "pass"),
         }
     )
 

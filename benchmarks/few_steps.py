@@ -20,7 +20,7 @@ import torch
 from benchmarks import any_step
 from benchmarks.bars import finish, rewrite_between
 from benchmarks.edge import publish
-from benchmarks.structure import Judges, worst_ratio
+from benchmarks.structure import Judges, as_json, verified, worst_ratio
 from compress import engine, passes, terminal
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.engine import code_identity
@@ -168,8 +168,8 @@ def judge(judges: Judges, row: Row, model: Denoiser | Bundle) -> dict[str, Any]:
         steps, guidance = len(model.sampling.timesteps), model.sampling.guidance.kind
     figures = judges.judged.pairs(judges.pairs, ours, judges.pairs.samples.numpy()[:30])
     return {
-        "quality": {name: figure.as_json() for name, figure in figures.items()},
-        "spaces": judges.judged.spaces(judges.pairs, judges.others, ours).as_json(),
+        "quality": as_json(figures),
+        "spaces": as_json(judges.judged.spaces(judges.pairs, judges.others, ours)),
         "evaluations": steps * (2 if guidance == "cfg" else 1),
     }
 
@@ -259,7 +259,8 @@ def judged(report: Mapping[str, Any]) -> str:
         f"{accuracy['value']:.1%} of the images are named as asked (the teacher's: {accuracy['teacher']:.1%}); PSNR "
         f"{psnr['value']:.1f} dB to the teacher's of the same noise; Fréchet distance to real digits "
         f"{ratio['value']:.2f} times the teacher's ({low:.2f} … {high:.2f}) in the feature space where it is largest. "
-        f"{ratios['params']:.2f}× the parameters, {ratios['bytes']:.2f}× the bytes. Verdict: **{report['verdict']}**."
+        f"{ratios['params']['value']:.2f}× the parameters, {ratios['bytes']['value']:.2f}× the bytes. "
+        f"Verdict: **{report['verdict']}**."
     )
 
 
@@ -300,13 +301,11 @@ def _flagship() -> dict[str, Any]:
     output = ROOT / "outputs" / FLAGSHIP.stem
     recipe = read(FLAGSHIP)
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
-    engine.apply(recipe, output, options)
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    parts = ("verdict", "summary", "ratios", "intervals", "gates", "quality", "spaces", "samples", "environment")
+    report = verified(FLAGSHIP)
     found = speeds(Bundle(output / "onnx"), Inputs(recipe, options, Path()).teacher())
     publish(output, ROOT / "exported" / FLAGSHIP.stem)
     rewrite_between(ROOT / "README.md", "flagship", f"{speed_table(found)}\n{judged(report)}")
-    return {"flagship": {name: report[name] for name in parts}, "speeds": found}
+    return {"flagship": report, "speeds": found}
 
 
 def _bars(kept: Mapping[str, Any], parts: Sequence[str]) -> dict[str, float]:

@@ -20,6 +20,8 @@ from benchmarks.bars import finish
 from compress import engine, passes, terminal
 from compress.engine import code_identity
 from compress.evaluation import judging, probe
+from compress.evaluation.parts import Part
+from compress.evaluation.report import read as read_report
 from compress.files import write_json, write_text
 from compress.inputs import Inputs, Options, digest
 from compress.models import checkpoint, counts
@@ -119,6 +121,9 @@ ROWS = {
 }
 
 
+KEPT = {"verdict", "ratios", "gates", "quality", "spaces", "reference", "environment"}  # of a report
+
+
 class Judges:
     """What all rows share: the teacher's samples, the classifier, the feature spaces."""
 
@@ -138,14 +143,18 @@ class Judges:
         figures = probe.figures(probe.answer(self.frozen, probe.of_model(student)), self.rounding)
         figures = {"output_error": figures["output_error"]}
         figures |= self.judged.pairs(self.pairs, ours, self.pairs.samples.numpy()[:30])
-        found = {name: figure.as_json() for name, figure in figures.items()}
         spaces = self.judged.spaces(self.pairs, self.others, ours)
         return {
             "macs": counts.macs(student) / counts.macs(self.teacher),
             "params": counts.parameters(student) / counts.parameters(self.teacher),
-            "quality": found,
-            "spaces": spaces.as_json(),
+            "quality": as_json(figures),
+            "spaces": as_json(spaces),
         }
+
+
+def as_json(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Parts of a report, as they stand in it."""
+    return {name: part.model_dump(mode="json") for name, part in parts.items()}
 
 
 def train(judges: Judges, row: Row, output: Path) -> tuple[Denoiser, float]:
@@ -233,9 +242,7 @@ def verified(recipe: Path) -> dict[str, Any]:
     output = ROOT / "outputs" / recipe.stem
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     engine.apply(read(recipe), output, options)
-    report: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    kept = ("verdict", "summary", "ratios", "intervals", "gates", "quality", "spaces", "samples", "environment")
-    return {name: report[name] for name in kept}
+    return read_report(output).model_dump(mode="json", include=KEPT)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -278,7 +285,7 @@ def main() -> None:
     bars = {}
     for recipe, size in ((TEMPLATE, "macs"), (SLIM, "params")):
         name, report = recipe.stem.replace("-", "_"), kept[recipe.stem]
-        bars[f"{name}_{size}"] = report["ratios"][size]
+        bars[f"{name}_{size}"] = report["ratios"][size]["value"]
         bars[f"{name}_frechet_ratio"] = worst_ratio(report)["value"]
     bars["digits_structure_ssim"] = kept[TEMPLATE.stem]["quality"]["ssim"]["value"]
     finish(bars)

@@ -167,10 +167,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
         quality["sampling_error"] = probe.sampling_error(bundle, given.context.teacher())
     spaces = given.judged.spaces(pairs, others, ours)
-    figures = {name: [figure] for name, figure in quality.items()}
-    for found in spaces.figures.values():
-        for name, figure in found.items():
-            figures.setdefault(name, []).append(figure)
+    figures = decision.pooled(quality, spaces)
     decisions = decision.decide(figures, limits(), left_out)
     return {
         "verdict": decision.verdict(decisions),

@@ -71,11 +71,12 @@ def apply(
 
     checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
     from compress import engine, terminal
+    from compress.evaluation.report import read as read_report
 
     where = output or Path("outputs") / checked.head.name
     outcome = engine.apply(checked, where, _options(device, fresh, allow_pickle))
     if outcome.verdict is not None:
-        terminal.report(json.loads((where / "report.json").read_text(encoding="utf-8")))
+        terminal.report(read_report(where))
     terminal.log(f"result: {where}")
     raise typer.Exit(CODES[outcome.verdict])
 
@@ -135,7 +136,7 @@ def verify(
         if output:
             write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
-    raise typer.Exit(CODES[report["verdict"]])
+    raise typer.Exit(CODES[report.verdict])
 
 
 @app.command()

@@ -60,7 +60,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Finished:
     """A finished pass of the recipe. load: the model it gave."""
 
     name: str
@@ -74,7 +74,7 @@ class Context:
 
     name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
     given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
-    folder. teacher, dataset: loaded when first asked for. stages: the passes before this one that changed the
+    folder. teacher, dataset: loaded when first asked for. finished: the passes before this one that changed the
     model. allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as
     task` shows a bar. guidance, sampling: as the recipe asks.
     """
@@ -92,14 +92,14 @@ class Context:
     dataset: Callable[[], Dataset]
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
-    stages: Sequence[Stage] = ()
+    finished: Sequence[Finished] = ()
     allow_pickle: bool = False
 
     def earlier(self, name: str) -> Any:
         """The model that a pass before this one gave. Raises PassError."""
-        found = next((stage for stage in self.stages if stage.name == name), None)
+        found = next((one for one in self.finished if one.name == name), None)
         if found is None:
-            known = ", ".join(stage.name for stage in self.stages) or "none"
+            known = ", ".join(one.name for one in self.finished) or "none"
             raise PassError(f"{self.name}: teacher: no pass {name!r} before this one; there are: {known}")
         return found.load()
 

@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from compress import __version__, passes
-from compress.contract import PassResult, Stage
+from compress.contract import Finished, PassResult
 from compress.errors import CompressError, OutputError
 from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
@@ -157,7 +157,7 @@ class _Run:
         self.inputs = Inputs(recipe, options, output / "passes" / "cache")
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
-        self.stages: list[Stage] = []
+        self.finished: list[Finished] = []
 
     def prepare(self) -> None:
         """The output folder without what a killed run left half-written and, for a fresh start, without results."""
@@ -196,7 +196,7 @@ class _Run:
             self.records.append(record)
             if record["stored"] is not None:
                 self.load = cache(self._loader(folder / record["stored"]))
-                self.stages.append(Stage(step.name, step.kind, self.load))
+                self.finished.append(Finished(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe
         _still(self.output, self.there)
         verdict = publish(self.recipe.head.name, self.output, self.records)
@@ -218,7 +218,7 @@ class _Run:
         record: dict[str, Any] = {}
 
         def write(part: Path) -> None:
-            context = self.inputs.context(step, work, part / "files", tuple(self.stages))
+            context = self.inputs.context(step, work, part / "files", tuple(self.finished))
             context.output.mkdir()
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from compress import data, passes
-from compress.contract import Context, Stage, Task
+from compress.contract import Context, Finished, Task
 from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
 from compress.files import sha256
@@ -113,7 +113,7 @@ class Inputs:
         context = self.context(first, Path(), Path())
         return passes.module(first.kind).build(first.config, context)
 
-    def context(self, step: Step, workdir: Path, output: Path, stages: Sequence[Stage] = ()) -> Context:
+    def context(self, step: Step, workdir: Path, output: Path, finished: Sequence[Finished] = ()) -> Context:
         """What a pass is given."""
         head, options = self.recipe.head, self.options
         return Context(
@@ -130,7 +130,7 @@ class Inputs:
             dataset=self.dataset,
             progress=options.progress,
             log=options.log,
-            stages=stages,
+            finished=finished,
             allow_pickle=options.allow_pickle,
         )
 

@@ -1,6 +1,5 @@
 """Verifies a bundle on its own, without the run that made it."""
 
-import json
 import tempfile
 from os.path import lexists
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from compress import passes
 from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
-from compress.files import read_json
+from compress.evaluation.report import Report, read
 from compress.inputs import Inputs, Options
 from compress.recipe import Head, Recipe, Step
 from compress.runtime import Bundle
@@ -19,7 +18,7 @@ from compress.runtime.bundle import find
 from compress.settings import plain
 
 
-def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> dict[str, Any]:
+def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> Report:
     """Judge a bundle on its own and return its report, which `output` then holds. Raises a CompressError.
 
     recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
@@ -34,7 +33,7 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
     with tempfile.TemporaryDirectory() as work:
         inputs = Inputs(recipe, options, Path(work))
         passes.module("verify").run(bundle, step.config, inputs.context(step, Path(work), output))
-    return json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return read(output)
 
 
 def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
@@ -61,7 +60,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
         (null,) = bundle.guidance["null"].values()
         key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
         head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
-    config = _earlier(bundle.path.parent / "report.json")
+    config = _earlier(bundle.path.parent)
     file = bundle.path / "bundle.json"
     try:
         return Recipe(Head.model_validate(head), [Step("verify", "verify", config)], file)
@@ -69,20 +68,18 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
         raise BundleError(f"{file}: is damaged: {plain(error)}; export the model again") from None
 
 
-def _earlier(report: Path) -> PassConfig:
+def _earlier(folder: Path) -> PassConfig:
     """Gates, and the numbers of samples that they were judged by, of an earlier report, if there is one."""
     config: type[PassConfig] = passes.module("verify").Config
-    if not lexists(report):
+    if not lexists(folder / "report.json"):
         return config()
+    earlier = read(folder)
+    gates: dict[str, dict[str, float]] = {}
+    for gate in (gate for gate in earlier.gates if not gate.always):
+        gates.setdefault(gate.name, {})[gate.kind] = gate.limit
+    counts = {"samples": earlier.reference.paired, "reference": earlier.reference.count}
     try:
-        earlier = read_json(report)
-        gates: dict[str, dict[str, float]] = {}
-        for gate in (gate for gate in earlier["gates"] if not gate.get("always")):
-            gates.setdefault(gate["name"], {})[gate["kind"]] = gate["limit"]
-        counts = {"samples": earlier["samples"]}
-        if "reference" in earlier:
-            counts["reference"] = earlier["reference"]["count"]
         return config.model_validate({"gates": gates, **counts})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = plain(error) if isinstance(error, ValidationError) else str(error)
-        raise ReportError(f"{report}: is damaged ({said}); name the bundle's recipe with --recipe") from None
+    except ValidationError as error:
+        said = f"is damaged ({plain(error)}); name the bundle's recipe with --recipe"
+        raise ReportError(f"{folder / 'report.json'}: {said}") from None

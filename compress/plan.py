@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import passes, training
-from compress.contract import Forecast, Stage
+from compress.contract import Finished, Forecast
 from compress.data import FromTeacher
 from compress.inputs import Inputs, Options
 from compress.models import counts
@@ -46,13 +46,13 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
             inputs.dataset()  # its faults are found now, as `apply` finds them
         model: Any = inputs.teacher() if recipe.head.checkpoint else None
         net = model
-        stages: list[Stage] = []
+        finished: list[Finished] = []
         if model is not None:
             yield _row("checkpoint", net, Forecast(model))
         for number, step in enumerate(recipe.steps):
             work = Path(folder, str(number))
             work.mkdir()
-            context = inputs.context(step, work, work, stages)
+            context = inputs.context(step, work, work, finished)
             module = passes.module(step.kind)
             if isinstance(step.config, training.TrainingConfig):
                 training.say_slow(step.config, context)
@@ -64,7 +64,7 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
                 forecast = dataclasses.replace(forecast, seconds=time.monotonic() - began)
             model = forecast.model
             net = model if isinstance(model, Denoiser) else net
-            stages.append(Stage(step.name, step.kind, functools.partial(_given, model)))
+            finished.append(Finished(step.name, step.kind, functools.partial(_given, model)))
             yield _row(step.name, net, forecast)
 
 

@@ -1,9 +1,8 @@
 """What the terminal shows."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from compress.evaluation.parts import Space
+from compress.evaluation.report import Report
 from compress.report import words
 
 # Progress goes to stderr, results to stdout, so that results can be piped.
@@ -76,78 +77,45 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | No
     output.print(shown)
 
 
-def report(content: Mapping[str, Any]) -> None:
-    """Costs, quality, latency, gates, what is worse, and the verdict of a `report.json`."""
-    teacher, student, ratios = content["teacher"], content["student"], content["ratios"]
-    rows = [
-        (label, form.format(teacher[key]), form.format(student[key]), f"{ratios[ratio]:.3g}×")
-        for label, key, ratio, form in (
-            ("parameters", "params", "params", "{:,}"),
-            ("multiply-accumulates a call", "macs", "macs", "{:,}"),
-            ("bytes", "bytes", "bytes", "{:,}"),
-            ("ms a call", "ms_per_call", "call_speedup", "{:.2f}"),
-            ("ms an image", "ms_per_image", "image_speedup", "{:.1f}"),
-        )
-    ]
-    table(("", "teacher (PyTorch)", "student (onnxruntime)", "ratio"), rows)
-    for batch, threads, engines in words.groups(content):
-        timed = [_engine(row, engines) for row in engines if "reason" not in row]
-        title = f"latency, batch {batch}, threads: {threads}"
-        table(("", "ms a call", "95% interval", "speedup", "against the student"), timed, title)
-        for row in engines:
-            if "reason" in row:
-                say(f"{row['name']}: failed: {row['reason']}")
-    quality = [
-        (
-            words.name(metric),
-            words.number(entry["value"], metric),
-            words.span(entry.get("interval"), metric),
-            words.number(entry.get("teacher"), metric),
-            words.finding(entry),
-        )
-        for metric, entry in content["quality"].items()
-        if "reason" not in entry
-    ]
-    table(("quality", "student", "95% interval", "teacher's own", ""), quality)
-    _spaces(content.get("spaces") or {})
-    unmeasured: dict[str, list[str]] = {}
-    for metric, space, entry in words.entries(content):
-        if "reason" in entry:
-            unmeasured.setdefault(f"{words.name(metric)}: not measured: {entry['reason']}", []).append(space)
-    for line, where in unmeasured.items():
-        say(line + (f" ({', '.join(where)})" if any(where) else ""))
-    if content["gates"]:
-        gates = [
+def report(content: Report) -> None:
+    """Costs, quality, latency, gates, what is worse, and the verdict."""
+    table(("", "teacher (PyTorch)", "student (onnxruntime)", "ratio"), words.costs(content))
+    for title, rows in words.groups(content):
+        timed = [
             (
-                words.gate(gate),
-                words.limit(gate),
-                words.held(gate, "value"),
-                words.held(gate, "bound"),
-                words.outcome(gate),
+                row.name,
+                f"{row.ms:.3g}",
+                words.span(row.interval, digits=3),
+                f"{row.speedup:.3g}×",
+                words.against_student(row, rows),
             )
-            for gate in content["gates"]
+            for row in rows
         ]
-        table(("gate", "limit", "value", "far end of its interval", ""), gates)
+        table(("", "ms a call", "95% interval", "speedup", "against the student"), timed, f"latency, {title}")
+    for failed in content.failed:
+        say(f"{failed.name}: failed: {failed.reason}")
+    own = ((metric, "", figure) for metric, figure in content.quality.items())
+    table(words.QUALITY, words.qualities(own))
+    _spaces(content.spaces)
+    for metric, reason in content.unmeasured.items():
+        say(f"{words.name(metric)}: not measured: {reason}")
+    if content.gates:
+        table(words.GATES, words.gates(content))
     say(f"worse: {'; '.join(words.shortfalls(content)) or 'nothing that was measured'}")
-    style = {"pass": "bold green", "fail": "bold red"}.get(content["verdict"], "bold yellow")
-    output.print(f"verdict: {content['verdict']}", style=style)
+    style = {"pass": "bold green", "fail": "bold red"}.get(content.verdict, "bold yellow")
+    output.print(f"verdict: {content.verdict}", style=style)
     if unjudged := words.unjudged(content):
         say(unjudged)
 
 
-def _spaces(spaces: Mapping[str, Any]) -> None:
+def _spaces(spaces: Mapping[str, Space]) -> None:
     """Distances in every feature space, a column each, with what is said of them."""
-    metrics = dict.fromkeys(metric for content in spaces.values() for metric in content["metrics"])
     rows = []
-    for metric in metrics:
-        entries = [content["metrics"].get(metric, {}) for content in spaces.values()]
-        if any("value" in entry for entry in entries):
-            cells = (f"{words.number(entry.get('value'), metric)} {words.finding(entry)}".strip() for entry in entries)
-            rows.append((words.name(metric), *cells))
+    for metric in dict.fromkeys(metric for space in spaces.values() for metric in space.metrics):
+        figures = [space.metrics.get(metric) for space in spaces.values()]
+        cells = (
+            f"{words.number(figure.value, metric)} {words.finding(figure)}" if figure else "–" for figure in figures
+        )
+        rows.append((words.name(metric), *map(str.strip, cells)))
     if rows:
         table(("in the space", *spaces), rows, wrap=True)
-
-
-def _engine(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    span, speedup = words.span(row["interval"], digits=3), words.number(row["speedup"], digits=3)
-    return row["name"], f"{row['ms']:.3g}", span, f"{speedup}×", words.against_student(row, rows)

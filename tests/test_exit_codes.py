@@ -1,6 +1,5 @@
 """Every verdict has its exit code, whichever command reaches it, and the help says which."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from compress import engine, judge
 from compress.engine import Outcome
+from compress.evaluation.parts import Verdict
 from tests.command import compress
 from tests.conftest import write_recipe
 from tests.report import sample_report
@@ -24,10 +24,10 @@ def recipe(folder: Path, more: str = "") -> None:
 
 
 @pytest.mark.parametrize(("verdict", "code"), CODES.items())
-def test_exit_code_of_apply(verdict: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_code_of_apply(verdict: Verdict, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def applied(recipe: Any, output: Path, options: Any) -> Outcome:
         output.mkdir()
-        (output / "report.json").write_text(json.dumps(sample_report.of(verdict)))
+        sample_report.of(verdict).write(output)
         return Outcome(output, verdict, [])
 
     monkeypatch.setattr(engine, "apply", applied)
@@ -43,7 +43,7 @@ def test_without_verify_nothing_failed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("verdict", "code"), CODES.items())
-def test_exit_code_of_verify(verdict: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_code_of_verify(verdict: Verdict, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "verify_bundle", lambda *given: sample_report.of(verdict))
     done = compress("verify", "bundle", "--teacher", "teacher", folder=tmp_path)
     assert done.returncode == code, done.stderr

@@ -1,7 +1,6 @@
 """Rules of the house: the order of the rooms, recipes that validate, a README that is true."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import typer
 from benchmarks import edge
 from compress import cli, data, passes
 from compress.evaluation.classifier import train_judge
+from compress.evaluation.report import read as read_report
 from compress.randomness import Draw
 from compress.recipe import read
 from compress.runtime import Bundle
@@ -161,7 +161,7 @@ def test_command_starts_without_torch() -> None:
 
 
 def test_readme_figures_are_those_of_the_report() -> None:
-    report = json.loads((ROOT / "exported" / "digits-edge" / "report.json").read_text(encoding="utf-8"))
+    report = read_report(ROOT / "exported" / "digits-edge")
     table = README.split("<!-- edge -->", 1)[1].split("<!-- /edge -->", 1)[0]
     assert table.strip() == edge.table(report).strip()
 
@@ -169,11 +169,11 @@ def test_readme_figures_are_those_of_the_report() -> None:
 def test_committed_bundle_is_small_and_passed() -> None:
     folder = ROOT / "exported" / "digits-edge"
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3_000_000
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    limits = {gate["name"]: (gate["kind"], gate["limit"]) for gate in report["gates"]}
+    report = read_report(folder)
+    limits = {gate.name: (gate.kind, gate.limit) for gate in report.gates}
     assert limits["macs"] == ("max", 0.5) and limits["bytes"] == ("max", 0.2)
     assert limits["call_speedup"] == ("min", 8.0) and limits["class_agreement"] == ("min", 0.97)
-    assert all(gate["passed"] for gate in report["gates"]) and report["verdict"] == "pass"
+    assert all(gate.passed for gate in report.gates) and report.verdict == "pass"
 
 
 def test_committed_bundle_draws_digits() -> None:

@@ -8,12 +8,15 @@ import torch
 
 from compress import passes
 from compress.errors import BundleError, RecipeError, ReportError
+from compress.evaluation.parts import Decision
+from compress.evaluation.report import read
 from compress.files import write_json
 from compress.inputs import Options
 from compress.judge import verify_bundle
 from compress.models import checkpoint
 from compress.models.reference import silent
 from tests.conftest import TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser, read_json
+from tests.report import sample_report
 
 
 @pytest.fixture
@@ -31,38 +34,45 @@ def options() -> Options:
     return Options(torch.device("cpu"), silent, lambda _: None)
 
 
+def beside(folder: Path, gates: tuple[Decision, ...], paired: int, count: int) -> None:
+    """An earlier report beside the bundle."""
+    reference = sample_report.full().reference.model_copy(update={"paired": paired, "count": count})
+    sample_report.but(sample_report.full(), gates=gates, reference=reference).write(folder)
+
+
 def test_gates_and_counts_are_those_of_the_report_beside_it(made: tuple[Path, str], tmp_path: Path) -> None:
     folder, teacher = made
-    gates = [
-        {"name": "psnr", "kind": "min", "limit": 40.0, "value": 50.0, "bound": 49.0, "passed": True},
-        {"name": "bytes", "kind": "max", "limit": 0.01, "value": 1.0, "bound": 1.0, "passed": False},
-    ]
-    write_json(folder / "report.json", {"gates": gates, "samples": 20, "reference": {"count": 30}})
+    gates = (
+        sample_report.gate("psnr", "min", 40.0, 50.0, 49.0),
+        sample_report.gate("bytes", "max", 0.01, 1.0, 1.0, False),
+    )
+    beside(folder, gates, paired=20, count=30)
     report = verify_bundle(folder, teacher, None, tmp_path / "out", options())
-    assert [(g["name"], g["limit"], g["passed"]) for g in report["gates"] if not g["always"]] == [
+    assert [(gate.name, gate.limit, gate.passed) for gate in report.gates if not gate.always] == [
         ("psnr", 40, True),
         ("bytes", 0.01, False),
     ]
-    assert report["verdict"] == "fail"
-    assert report["samples"] == 20 and report["reference"]["count"] == 30
-    assert report["stages"] == [] and report["quantization"] is None
-    assert read_json(tmp_path / "out" / "report.json") == report
+    assert report.verdict == "fail"
+    assert report.reference.paired == 20 and report.reference.count == 30
+    assert not report.stages and report.quantization is None
+    assert read(tmp_path / "out") == report
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "not json",
-        '{"gates": 5}',
-        '{"gates": ["psnr"], "samples": 20}',
-        '{"gates": [{"kind": "min"}]}',
-        '{"gates": [{"name": "beauty", "kind": "min", "limit": 1}], "samples": 20}',
-    ],
-)
+@pytest.mark.parametrize("content", ["not json", "[" * 100_000, "[]", '{"format": 4, "gates": 7}'])
 def test_damaged_report_is_named(made: tuple[Path, str], tmp_path: Path, content: str) -> None:
     folder, teacher = made
     (folder / "report.json").write_text(content)
-    with pytest.raises(ReportError, match="is damaged"):
+    with pytest.raises(ReportError, match=r"report\.json: is damaged \((?!.*pydantic).*, with --recipe"):
+        verify_bundle(folder, teacher, None, tmp_path / "out", options())
+
+
+@pytest.mark.parametrize(("gate", "said"), [("beauty", "gates.beauty"), ("kid", "at least 640 samples")])
+def test_a_report_of_gates_that_cannot_be_held_is_named(
+    made: tuple[Path, str], tmp_path: Path, gate: str, said: str
+) -> None:
+    folder, teacher = made
+    beside(folder, (sample_report.gate(gate, "min", 1.0, 1.0, 1.0),), paired=20, count=20)
+    with pytest.raises(ReportError, match=rf"report\.json: is damaged \(.*{said}.*name the bundle's recipe"):
         verify_bundle(folder, teacher, None, tmp_path / "out", options())
 
 
@@ -78,18 +88,15 @@ def test_a_bundle_that_does_not_hold_its_texts_names_its_recipe(tmp_path: Path) 
 def test_gates_that_always_hold_are_not_the_recipes(made: tuple[Path, str], tmp_path: Path) -> None:
     """They are held again by today's limits, and without one on quality nothing was judged."""
     folder, teacher = made
-    gates = [
-        {"name": "listed_files", "kind": "min", "limit": 1.0, "value": 1.0, "passed": True, "always": True},
-        {"name": "sampling_error", "kind": "max", "limit": 5.0, "value": 0.0, "passed": True, "always": True},
-    ]
-    write_json(folder / "report.json", {"gates": gates, "samples": 20, "reference": {"count": 20}})
+    always = sample_report.gate("sampling_error", "max", 5.0, 0.0, 0.0).model_copy(update={"always": True})
+    beside(folder, (sample_report.ALWAYS[1], always), paired=20, count=20)
     report = verify_bundle(folder, teacher, None, tmp_path / "out", options())
-    assert [(g["name"], g["limit"], g["passed"], g["always"]) for g in report["gates"]] == [
+    assert [(gate.name, gate.limit, gate.passed, gate.always) for gate in report.gates] == [
         ("finite_output", 1.0, True, True),
         ("listed_files", 1.0, True, True),
         ("sampling_error", 1e-5, True, True),
     ]
-    assert report["verdict"] == "not judged"
+    assert report.verdict == "not judged"
 
 
 @pytest.mark.parametrize(
@@ -108,11 +115,3 @@ def test_what_the_manifest_says_of_its_recipe_is_checked(
     write_json(file, read_json(file) | change)
     with pytest.raises(BundleError, match=said):
         verify_bundle(folder, teacher, None, tmp_path, options())
-
-
-def test_a_report_beside_it_that_is_no_report_is_one_message(made: tuple[Path, str], tmp_path: Path) -> None:
-    folder, teacher = made
-    for content in ("[" * 100_000, "[]", '{"gates": 7}', '{"gates": [], "samples": "many"}'):
-        (folder / "report.json").write_text(content)
-        with pytest.raises(ReportError, match=r"report.json: is damaged \((?!.*pydantic)"):
-            verify_bundle(folder, teacher, None, tmp_path, options())

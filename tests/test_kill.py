@@ -65,7 +65,7 @@ def leftovers(output: Path) -> list[Path]:
 
 def judged(report: dict[str, Any]) -> dict[str, Any]:
     """What of a report does not depend on how fast the machine was."""
-    return {key: report[key] for key in ("quality", "spaces", "agreement", "probe", "by_class", "reference", "samples")}
+    return {key: report[key] for key in ("quality", "spaces", "probe", "by_class", "reference")}
 
 
 def stop(command: list[str], output: Path, how: signal.Signals, dice: random.Random) -> tuple[int, str]:

@@ -8,7 +8,7 @@ The twin's figure is the noise floor: the teacher held against itself. Student a
 together, so that what the noise does to both is not taken for a difference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from compress.evaluation import distribution
 from compress.evaluation.features import FeatureSpace
-from compress.evaluation.figure import Better, Figure, beside
+from compress.evaluation.figure import against, beside
+from compress.evaluation.parts import Better, Figure
 from compress.evaluation.statistics import bootstrap, interval, multiplicities, recentred, resample
 
 ROUNDS = 200
@@ -114,17 +115,8 @@ def _frechet_to_real(sets: Sets, rounds: int, seed: int) -> dict[str, Figure]:
     figures = {"frechet_real": beside(student, twin, replicates[:, :2], "less", n)}
     if interval(replicates[:, 1])[0] > 0:
         ratios = replicates[:, (0, 2)] / replicates[:, 1:2]
-        (low, high), (other_low, other_high) = (interval(column) for column in ratios.T)
-        figures["frechet_ratio"] = Figure(
-            value=student / twin,
-            better="less",
-            interval=(low, high),
-            count=n,
-            teacher=1.0,
-            floor=(other_high - other_low) / 2,
-            excess=student / twin - 1,
-            excess_interval=(low - 1, high - 1),
-        )
+        ends, (low, high) = (interval(column) for column in ratios.T)
+        figures["frechet_ratio"] = against(student / twin, "less", ends, n, 1.0, (high - low) / 2)
     return figures
 
 
@@ -194,10 +186,3 @@ def paired_means(student: np.ndarray, teacher: np.ndarray, better: Better, round
         lambda i: np.array([student[i].mean(), teacher[i].mean()]), len(student), rounds=rounds, seed=seed
     )
     return beside(float(student.mean()), float(teacher.mean()), replicates, better, len(student))
-
-
-def agreement(spaces: Mapping[str, Mapping[str, Figure]]) -> dict[str, bool]:
-    """Of each figure that several spaces have: do they say the same of whether student and teacher differ?"""
-    names = {name for figures in spaces.values() for name in figures}
-    said = {name: [figures[name].resolved for figures in spaces.values() if name in figures] for name in sorted(names)}
-    return {name: len(set(resolved)) == 1 for name, resolved in said.items() if len(resolved) > 1}

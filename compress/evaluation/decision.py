@@ -11,10 +11,9 @@ could be held, the verdict is "not judged".
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from compress.evaluation.figure import Figure
+from compress.evaluation.parts import Decision, Figure, Kind, Space, Verdict
 
 Paired = Literal["psnr", "ssim", "class_agreement"]
 Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
@@ -41,9 +40,7 @@ Cost = Literal[
     "image_speedup_over_onnxruntime",
 ]
 Metric = Literal[Quality, "sampling_error", "kernel_loss", Cost]
-Kind = Literal["min", "max", "margin"]
 KINDS: tuple[Kind, ...] = ("min", "max", "margin")
-Verdict = Literal["pass", "fail", "not judged"]
 
 # finite_output, listed_files: shares. kernel_loss: dB. sampling_error: twice what the rounding of doubles leaves, from
 # machine to machine, of the hardest schedule, and a sixth of what one timestep makes anywhere in the usual ones.
@@ -55,25 +52,13 @@ ALWAYS: Mapping[str, Mapping[Kind, float]] = {
 }
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One limit. value: what was measured, for a margin what the student lacks; bound: its interval's far end.
-
-    passed: None where the figure means nothing for this student; then `reason` says why, and the verdict goes without.
-    """
-
-    name: str
-    kind: Kind
-    limit: float
-    value: float | None
-    bound: float | None
-    passed: bool | None
-    reason: str | None = None
-
-    @property
-    def always(self) -> bool:
-        """Whether this is a limit whatever the recipe says."""
-        return ALWAYS.get(self.name, {}).get(self.kind) == self.limit
+def pooled(quality: Mapping[str, Figure], spaces: Mapping[str, Space]) -> dict[str, list[Figure]]:
+    """Every figure under its name, those of the spaces beside each other."""
+    found = {name: [figure] for name, figure in quality.items()}
+    for space in spaces.values():
+        for name, figure in space.metrics.items():
+            found.setdefault(name, []).append(figure)
+    return found
 
 
 def with_always(
@@ -96,10 +81,10 @@ def decide(
     figures: Mapping[str, Sequence[Figure]],
     limits: Mapping[Any, Mapping[str, float | None]],
     left_out: Mapping[str, str],
-) -> list[Decision]:
+) -> tuple[Decision, ...]:
     """Hold every limit {"min": …, "max": …}; of a figure that was measured several times, in several spaces, the worst.
 
-    left_out: why a figure means nothing here. NaN never passes. Raises KeyError for what was not measured, ValueError
+    left_out: why a figure means nothing here. Raises KeyError for what was not measured, ValueError
     for a margin on a figure of which the teacher's own is not known.
     """
     decisions = []
@@ -108,13 +93,16 @@ def decide(
             limit = bounds.get(kind)
             if limit is None:
                 continue
+            always = ALWAYS.get(name, {}).get(kind) == limit
             if name in left_out:
-                decisions.append(Decision(name, kind, limit, None, None, None, left_out[name]))
+                decisions.append(Decision(name=name, kind=kind, limit=limit, reason=left_out[name], always=always))
                 continue
             found = [(value, bound, _held(kind, bound, limit)) for value, bound in _values(name, kind, figures[name])]
             value, bound, passed = min(found, key=lambda one: (one[2], -one[1] if kind != "min" else one[1]))
-            decisions.append(Decision(name, kind, limit, value, bound, passed))
-    return decisions
+            decisions.append(
+                Decision(name=name, kind=kind, limit=limit, value=value, bound=bound, passed=passed, always=always)
+            )
+    return tuple(decisions)
 
 
 def _values(name: str, kind: Kind, figures: Sequence[Figure]) -> list[tuple[float, float]]:
@@ -142,11 +130,3 @@ def verdict(decisions: Sequence[Decision]) -> Verdict:
         return "fail"
     judged = any(decision.passed and decision.name in get_args(Quality) for decision in decisions)
     return "pass" if judged else "not judged"
-
-
-def as_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
-    """For `report.json`."""
-    return [
-        {key: value for key, value in vars(decision).items() if value is not None} | {"always": decision.always}
-        for decision in decisions
-    ]

@@ -1,17 +1,17 @@
 """The judges of one verification: classifiers and feature spaces, made when first needed, and what they find."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
-from compress.evaluation import comparison, paired, response
+from compress.evaluation import comparison, cost, paired
 from compress.evaluation.classifier import Judge, train_judge
 from compress.evaluation.cost import ONNX, Costs
 from compress.evaluation.distribution import frechet_infinity
@@ -23,49 +23,13 @@ from compress.evaluation.features import (
     pixel_space,
     random_space,
 )
-from compress.evaluation.figure import Figure
+from compress.evaluation.parts import ClassAccuracy, FewSteps, Figure, Space
 from compress.models.denoiser import Denoiser
 from compress.models.reference import PYTORCH, Drawn, Engine, Progress, draw_kept
-from compress.runtime import Bundle
 
 SMALLEST = 32  # dimensions of the smallest feature space
 LEAST = ITEMS_PER_DIMENSION * SMALLEST
-RESPONSE = 200  # images at each guidance scale
 FEW = 600  # images of each few-step baseline
-UNPAIRED = "the student does not map noise to images as the teacher does"
-DISTILLED = "one evaluation of the student does the work of several of the teacher's"
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """Figures by feature space; spaces: their dimension and whether there are samples enough.
-
-    halves: the Fréchet distance of one half of the real images to the other, to infinity: what 0 looks like.
-    """
-
-    figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
-    spaces: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
-    halves: Mapping[str, float] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """For `report.json`."""
-        return {
-            name: {
-                "dimension": dimension,
-                "enough": enough,
-                "real_halves": self.halves.get(name),
-                "metrics": {key: figure.as_json() for key, figure in self.figures.get(name, {}).items()},
-            }
-            for name, (dimension, enough) in self.spaces.items()
-        }
-
-    def agreement(self) -> dict[str, bool]:
-        """Whether the spaces agree on each figure."""
-        return comparison.agreement(self.figures)
-
-    def resolved(self) -> list[str]:
-        """Figures by which some space tells the student from the teacher."""
-        return sorted({name for found in self.figures.values() for name, figure in found.items() if figure.resolved})
 
 
 @dataclass(frozen=True)
@@ -73,7 +37,7 @@ class Judging:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
     allow_pickle: whether extractors may be programs (TorchScript).
-    engine: what draws the teacher's samples.
+    engine: what draws the teacher's samples; seed: of those that are drawn here.
     """
 
     load: Callable[[], Dataset]
@@ -83,6 +47,7 @@ class Judging:
     progress: Progress
     allow_pickle: bool = False
     engine: Engine = PYTORCH
+    seed: int = 0
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -100,16 +65,10 @@ class Judging:
         """The classifier, if it is good enough."""
         return self.judge if self.judge is not None and self.judge.accuracy >= self.accuracy else None
 
-    def reasons(self) -> dict[str, dict[str, Any]]:
-        """The classifier's own accuracy, and why figures that need it are missing."""
-        if self.judge is None:
-            return {}
-        own: dict[str, dict[str, Any]] = {
-            "classifier_accuracy": Figure(self.judge.accuracy, "more").as_json(),
-        }
-        if self.believed is None:
-            own |= {name: {"reason": self.why_not(name)} for name in ("class_agreement", "class_accuracy")}
-        return own
+    def reasons(self) -> dict[str, str]:
+        """Why figures that need the classifier are missing."""
+        missing = () if self.judge is None or self.believed is not None else ("class_agreement", "class_accuracy")
+        return {name: self.why_not(name) for name in missing}
 
     def why_not(self, metric: str) -> str:
         """Why a metric could not be measured."""
@@ -132,10 +91,10 @@ class Judging:
             figures |= paired.named(self.believed, theirs, ours, pairs.conditions["class_labels"].numpy())
         return figures
 
-    def by_class(self, pairs: Drawn, ours: np.ndarray) -> Mapping[str, list] | None:
+    def by_class(self, pairs: Drawn, ours: np.ndarray) -> tuple[ClassAccuracy, ...]:
         """Accuracy for every label."""
         if self.believed is None or "class_labels" not in pairs.conditions:
-            return None
+            return ()
         return paired.by_class(self.believed, pairs.samples.numpy(), ours, pairs.conditions["class_labels"].numpy())
 
     @cached_property
@@ -171,79 +130,60 @@ class Judging:
             other_labels=None if labels is None else others.conditions["class_labels"].numpy(),
         )
 
-    def spaces(self, pairs: Drawn, others: Drawn, ours: np.ndarray) -> Spaces:
+    def spaces(self, pairs: Drawn, others: Drawn, ours: np.ndarray) -> dict[str, Space]:
         """Distances between distributions in every space that there are samples enough for."""
         count = min(len(ours), len(others.samples))
         if count < LEAST and not self.extractors:
-            return Spaces()
+            return {}
         spaces = self.feature_spaces(others.samples.numpy())
-        sets = self.sets(pairs, others, ours)
-        figures, halves = {}, {}
-        training = sets.training
+        sets, found = self.sets(pairs, others, ours), {}
         with self.progress("comparing distributions", len(spaces)) as task:
             for space in spaces:
-                if space.enough(count):
-                    figures[space.name] = comparison.compare(sets, space)
-                if training is not None and len(training) >= 16 * space.dimension:
-                    features = space(training)
-                    halves[space.name] = frechet_infinity(features[::2], features[1::2])
-                task.advance()
-        return Spaces(figures, {space.name: (space.dimension, space.enough(count)) for space in spaces}, halves)
-
-    def guidance_response(
-        self, teacher: Denoiser, bundle: Bundle, scales: Sequence[float], name: str, seed: int
-    ) -> dict[str, Any] | None:
-        """Accuracy and variance at several guidance scales. name: of the pass, for the progress shown."""
-        if self.believed is None:
-            return None
-        found = []
-        for scale in scales:
-            title = f"{name}: guidance {scale:g}"
-            drawn = draw_kept(
-                response.at_scale(teacher, scale),
-                RESPONSE,
-                seed,
-                self.load,
-                self.progress,
-                f"{title}, teacher",
-                self.engine,
-            )
-            ours = response.sample(bundle.at_scale(scale), drawn, self.progress, f"{title}, student")
-            theirs, labels = drawn.samples.numpy()[: len(ours)], drawn.conditions["class_labels"].numpy()[: len(ours)]
-            found.append({"teacher": theirs, "student": ours, "labels": labels})
-        return response.curves(scales, found, self.believed)
-
-    def few_steps(
-        self, teacher: Denoiser, others: Drawn, steps: Sequence[int], costs: Costs, name: str, seed: int
-    ) -> list[dict[str, Any]]:
-        """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
-        rows = []
-        call = next(row["ms"] for row in costs.rows if row["name"] == f"guided {ONNX}")
-        space = pixel_space(others.samples.numpy(), SMALLEST) if steps else None
-        for count in steps:
-            for solver in ("ddim", "dpmpp_2m"):
-                options = SamplingOptions(solver=solver, steps=count)
-                sampling = from_scheduler_config(teacher.scheduler, options)
-                sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
-                drawn = draw_kept(
-                    dataclasses.replace(teacher, sampling=sampling),
-                    FEW,
-                    seed,
-                    self.load,
-                    self.progress,
-                    f"{name}: teacher, {solver}, {count} steps",
-                    self.engine,
+                halves = None
+                if sets.training is not None and len(sets.training) >= 16 * space.dimension:
+                    features = space(sets.training)
+                    halves = frechet_infinity(features[::2], features[1::2])
+                enough = space.enough(count)
+                found[space.name] = Space(
+                    dimension=space.dimension,
+                    enough=enough,
+                    real_halves=halves,
+                    metrics=comparison.compare(sets, space) if enough else {},
                 )
-                row: dict[str, Any] = {
-                    "name": f"teacher in onnxruntime, {solver}",
-                    "evaluations": count,
-                    "ms_per_image": call * count,
-                }
-                if space is not None:
-                    row["space"] = space.name
-                    row["frechet"] = frechet_infinity(space(drawn.samples.numpy()), space(others.samples.numpy()))
-                if self.believed is not None and "class_labels" in drawn.conditions:
-                    hits = self.believed.classify(drawn.samples.numpy()) == drawn.conditions["class_labels"].numpy()
-                    row["class_accuracy"] = float(hits.mean())
-                rows.append(row)
-        return rows
+                task.advance()
+        return found
+
+    def few_steps(self, teacher: Denoiser, others: Drawn, steps: Sequence[int], costs: Costs) -> tuple[FewSteps, ...]:
+        """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
+        if not steps:
+            return ()
+        call = next(row.ms for row in costs.latency if row.name == cost.guided_row(ONNX).name)
+        reference = others.samples.numpy()
+        space, rows = pixel_space(reference, SMALLEST), []
+        for count, solver in itertools.product(steps, ("ddim", "dpmpp_2m")):
+            sampling = from_scheduler_config(
+                teacher.scheduler, SamplingOptions.model_validate({"solver": solver, "steps": count})
+            )
+            sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
+            few = dataclasses.replace(teacher, sampling=sampling)
+            drawn = self.drawn(few, FEW, f"teacher, {solver}, {count} steps")
+            samples, accuracy = drawn.samples.numpy(), None
+            if self.believed is not None and "class_labels" in drawn.conditions:
+                hits = self.believed.classify(samples) == drawn.conditions["class_labels"].numpy()
+                accuracy = float(hits.mean())
+            rows.append(
+                FewSteps(
+                    **dict(ONNX),
+                    solver=solver,
+                    evaluations=count,
+                    ms_per_image=call * count,
+                    space=space.name,
+                    frechet=frechet_infinity(space(samples), space(reference)),
+                    class_accuracy=accuracy,
+                )
+            )
+        return tuple(rows)
+
+    def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
+        """Samples of a teacher, kept."""
+        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.engine)

@@ -4,22 +4,19 @@ Means nothing for a student that does not map noise to images as its teacher doe
 distillation): there compare distributions alone.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from compress.evaluation import quality
 from compress.evaluation.classifier import Judge
 from compress.evaluation.comparison import paired_means
-from compress.evaluation.figure import Figure
+from compress.evaluation.figure import against
+from compress.evaluation.parts import ClassAccuracy, Figure
 from compress.evaluation.statistics import Interval, bootstrap_mean, wilson
 
 ROUNDS = 1000
 
 
-def same_noise(
-    teacher: np.ndarray, student: np.ndarray, again: np.ndarray | None, rounds: int = ROUNDS
-) -> dict[str, Figure]:
+def same_noise(teacher: np.ndarray, student: np.ndarray, again: np.ndarray) -> dict[str, Figure]:
     """psnr in dB, ssim.
 
     again: the first of the teacher's images once more, run by another runtime at the same precision: how far apart
@@ -28,63 +25,34 @@ def same_noise(
     figures = {}
     for name, metric in (("psnr", quality.psnr), ("ssim", quality.ssim)):
         values = metric(teacher, student)
-        figure = Figure(float(values.mean()), "more", bootstrap_mean(values), len(values))
-        if again is not None:
-            figure = _against(figure, metric(teacher[: len(again)], again))
-        figures[name] = figure
+        floor = metric(teacher[: len(again)], again)
+        value, ends, (low, high) = float(values.mean()), bootstrap_mean(values), bootstrap_mean(floor)
+        figure = against(value, "more", ends, len(values), float(floor.mean()), (high - low) / 2)
+        figures[name] = figure.model_copy(update={"excess_interval": (ends[0] - high, ends[1] - low)})
     return figures
-
-
-def _against(figure: Figure, floor: np.ndarray) -> Figure:
-    """The figure with the floor's values [k] as the teacher's own."""
-    assert figure.interval is not None
-    own = float(floor.mean())
-    low, high = bootstrap_mean(floor)
-    return Figure(
-        **{
-            **vars(figure),
-            "teacher": own,
-            "floor": (high - low) / 2,
-            "excess": figure.value - own,
-            "excess_interval": (figure.interval[0] - high, figure.interval[1] - low),
-        }
-    )
 
 
 def named(judge: Judge, teacher: np.ndarray, student: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
     """class_agreement: named as the teacher's image is; class_accuracy: named as was asked for."""
     theirs, ours = judge.classify(teacher), judge.classify(student)
-    agreement, (low, high) = ours == theirs, _share(ours == theirs)
-    right, teacher_right = ours == labels, theirs == labels
+    agreement, right, teacher_right = ours == theirs, ours == labels, theirs == labels
     accuracy = paired_means(right.astype(float), teacher_right.astype(float), "more", ROUNDS)
-    teacher_low, teacher_high = _share(teacher_right)
+    low, high = _share(teacher_right)
     return {
-        "class_agreement": Figure(
-            value=float(agreement.mean()),
-            better="more",
-            interval=(low, high),
-            count=len(agreement),
-            teacher=1.0,
-            floor=0.0,
-            excess=float(agreement.mean()) - 1,
-            excess_interval=(low - 1, high - 1),
-        ),
+        "class_agreement": against(float(agreement.mean()), "more", _share(agreement), len(agreement), 1.0, 0.0),
         # a bootstrap of a share of 0 or 1 has no width; Wilson's interval has
-        "class_accuracy": Figure(
-            **{**vars(accuracy), "interval": _share(right), "floor": (teacher_high - teacher_low) / 2}
-        ),
+        "class_accuracy": accuracy.model_copy(update={"interval": _share(right), "floor": (high - low) / 2}),
     }
 
 
-def by_class(judge: Judge, teacher: np.ndarray, student: np.ndarray, labels: np.ndarray) -> Mapping[str, list]:
-    """Accuracy of both for every label: {"labels", "teacher", "student"}."""
+def by_class(judge: Judge, teacher: np.ndarray, student: np.ndarray, labels: np.ndarray) -> tuple[ClassAccuracy, ...]:
+    """Accuracy of both for every label."""
     theirs, ours = judge.classify(teacher) == labels, judge.classify(student) == labels
-    present = np.unique(labels)
-    return {
-        "labels": present.tolist(),
-        "teacher": [float(theirs[labels == label].mean()) for label in present],
-        "student": [float(ours[labels == label].mean()) for label in present],
-    }
+    chosen = {int(label): labels == label for label in np.unique(labels)}
+    return tuple(
+        ClassAccuracy(label=label, teacher=float(theirs[at].mean()), student=float(ours[at].mean()))
+        for label, at in chosen.items()
+    )
 
 
 def _share(hits: np.ndarray) -> Interval:

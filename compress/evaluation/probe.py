@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from compress.diffusion.prediction import add_noise, clean_coefficients
-from compress.evaluation.figure import Figure
+from compress.evaluation.figure import against
+from compress.evaluation.parts import Figure
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
 from compress.evaluation.workers import parallel
@@ -164,38 +165,18 @@ def figures(student: Answer, rounding: Answer, rounds: int = ROUNDS) -> dict[str
     largest of them. guidance_ratio: the scale s at which the teacher's u + s·(c − u) comes nearest to the student's
     guided output, ÷ the scale that was asked for. rounding: the answer of the teacher itself in another runtime.
     """
-    found = {}
+    found, errors = {}, student.errors
     for name, over in (("output_error", np.mean), ("worst_timestep_error", np.max)):
         own, floor = (float(over(_relative(given.errors))) for given in (student, rounding))
-        errors = student.errors
-        low, high = interval(
-            bootstrap(lambda i, e=errors, f=over: f(_relative(e[:, i])), errors.shape[1], rounds=rounds)
-        )
-        found[name] = Figure(
-            value=own,
-            better="less",
-            interval=(low, high),
-            count=errors.shape[1],
-            teacher=floor,
-            floor=ROUNDING * floor,
-            excess=own - floor,
-            excess_interval=(low - floor, high - floor),
-        )
+        ends = interval(bootstrap(lambda i, f=over: f(_relative(errors[:, i])), errors.shape[1], rounds=rounds))
+        found[name] = against(own, "less", ends, errors.shape[1], floor, ROUNDING * floor)
     scale = student.probe.scale
     if scale != 1:
-        own, floor = (_scale(given.guidance) / scale for given in (student, rounding))
+        own, teacher = (_scale(given.guidance) / scale for given in (student, rounding))
         parts = student.guidance
-        low, high = interval(bootstrap(lambda i: _scale(parts[i]) / scale, len(parts), rounds=rounds))
-        found["guidance_ratio"] = Figure(
-            value=own,
-            better="more" if own < 1 else "less",
-            interval=(low, high),
-            count=len(parts),
-            teacher=floor,
-            floor=ROUNDING * abs(floor - 1) + 1e-6,
-            excess=own - floor,
-            excess_interval=(low - floor, high - floor),
-        )
+        ends = interval(bootstrap(lambda i: _scale(parts[i]) / scale, len(parts), rounds=rounds))
+        floor = ROUNDING * abs(teacher - 1) + 1e-6
+        found["guidance_ratio"] = against(own, "more" if own < 1 else "less", ends, len(parts), teacher, floor)
     return found
 
 
@@ -214,7 +195,7 @@ def sampling_error(bundle: Bundle, teacher: Denoiser) -> Figure:
         found = (step.clean_from_sample, step.clean_from_output)
         for one, *others in zip(found, *wanted, strict=True):
             worst = max(worst, min(others) - one, one - max(others))
-    return Figure(worst, "less", (worst, worst), len(bundle.steps), 0.0, 1e-6, worst, (worst, worst))
+    return against(worst, "less", (worst, worst), len(bundle.steps), 0.0, 1e-6)
 
 
 def _relative(errors: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
 """How quality answers to the guidance scale, student beside teacher from the same noise."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from compress.evaluation.classifier import Judge
 from compress.evaluation.distribution import class_variance
-from compress.evaluation.statistics import Interval, bootstrap, interval, recentred, wilson
+from compress.evaluation.parts import Figure, Response
+from compress.evaluation.statistics import bootstrap, interval, recentred, wilson
 from compress.evaluation.workers import parallel
 from compress.models.denoiser import Denoiser
 from compress.models.reference import Drawn, Progress
@@ -44,33 +44,34 @@ def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.n
     return np.concatenate(parts)
 
 
-def curves(scales: Sequence[float], pairs: Sequence[Mapping[str, np.ndarray]], judge: Judge) -> dict[str, Any]:
+def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], judge: Judge) -> dict[str, tuple[Response, ...]]:
     """Accuracy, and variance within a class, of the pixels at every scale, with intervals.
 
     pairs: for each scale `teacher` and `student` [n,c,h,w] and `labels` int64 [n].
     """
-    found: dict[str, dict[str, list]] = {
-        name: {"teacher": [], "student": []} for name in ("class_accuracy", "variance")
+    sides = {
+        scale: [_figures(pair[side], pair["labels"], judge) for side in ("teacher", "student")]
+        for scale, pair in pairs.items()
     }
-    for pair in pairs:
-        for side in ("teacher", "student"):
-            images, labels = pair[side], pair["labels"]
-            hits = judge.classify(images) == labels
-            flat = images.reshape(len(images), -1)
-            spread = _spread(flat, labels)
-            # a resample of a small class holds copies, and so varies less than the class: hence recentred
-            replicates = bootstrap(lambda i, x=flat, y=labels: _spread(x[i], y[i]), len(flat), rounds=ROUNDS)
-            ends = interval(recentred(replicates, spread))
-            found["class_accuracy"][side].append(_point(float(hits.mean()), wilson(int(hits.sum()), len(hits))))
-            found["variance"][side].append(_point(spread, ends))
-    return {"scales": list(scales), "curves": found}
+    return {
+        name: tuple(Response(scale=scale, teacher=a[name], student=b[name]) for scale, (a, b) in sides.items())
+        for name in ("class_accuracy", "variance")
+    }
+
+
+def _figures(images: np.ndarray, labels: np.ndarray, judge: Judge) -> dict[str, Figure]:
+    hits, flat = judge.classify(images) == labels, images.reshape(len(images), -1)
+    spread = _spread(flat, labels)
+    # a resample of a small class holds copies, and so varies less than the class: hence recentred
+    replicates = bootstrap(lambda i: _spread(flat[i], labels[i]), len(flat), rounds=ROUNDS)
+    found = {
+        "class_accuracy": (float(hits.mean()), wilson(int(hits.sum()), len(hits))),
+        "variance": (spread, interval(recentred(replicates, spread))),
+    }
+    return {name: Figure(value=value, better="more", interval=ends) for name, (value, ends) in found.items()}
 
 
 def _spread(flat: np.ndarray, labels: np.ndarray) -> float:
     common = [label for label in np.unique(labels) if (labels == label).sum() > 1]
     chosen = np.isin(labels, common)
     return class_variance(flat[chosen], labels[chosen])
-
-
-def _point(value: float, ends: Interval) -> dict[str, Any]:
-    return {"value": value, "interval": ends}

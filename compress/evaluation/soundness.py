@@ -3,14 +3,19 @@
 import numpy as np
 
 from compress.errors import BundleError
-from compress.evaluation.figure import Figure
+from compress.evaluation.parts import Figure
 from compress.runtime import Bundle
 from compress.runtime.manifest import read_manifest, verify_files
 
 
+def figures(samples: np.ndarray, bundle: Bundle) -> dict[str, Figure]:
+    """Both. samples [b,c,h,w]: of the bundle."""
+    return {"finite_output": finite_output(samples), "listed_files": listed_files(bundle)}
+
+
 def finite_output(samples: np.ndarray) -> Figure:
     """The share of samples [b,c,h,w] without NaN and infinity."""
-    return Figure(float(np.isfinite(samples).all(axis=(1, 2, 3)).mean()), "more", count=len(samples))
+    return Figure(value=float(np.isfinite(samples).all(axis=(1, 2, 3)).mean()), better="more", count=len(samples))
 
 
 def listed_files(bundle: Bundle) -> Figure:
@@ -23,4 +28,4 @@ def listed_files(bundle: Bundle) -> Figure:
         same = now["files"] == listed
     except BundleError:
         same = False
-    return Figure(float(same and models <= set(listed)), "more", count=len(listed))
+    return Figure(value=float(same and models <= set(listed)), better="more", count=len(listed))

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from compress.evaluation import latency, probe
-from compress.evaluation.figure import Figure
+from compress.evaluation.figure import against
+from compress.evaluation.parts import Figure, Quantization, Stage
 from compress.evaluation.quality import sqnr
 from compress.evaluation.statistics import bootstrap, interval
 from compress.models import counts
@@ -34,7 +35,7 @@ class Measured:
     answer: probe.Answer
 
 
-def table(models: Sequence[Measured], progress: Progress) -> list[dict[str, Any]]:
+def table(models: Sequence[Measured], progress: Progress) -> tuple[Stage, ...]:
     """A row for every model, the teacher first: size, arithmetic, time, and error on the probe against the teacher.
 
     Models of other timesteps than the probe's, or of guidance of their own, are asked at the probe's timesteps. Where
@@ -44,20 +45,20 @@ def table(models: Sequence[Measured], progress: Progress) -> list[dict[str, Any]
     calls = {str(i): call for i, entry in enumerate(models) if (call := _call(entry.model)) is not None}
     with torch.no_grad():
         taken = latency.interleaved(calls, ROUNDS, progress, "timing what each pass gained")
-    return [
-        {
-            "name": entry.name,
-            "pass": entry.kind,
+    return tuple(
+        Stage(
+            name=entry.name,
+            kind=entry.kind,
             **_size(entry.model),
-            "ms_per_call": float(np.median(taken[str(i)])) / _items(entry.model) if str(i) in taken else None,
-            "output_error": None if _distilled(entry.model) else float(entry.answer.curve(rounds=2)[0].mean()),
-            "sqnr_db": None if _distilled(entry.model) else entry.answer.sqnr(),
-        }
+            ms_per_call=float(np.median(taken[str(i)])) / _items(entry.model) if str(i) in taken else None,
+            output_error=None if distilled(entry.model) else float(entry.answer.curve(rounds=2)[0].mean()),
+            sqnr_db=None if distilled(entry.model) else entry.answer.sqnr(),
+        )
         for i, entry in enumerate(models)
-    ]
+    )
 
 
-def quantized(models: Sequence[Measured]) -> tuple[dict[str, float], Figure] | None:
+def quantized(models: Sequence[Measured]) -> tuple[Quantization, Figure] | None:
     """(SQNR of simulated and of real kernels against the float student, kernel_loss); None: nothing was quantized.
 
     Outputs of the two are not compared with each other: roundings decorrelate in a deep net.
@@ -69,7 +70,7 @@ def quantized(models: Sequence[Measured]) -> tuple[dict[str, float], Figure] | N
     assert isinstance(simulated.model, Denoiser)
     whole = probe.answer(shipped.answer.probe, probe.of_model(simulated.model.in_float())).guided
     fake, real = simulated.answer.guided, shipped.answer.guided
-    found = {"simulated_sqnr_db": sqnr(whole, fake), "kernels_sqnr_db": sqnr(whole, real)}
+    found = Quantization(simulated_sqnr_db=sqnr(whole, fake), kernels_sqnr_db=sqnr(whole, real))
     return found, kernel_loss(whole, fake, real)
 
 
@@ -86,10 +87,11 @@ def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -
         return float(10 * np.log10(real / fake))
 
     value, ends = loss(np.arange(len(errors))), interval(bootstrap(loss, len(errors), rounds=probe.ROUNDS))
-    return Figure(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2, value, ends)
+    return against(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2)
 
 
-def _distilled(model: Denoiser | Bundle) -> bool:
+def distilled(model: Denoiser | Bundle) -> bool:
+    """Whether an evaluation of it is none of the teacher's, because its steps were distilled."""
     if isinstance(model, Bundle):
         return bool(model.manifest["sampling"].get("distilled", False))
     return model.sampling.distilled
@@ -112,12 +114,9 @@ def _call(model: Denoiser | Bundle) -> Callable[[], object] | None:
 
 def _size(model: Denoiser | Bundle) -> dict[str, Any]:
     if isinstance(model, Bundle):
-        size, engine = model.size_bytes, f"onnxruntime {model.manifest['scheme']}"
-        return {"params": model.manifest["params"], "macs": model.manifest["macs"], "bytes": size, "engine": engine}
-    params = counts.parameters(model)
-    return {
-        "params": params,
-        "macs": counts.macs(model),
-        "bytes": params * SCHEMES[model.scheme].bytes,
-        "engine": f"PyTorch, simulated {model.scheme}" if model.precision else "PyTorch",
-    }
+        manifest = model.manifest
+        found = {name: manifest[name] for name in ("params", "macs", "scheme")}
+        return {**found, "bytes": model.size_bytes, "engine": "onnxruntime"}
+    params, scheme = counts.parameters(model), model.scheme
+    found = {"params": params, "macs": counts.macs(model), "scheme": scheme}
+    return {**found, "bytes": params * SCHEMES[scheme].bytes, "engine": "PyTorch"}

@@ -7,32 +7,25 @@ quality the verdict is "not judged". Latency is measured interleaved in one run,
 The reference samples are drawn once and kept.
 """
 
-import platform
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, get_args
 
-import numpy as np
-import onnxruntime
-import torch
 from pydantic import Field, model_validator
 
-from compress import __version__
-from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.errors import VerifyError
 from compress.evaluation import baseline as baselines
-from compress.evaluation import cost, decision, judging, latency, probe, soundness, stages
+from compress.evaluation import cost, decision, images, judging, probed, soundness
 from compress.evaluation import forecast as predicted
-from compress.evaluation.decision import Cost, Distributional, Evaluated, Metric, Paired
-from compress.evaluation.figure import Figure
-from compress.evaluation.response import sample
-from compress.files import write_json, write_npz
-from compress.models.denoiser import Denoiser
-from compress.models.reference import BATCH, PYTORCH, Drawn, draw_kept, identity, kept_folder
+from compress.evaluation.decision import Cost, Distributional, Metric
+from compress.evaluation.parts import Decision, Figure
+from compress.evaluation.report import FORMAT, Report
+from compress.files import write_npz
+from compress.models.reference import BATCH, kept_folder
 from compress.runtime import Bundle
 from compress.settings import File, Many
 
-SHOWN = 40  # pairs of samples that are kept for pictures
-AGAIN = 10  # images that the teacher draws once more, in the other runtime
 NOT_FINITE = "not every sample of the student is finite"
 
 
@@ -92,105 +85,61 @@ class Config(PassConfig):
 
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
-    bundle = Bundle(model.path, threads=config.threads)
-    teacher = context.teacher()
+    bundle, teacher = Bundle(model.path, threads=config.threads), context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
-    baseline = baselines.kept(teacher, config.threads, context.progress, f"{context.name}: the baseline")
-    engine = baseline.engine(context.log)
-    drawn = draw_kept(
-        teacher,
-        config.samples + (config.reference or config.samples),
-        context.seed,
-        context.dataset,
-        context.progress,
-        f"{context.name}: teacher's samples",
-        engine,
-    )
-    ours = sample(bundle, drawn[: config.samples], context.progress, f"{context.name}: student's samples")
-    sound = {"finite_output": soundness.finite_output(ours)}
-    finite = sound["finite_output"].value == 1  # else nothing about its images can be measured
-    pairs, others = drawn[: len(ours)], drawn[config.samples :]
+    if config.guidance_scales and bundle.guidance["kind"] == "baked":
+        known = bundle.guidance["scale"]
+        context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
+
+    def progress(title: str, total: int) -> AbstractContextManager[Task]:
+        return context.progress(f"{context.name}: {title}", total)
+
+    baseline = baselines.kept(teacher, config.threads, progress, "the baseline")
     judged = judging.Judging(
         context.dataset,
         context.data,
         config.features,
         config.judge_accuracy,
-        context.progress,
+        progress,
         context.allow_pickle,
-        engine,
+        baseline.engine(context.log),
+        context.seed,
     )
-    quality: dict[str, Figure] = {}
-    probed, student, spaces = None, None, judging.Spaces()
-    if finite:
-        quality, probed, student = _quality(bundle, baseline, pairs, others, ours, judged, context)
-        spaces = judged.spaces(pairs, others, ours)
-    costs = cost.measure(
-        teacher,
-        bundle,
-        baseline,
-        config.threads,
-        config.rounds,
-        config.batches,
-        config.torch_compile,
-        config.starts,
-        context.progress,
-    )
-    blamed, loss = _passes(teacher, bundle, student, context)
-    quality |= {"sampling_error": probe.sampling_error(bundle, teacher), **loss}
-    sound["listed_files"] = soundness.listed_files(bundle)  # after all else: what was judged is what is there
-    figures: dict[str, list[Figure]] = {name: [figure] for name, figure in (quality | costs.ratios | sound).items()}
-    for figures_of_space in spaces.figures.values():
-        for name, figure in figures_of_space.items():
-            figures.setdefault(name, []).append(figure)
-    decisions = _decide(figures, bundle, finite, judged, config, context)
-    guidance = None
-    if not finite:
+    reference = config.reference or config.samples
+    drawn = images.measure(judged, bundle, baseline, config.samples, reference, config.guidance_scales)
+    if not drawn.finite:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
-    elif config.guidance_scales and bundle.guidance["kind"] == "baked":
-        context.log(
-            f"{context.name}: no guidance response: the student knows the scale {bundle.guidance['scale']} alone"
-        )
-    elif config.guidance_scales and teacher.sampling.guidance.online and teacher.classes is not None:
-        guidance = judged.guidance_response(teacher, bundle, config.guidance_scales, context.name, context.seed)
-    report = {
-        "format": 3,
-        "recipe": context.recipe,
-        "verdict": decision.verdict(decisions),
-        "summary": _summary(costs.ratios, quality, spaces),
-        "gates": decision.as_json(decisions),
-        **costs.sides,
-        "ratios": {name: figure.value for name, figure in costs.ratios.items()},
-        "intervals": {name: figure.interval for name, figure in costs.ratios.items() if figure.interval},
-        "latency": costs.rows,
-        "process": costs.process,
-        "quality": {name: figure.as_json() for name, figure in quality.items()} | judged.reasons(),
-        "spaces": spaces.as_json(),
-        "agreement": spaces.agreement(),
-        "probe": probed,
-        "guidance": guidance,
-        "by_class": judged.by_class(pairs, ours) if finite else None,
-        "few_steps": judged.few_steps(teacher, others, config.few_steps, costs, context.name, context.seed),
-        **blamed,
-        "reference": {
-            "count": len(others.samples),
-            "paired": len(ours),
-            "identity": identity(teacher)[:24],
-            "solver": teacher.sampling.solver,
-            "steps": len(teacher.sampling.timesteps),
-        },
-        "samples": len(ours),
-        "seed": context.seed,
-        "commands": [f"compress apply {context.recipe}.yaml", "compress verify RESULT --teacher CHECKPOINT"],
-        "environment": _environment(config.threads),
-    }
-    write_json(context.output / "report.json", report)
-    shown = {"teacher": pairs.samples[:SHOWN].numpy(), "student": ours[:SHOWN]}
-    if "class_labels" in pairs.conditions:
-        shown["labels"] = pairs.conditions["class_labels"][:SHOWN].numpy()
-    write_npz(context.output / "samples.npz", shown)
+    answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
+    costs = cost.measure(bundle, baseline, config.rounds, config.batches, config.torch_compile, config.starts, progress)
+    sound = soundness.figures(drawn.samples, bundle)  # after all else: what was judged is what is there
+    quality = answers.quality | drawn.quality
+    figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
+    left_out = drawn.left_out | answers.left_out
+    left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
+    gates = _decide(figures, left_out, config, judged, context.name)
+    report = Report(
+        format=FORMAT,
+        recipe=context.recipe,
+        verdict=decision.verdict(gates),
+        gates=gates,
+        **vars(costs),
+        quality=quality,
+        unmeasured=judged.reasons() | left_out,
+        spaces=drawn.spaces,
+        probe=answers.curve,
+        guidance=drawn.guidance,
+        by_class=drawn.by_class,
+        few_steps=judged.few_steps(teacher, drawn.others, config.few_steps, costs),
+        stages=answers.stages,
+        quantization=answers.quantization,
+        reference=drawn.reference,
+        seed=context.seed,
+    )
+    report.write(context.output)
+    write_npz(context.output / "samples.npz", drawn.shown())
     values = {name: found[0].value for name, found in figures.items()}
-    return PassResult(model, changed=False, notes={"verdict": report["verdict"], "values": values})
+    return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": values})
 
 
 def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
@@ -206,136 +155,32 @@ def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
         reference,
         config.rounds,
         config.batches,
-        context.stages,
+        context.finished,
         config.threads,
     )
     return Forecast(model, seconds)
 
 
-def _quality(
-    bundle: Bundle,
-    baseline: baselines.OnnxTeacher,
-    pairs: Drawn,
-    others: Drawn,
-    ours: np.ndarray,
-    judged: judging.Judging,
-    context: Context,
-) -> tuple[dict[str, Figure], dict[str, Any] | None, probe.Answer]:
-    """(figures from the probe and from pairs of samples, the curve of the probe where it means something, what the
-    student says to the probe)."""
-    teacher = baseline.teacher
-    with context.progress(f"{context.name}: probe", 4) as task:
-        frozen = probe.make(teacher, others, _asked(teacher, bundle), context.seed)
-        task.advance()
-        student = probe.answer(frozen, probe.of_bundle(bundle), bundle.threads)
-        task.advance()
-        rounding = probe.answer(frozen, baseline.evaluate, baseline.threads)
-        task.advance()
-        few, other = pairs[:AGAIN], baseline.draw if judged.engine is PYTORCH else PYTORCH.draw
-        again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
-        task.advance()
-    error, low, high = student.curve()
-    curve = {
-        "timesteps": list(frozen.timesteps),
-        "error": error.tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-        "floor": rounding.curve()[0].tolist(),
-    }
-    figures = probe.figures(student, rounding) | judged.pairs(pairs, ours, again)
-    if not bundle.manifest.get("paired", True):
-        figures = {name: figure for name, figure in figures.items() if name not in get_args(Paired)}
-    if distilled(bundle):
-        return {name: figure for name, figure in figures.items() if name not in get_args(Evaluated)}, None, student
-    return figures, curve, student
+def _not_at_hand(config: Config, figures: Mapping[str, Any], finite: bool, scheme: str) -> dict[str, str]:
+    """Why gates of this student have no figure to be held against."""
+    found: dict[str, str] = {}
+    if not finite:
+        found |= {name: NOT_FINITE for name in config.gates if name not in figures}
+    if "kernel_loss" not in figures and ("kernel_loss" in config.gates or scheme != "float"):
+        found["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
+    return found
 
 
 def _decide(
     figures: Mapping[str, Sequence[Figure]],
-    bundle: Bundle,
-    finite: bool,
-    judged: judging.Judging,
+    left_out: Mapping[str, str],
     config: Config,
-    context: Context,
-) -> list[decision.Decision]:
+    judged: judging.Judging,
+    name: str,
+) -> tuple[Decision, ...]:
     """The recipe's gates, and those that always hold, on what was measured. Raises VerifyError."""
-    gates = {name: gate.model_dump() for name, gate in config.gates.items()}
-    left_out: dict[str, str] = {}
-    if not bundle.manifest.get("paired", True):
-        left_out |= dict.fromkeys(get_args(Paired), judging.UNPAIRED)
-    if distilled(bundle):
-        left_out |= dict.fromkeys(get_args(Evaluated), judging.DISTILLED)
-    if "kernel_loss" not in figures and ("kernel_loss" in gates or bundle.manifest["scheme"] != "float"):
-        left_out["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
-    if not finite:
-        left_out |= {name: NOT_FINITE for name in gates if name not in figures}
-    unknown = [name for name in gates if name not in figures and name not in left_out]
+    gates = {metric: gate.model_dump() for metric, gate in config.gates.items()}
+    unknown = [metric for metric in gates if metric not in figures and metric not in left_out]
     if unknown:
-        raise VerifyError(f"{context.name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
+        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
     return decision.decide(figures, decision.with_always(gates, {*figures, *left_out}), left_out)
-
-
-def distilled(bundle: Bundle) -> bool:
-    """Whether an evaluation of the student is none of the teacher's, because its steps were distilled."""
-    return bool(bundle.manifest["sampling"].get("distilled", False))
-
-
-def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
-    """The timesteps of the probe: the teacher's where the student has as many, else the student's own."""
-    asked = tuple(step.timestep for step in bundle.steps)
-    own = teacher.sampling.timesteps
-    return own if len(own) == len(asked) else asked
-
-
-def _passes(
-    teacher: Denoiser, bundle: Bundle, student: probe.Answer | None, context: Context
-) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """(what each pass of the recipe cost and gained, kernel_loss).
-
-    student: the bundle's answer to the probe. Nothing where a bundle is verified on its own, or draws what is not
-    finite.
-    """
-    if not context.stages or student is None:
-        return {"stages": [], "quantization": None}, {}
-    frozen = student.probe
-    models = [stages.Measured("teacher", "teacher", teacher, probe.Answer(frozen, frozen.guided))]
-    with context.progress(f"{context.name}: what each pass cost", len(context.stages)) as task:
-        for stage in context.stages:
-            if stage.kind == "export_onnx":
-                models.append(stages.Measured(stage.name, stage.kind, bundle, student))
-            else:
-                model = stage.load()
-                said = probe.answer(frozen, probe.of_model(model))
-                models.append(stages.Measured(stage.name, stage.kind, model, said))
-            task.advance()
-        parity = stages.quantized(models)
-    with latency.threads(bundle.threads or 1):
-        rows = stages.table(models, context.progress)
-    if parity is None:
-        return {"stages": rows, "quantization": None}, {}
-    return {"stages": rows, "quantization": parity[0]}, {"kernel_loss": parity[1]}
-
-
-def _environment(threads: int) -> dict[str, Any]:
-    return {
-        "cpu": latency.processor(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "compress": __version__,
-    }
-
-
-def _summary(ratios: Mapping[str, Figure], quality: Mapping[str, Figure], spaces: judging.Spaces) -> str:
-    text = (
-        f"{ratios['call_speedup'].value:.1f}× faster a call than the teacher in PyTorch and "
-        f"{ratios['call_speedup_over_onnxruntime'].value:.1f}× than the teacher in onnxruntime fp32, "
-        f"{ratios['bytes'].value:.2f}× its bytes, {ratios['macs'].value:.2f}× its multiply-accumulates"
-    )
-    if "class_agreement" in quality:
-        text += f"; {quality['class_agreement'].value:.1%} of images are named as the teacher's"
-    told: Sequence[str] = spaces.resolved()
-    if spaces.figures:
-        text += f"; told apart from the teacher by {', '.join(told)}" if told else "; not told apart from the teacher"
-    return f"{text}."

@@ -1,5 +1,7 @@
 """Pictures for people."""
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,40 +21,33 @@ def draw_pairs(source: Path, target: Path) -> None:
     """
     with np.load(source, allow_pickle=False) as arrays:
         pairs = {name: arrays[name] for name in ("teacher", "student")}
-        labels = arrays["labels"] if "labels" in arrays.files else None
-    count = len(pairs["student"])
-    columns = min(COLUMNS, count)
-    rows = 2 * -(-count // columns)
-    figure = Figure(figsize=(0.9 * columns + 0.8, 0.95 * rows))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for i in range(count):
-        for j, (name, images) in enumerate(pairs.items()):
-            axis = axes[2 * (i // columns) + j][i % columns]
-            show(axis, images[i])
-            if i % columns == 0:
-                axis.text(-0.15, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=9)
-            if j == 0 and labels is not None:
-                axis.set_title(str(labels[i]), fontsize=8, pad=2)
-    figure.suptitle("same noise, same label: teacher above student", fontsize=10)
-    figure.tight_layout(pad=0.4, rect=(0.02, 0, 1, 0.98))
-    save(figure, target)
+        titles = [str(label) for label in arrays["labels"]] if "labels" in arrays.files else None
+    _draw(pairs, target, titles, "same noise, same label: teacher above student")
 
 
 def grid(images: np.ndarray, target: Path, titles: list[str] | None = None) -> None:
     """Images [n,c,h,w] in [-1, 1] in rows of ten."""
-    columns = min(COLUMNS, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(0.9 * columns, 0.95 * rows))
+    _draw({"": images}, target, titles, "")
+
+
+def _draw(sets: Mapping[str, np.ndarray], target: Path, titles: list[str] | None, heading: str) -> None:
+    """Rows of ten images [n,c,h,w] in [-1, 1], those of the named sets above each other."""
+    count = min(map(len, sets.values()))
+    columns = min(COLUMNS, count)
+    rows = len(sets) * -(-count // columns)
+    figure = Figure(figsize=(0.9 * columns + 0.8 * bool(heading), 0.95 * rows))
     axes = figure.subplots(rows, columns, squeeze=False)
-    for i, axis in enumerate(axes.flat):
+    for axis in axes.flat:
         axis.axis("off")
-        if i < len(images):
-            show(axis, images[i])
-            if titles:
-                axis.set_title(titles[i], fontsize=8, pad=2)
-    figure.tight_layout(pad=0.3)
+    for i, (j, (name, images)) in itertools.product(range(count), enumerate(sets.items())):
+        axis = axes[len(sets) * (i // columns) + j][i % columns]
+        show(axis, images[i])
+        if i % columns == 0:
+            axis.text(-0.15, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=9)
+        if j == 0 and titles:
+            axis.set_title(titles[i], fontsize=8, pad=2)
+    figure.suptitle(heading, fontsize=10)
+    figure.tight_layout(pad=0.4, rect=(0.02, 0, 1, 0.98) if heading else (0, 0, 1, 1))
     save(figure, target)
 
 

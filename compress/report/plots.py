@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from compress.evaluation.parts import ClassAccuracy, Latency, Response, Side, Stage, TimestepError
 from compress.report import words
 
 COLOURS = {
@@ -59,21 +60,20 @@ STYLE: Any = {
 }
 
 
-def latency(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """A bar for each engine of one batch size, in ms a call; the name stands above it, so that it may be long."""
+def latency(rows: Sequence[Latency], names: Sequence[str] = ()) -> Markup:
+    """A bar for each engine of one batch size, in ms a call; the name stands above it, so that it may be long.
+
+    names: other than the rows' own.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(0.5 * len(rows) + 0.5)
-        longest = max((row["interval"][1] for row in rows if "reason" not in row), default=1.0)
+        longest = max(row.interval[1] for row in rows)
         for place, row in enumerate(rows):
-            failed = "reason" in row
-            axes.text(0, place - 0.36, row["name"], va="center", ha="left", fontsize=10)
-            if failed:
-                axes.text(0, place + 0.1, "  failed", va="center", ha="left", color=MUTED, style="italic")
-                continue
-            low, high = row["interval"]
-            axes.barh(place + 0.1, row["ms"], height=0.42, color=STUDENT if words.is_student(row) else TEACHER)
-            axes.plot([low, high], [place + 0.1] * 2, color=INK, linewidth=1.2)
-            axes.text(high + 0.015 * longest, place + 0.1, words.ms(row["ms"]), va="center", ha="left")
+            axes.text(0, place - 0.36, names[place] if names else row.name, va="center", ha="left", fontsize=10)
+            axes.barh(place + 0.1, row.ms, height=0.42, color=STUDENT if row.side == "student" else TEACHER)
+            axes.plot(row.interval, [place + 0.1] * 2, color=INK, linewidth=1.2)
+            high = row.interval[1]
+            axes.text(high + 0.015 * longest, place + 0.1, words.ms(row.ms), va="center", ha="left")
         axes.set(xlim=(0, 1.22 * longest), ylim=(len(rows) - 0.55, -0.65), xlabel="ms a call (line: 95% interval)")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -81,18 +81,21 @@ def latency(rows: Sequence[Mapping[str, Any]]) -> Markup:
         return _svg(figure, f"Latency of {len(rows)} engines, ms a call; the table has the figures")
 
 
-def probe(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
+def probe(curves: Mapping[str, Sequence[TimestepError]]) -> Markup:
     """Relative squared error of the output at each timestep, with its interval and the floor; one curve a student."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.9)
         for place, (label, curve) in enumerate(curves.items()):
             colour = STUDENT if len(curves) == 1 else SERIES[place % len(SERIES)]
-            steps = curve["timesteps"]
-            axes.fill_between(steps, curve["low"], curve["high"], color=colour, alpha=0.22, linewidth=0)
-            axes.plot(steps, curve["error"], color=colour, label=label, marker=MARKERS[place % 5], markersize=4)
+            steps, errors = [point.timestep for point in curve], [point.error for point in curve]
+            lows, highs = zip(*(point.interval for point in curve), strict=True)
+            axes.fill_between(steps, lows, highs, color=colour, alpha=0.22, linewidth=0)
+            axes.plot(steps, errors, color=colour, label=label, marker=MARKERS[place % 5], markersize=4)
         first = next(iter(curves.values()))
-        axes.plot(first["timesteps"], first["floor"], color=MUTED, linestyle="--", label="floor")
-        positive = [value for curve in curves.values() for value in (*curve["error"], *curve["floor"]) if value > 0]
+        floor = [point.floor for point in first]
+        axes.plot([point.timestep for point in first], floor, color=MUTED, linestyle="--", label="floor")
+        points = [point for curve in curves.values() for point in curve]
+        positive = [value for point in points for value in (point.error, point.floor) if value > 0]
         if positive:
             _logarithmic(axes, positive)
             axes.set_ylim(bottom=min(positive) / 3)
@@ -102,13 +105,23 @@ def probe(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
         return _svg(figure, "Relative squared error of the guided output at each timestep, with the floor")
 
 
-def trade(
-    points: Sequence[tuple[str, float, float]], xlabel: str, ylabel: str, line: tuple[str, float] | None, path: bool
-) -> Markup:
-    """Cost against error, both to the left and down better. points: (label, cost, error).
+def trades(models: Sequence[tuple[str, Side | Stage, float | None]], first: Stage | None = None) -> list[Markup]:
+    """Bytes, then ms a call, against output error, of those that have both. models: (label, what it costs, its error).
 
-    line: a cost without error (the teacher's), drawn upright. path: join the points in their order.
+    first: the teacher of models on their way through a recipe: it has no error and is drawn as a line.
     """
+    drawn = []
+    for key, scale, label in (("bytes", 1e-6, "MB"), ("ms_per_call", 1, "ms a call")):
+        costs = [(name, getattr(model, key), error) for name, model, error in models]
+        points = [(name, cost * scale, error) for name, cost, error in costs if cost is not None and error]
+        if points:
+            drawn.append(_trade(points, label, None if first is None else getattr(first, key) * scale))
+    return drawn
+
+
+def _trade(points: Sequence[tuple[str, float, float]], xlabel: str, teacher: float | None) -> Markup:
+    """Cost against error, both to the left and down better; along a path from a teacher's cost, if there is one."""
+    ylabel, path = "relative output error", teacher is not None
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.9)
         costs, errors = [p[1] for p in points], [p[2] for p in points]
@@ -120,10 +133,10 @@ def trade(
             offset = (-7 if left else 7, -12 if place % 2 else 5)  # above and below in turn: passes may lie close
             side = "right" if left else "left"
             axes.annotate(label, (cost, error), xytext=offset, textcoords="offset points", ha=side)
-        if line is not None:
-            axes.axvline(line[1], color=TEACHER, linestyle="--", linewidth=1.2)
+        if teacher is not None:
+            axes.axvline(teacher, color=TEACHER, linestyle="--", linewidth=1.2)
             top = axes.get_xaxis_transform()
-            axes.text(line[1], 1.01, line[0], transform=top, ha="right", va="bottom", color=INK, fontsize=10)
+            axes.text(teacher, 1.01, "teacher", transform=top, ha="right", va="bottom", color=INK, fontsize=10)
         if min(errors) > 0:
             _logarithmic(axes, errors)
         axes.margins(0.14, 0.16)
@@ -132,18 +145,18 @@ def trade(
         return _svg(figure, f"{ylabel} against {xlabel}: " + ", ".join(label for label, *_ in points))
 
 
-def guidance(scales: Sequence[float], curve: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> Markup:
+def guidance(curve: Sequence[Response], metric: str) -> Markup:
     """One metric of both sides at every guidance scale, with intervals."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.5)
+        scales = [point.scale for point in curve]
         for side, colour, marker in (("teacher", TEACHER, "s"), ("student", STUDENT, "o")):
-            values = [figure_["value"] for figure_ in curve[side]]
-            axes.plot(scales, values, color=colour, label=side, marker=marker, markersize=4)
-            ends = [figure_.get("interval") or [figure_["value"]] * 2 for figure_ in curve[side]]
-            lows, highs = zip(*ends, strict=True)
+            found = [getattr(point, side) for point in curve]
+            axes.plot(scales, [one.value for one in found], color=colour, label=side, marker=marker, markersize=4)
+            lows, highs = zip(*(one.interval or (one.value, one.value) for one in found), strict=True)
             axes.fill_between(scales, lows, highs, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="guidance scale", ylabel=words.name(metric))
-        axes.set_xticks(list(scales))
+        axes.set_xticks(scales)
         axes.xaxis.set_major_formatter("{x:g}")
         if metric in words.PERCENT:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}".replace(".0%", "%"))
@@ -151,18 +164,18 @@ def guidance(scales: Sequence[float], curve: Mapping[str, Sequence[Mapping[str, 
         return _svg(figure, f"{words.name(metric)} of teacher and student at each guidance scale")
 
 
-def by_class(labels: Sequence[int], teacher: Sequence[float], student: Sequence[float]) -> Markup:
+def by_class(rows: Sequence[ClassAccuracy]) -> Markup:
     """Class accuracy of both sides, class by class."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(2.5)
-        places = range(len(labels))
-        for place, a, b in zip(places, teacher, student, strict=True):
-            axes.plot([place, place], [a, b], color=MUTED, linewidth=1)
-        size = 6 if len(labels) <= 30 else 3
-        axes.plot(places, teacher, "s", color=TEACHER, label="teacher", markersize=size + 2, fillstyle="none")
-        axes.plot(places, student, "o", color=STUDENT, label="student", markersize=size)
-        every = -(-len(labels) // 15)
-        axes.set_xticks(list(places)[::every], [str(label) for label in labels[::every]])
+        places, size = range(len(rows)), 6 if len(rows) <= 30 else 3
+        for place, row in enumerate(rows):
+            axes.plot([place, place], [row.teacher, row.student], color=MUTED, linewidth=1)
+        theirs, ours = [row.teacher for row in rows], [row.student for row in rows]
+        axes.plot(places, theirs, "s", color=TEACHER, label="teacher", markersize=size + 2, fillstyle="none")
+        axes.plot(places, ours, "o", color=STUDENT, label="student", markersize=size)
+        every = -(-len(rows) // 15)
+        axes.set_xticks(places[::every], [str(row.label) for row in rows[::every]])
         axes.set(xlabel="class", ylabel="class accuracy")
         axes.margins(y=0.12)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}".replace(".0%", "%") if value <= 1 else "")

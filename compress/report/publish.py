@@ -1,11 +1,11 @@
 """Lays out the result of a recipe: student/, onnx/, report.json, report.html, record.json, README.md, pictures."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from compress.evaluation.report import Report, read
 from compress.files import write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
 from compress.report.card import card
@@ -35,14 +35,12 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
             else:
                 _copy(file, output / file.name)
     write_json(output / "record.json", {"recipe": recipe, "passes": list(records)})
-    report_file = output / "report.json"
-    verified = any(record["pass"] == "verify" for record in records)
-    report = json.loads(report_file.read_text(encoding="utf-8")) if verified else None
+    report = read(output) if any(record["pass"] == "verify" for record in records) else None
     write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir(), _student(output)))
     if report is None:
         return None
     write_page(output, report, records, samples)
-    return str(report["verdict"])
+    return report.verdict
 
 
 def _student(output: Path) -> Literal["stock", "own"] | None:
@@ -52,9 +50,7 @@ def _student(output: Path) -> Literal["stock", "own"] | None:
     return "stock" if any((output / "student").glob("*/diffusion_pytorch_model*")) else "own"
 
 
-def write_page(
-    folder: Path, report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], samples: Path | None
-) -> None:
+def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]], samples: Path | None) -> None:
     """report.html beside the report.json of `folder`. samples: the .npz with pairs of samples, if there is one."""
     write_text(folder / "report.html", page(report, records, samples if samples and samples.is_file() else None))
 

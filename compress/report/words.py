@@ -1,16 +1,18 @@
 """How figures and findings are said: the same words in the page, the card, the comparison and the terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import get_args
 
 from compress.evaluation.decision import Quality
+from compress.evaluation.parts import Decision, Figure, Latency
+from compress.evaluation.report import Report
 
 NAMES = {
     "psnr": "PSNR in dB",
     "ssim": "SSIM",
     "class_agreement": "same class as the teacher's",
     "class_accuracy": "class accuracy",
-    "teacher_class_accuracy": "class accuracy of the teacher",
     "classifier_accuracy": "accuracy of the classifier itself",
     "output_error": "relative output error",
     "worst_timestep_error": "relative output error, worst timestep",
@@ -35,13 +37,16 @@ NAMES = {
     "cold_start_s": "cold start",
     "peak_memory_bytes": "peak memory",
 }
-PERCENT = {"class_agreement", "class_accuracy", "teacher_class_accuracy", "classifier_accuracy"}
+PERCENT = {"class_agreement", "class_accuracy", "classifier_accuracy"}
 SPACES = {
     "classifier": "features of a classifier",
     "random": "features of untrained networks",
     "pixels": "principal components of the pixels",
 }
 UNRESOLVED = "not resolved"
+QUALITY = ("quality", "student", "95% interval", "teacher's own", "floor", "finding")
+GATES = ("gate", "limit", "value", "far end of its interval", "")
+ALWAYS = "Gates marked “always” hold whatever the recipe says."
 EXAMPLES = {  # gates on quality, the most telling first
     "class_accuracy": "{margin: 0.02}",
     "psnr": "{min: 25}",
@@ -52,6 +57,11 @@ EXAMPLES = {  # gates on quality, the most telling first
 def name(metric: str) -> str:
     """A metric in words; one without words of its own keeps its name."""
     return NAMES.get(metric, metric.replace("_", " "))
+
+
+def where(metric: str, space: str) -> str:
+    """A metric in words, with its space, if it has one."""
+    return name(metric) + (f" ({space})" if space else "")
 
 
 def number(value: float | None, metric: str = "", digits: int = 4) -> str:
@@ -103,139 +113,160 @@ def faster(ratio: float) -> str:
     return f"{ratio:.3g}× faster" if ratio >= 1 else f"{ratio:.3g}×: SLOWER"
 
 
-def gate(entry: Mapping[str, Any]) -> str:
-    """What a gate is on, and whether it holds whatever the recipe says."""
-    return name(entry["name"]) + (" (always)" if entry.get("always") else "")
+def summary(report: Report) -> str:
+    """What was gained and lost, in one sentence."""
+    ratios = report.ratios
+    text = (
+        f"{ratios['call_speedup'].value:.1f}× faster a call than the teacher in PyTorch and "
+        f"{ratios['call_speedup_over_onnxruntime'].value:.1f}× than the teacher in onnxruntime fp32, "
+        f"{ratios['bytes'].value:.2f}× its bytes, {ratios['macs'].value:.2f}× its multiply-accumulates"
+    )
+    if "class_agreement" in report.quality:
+        text += f"; {report.quality['class_agreement'].value:.1%} of images are named as the teacher's"
+    told = sorted({metric for metric, space, figure in report.figures() if space and figure.resolved})
+    if any(space.metrics for space in report.spaces.values()):
+        text += f"; told apart from the teacher by {', '.join(told)}" if told else "; not told apart from the teacher"
+    return f"{text}."
 
 
-def always(report: Mapping[str, Any]) -> str:
-    """What is meant by it, where a report has such gates."""
-    marked = any(entry.get("always") for entry in report["gates"])
-    return "Gates marked “always” hold whatever the recipe says." if marked else ""
+def costs(report: Report) -> list[tuple[str, str, str, str]]:
+    """(what, the teacher's in PyTorch, the student's as it ships, the ratio) of sizes and times."""
+    teacher, student, ratios = report.teacher, report.student, report.ratios
+    sizes = (("parameters", "params"), ("multiply-accumulates a call", "macs"), ("bytes", "bytes"))
+    return [
+        *(
+            (label, f"{getattr(teacher, key):,}", f"{getattr(student, key):,}", f"{ratios[key].value:.3g}×")
+            for label, key in sizes
+        ),
+        ("a call, batch 1", ms(teacher.ms_per_call), ms(student.ms_per_call), faster(ratios["call_speedup"].value)),
+        ("a whole image", ms(teacher.ms_per_image), ms(student.ms_per_image), faster(ratios["image_speedup"].value)),
+    ]
 
 
-def unjudged(report: Mapping[str, Any]) -> str:
+def qualities(figures: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, ...]]:
+    """Rows under QUALITY. figures: (metric, space or nothing, figure)."""
+    return [
+        (
+            where(metric, space),
+            number(figure.value, metric),
+            span(figure.interval, metric),
+            number(figure.teacher, metric),
+            number(figure.floor, metric),
+            finding(figure) or "–",
+        )
+        for metric, space, figure in figures
+    ]
+
+
+def gates(report: Report) -> list[tuple[str, ...]]:
+    """Rows under GATES."""
+    return [
+        (
+            name(decision.name) + (" (always)" if decision.always else ""),
+            limit(decision),
+            held(decision.value, decision),
+            held(decision.bound, decision),
+            outcome(decision),
+        )
+        for decision in report.gates
+    ]
+
+
+def unjudged(report: Report) -> str:
     """Of a student that was not judged, why, and what to add to the recipe; else nothing."""
-    if report["verdict"] != "not judged":
+    if report.verdict != "not judged":
         return ""
-    named = any(entry["name"] in get_args(Quality) for entry in report["gates"])
+    named = any(decision.name in get_args(Quality) for decision in report.gates)
     why = "no gate on quality means anything for this student" if named else "the recipe has no gate on quality"
-    measured = {metric for metric, _, entry in entries(report) if "value" in entry}
+    measured = {metric for metric, _, _ in report.figures()}
     settings = next((f"gates: {{{key}: {EXAMPLES[key]}}}" for key in EXAMPLES if key in measured), None)
     return f"{why}; add one, such as verify: {{{settings or 'samples: 1000, gates: {coverage: {margin: 0.1}}'}}}"
 
 
-def limit(gate: Mapping[str, Any]) -> str:
+def limit(decision: Decision) -> str:
     """What a gate demands."""
-    sign = {"min": "≥ ", "max": "≤ ", "margin": "worse by ≤ "}[gate["kind"]]
-    return f"{sign}{gate['limit']:g}"
+    sign = {"min": "≥ ", "max": "≤ ", "margin": "worse by ≤ "}[decision.kind]
+    return f"{sign}{decision.limit:g}"
 
 
-def held(gate: Mapping[str, Any], key: str) -> str:
-    """A gate's `value` or `bound`, with as many digits as it takes to tell it from the limit."""
-    value = gate.get(key)
+def held(value: float | None, decision: Decision) -> str:
+    """A gate's value or bound, with as many digits as it takes to tell it from the limit."""
     if value is None:
         return "–"
     texts = (f"{value:.{digits}g}" for digits in range(4, 16))
-    return next((text for text in texts if value == gate["limit"] or float(text) != gate["limit"]), repr(value))
+    return next((text for text in texts if value == decision.limit or float(text) != decision.limit), repr(value))
 
 
-def outcome(gate: Mapping[str, Any]) -> str:
+def outcome(decision: Decision) -> str:
     """pass, FAIL, or left out."""
-    return "left out" if "reason" in gate else "pass" if gate["passed"] else "FAIL"
+    return "left out" if decision.passed is None else "pass" if decision.passed else "FAIL"
 
 
-def finding(entry: Mapping[str, Any]) -> str:
+def finding(figure: Figure) -> str:
     """better, worse or not resolved, against the teacher's own figure; nothing where it has no floor."""
-    excess, resolved, direction = (entry.get(key) for key in ("excess", "resolved", "better"))
-    if resolved is None or excess is None or direction is None:
+    if figure.resolved is None or figure.excess is None:
         return ""
-    if not resolved:
+    if not figure.resolved:
         return UNRESOLVED
-    return "better" if (excess > 0) == (direction == "more") else "worse"
+    return "better" if (figure.excess > 0) == (figure.better == "more") else "worse"
 
 
-def entries(report: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(metric, space or nothing, entry) of every quality figure."""
-    found = [(metric, "", entry) for metric, entry in report["quality"].items()]
-    for space, content in (report.get("spaces") or {}).items():
-        found += [(metric, space, entry) for metric, entry in content["metrics"].items()]
-    return found
+def groups(report: Report) -> list[tuple[str, list[Latency]]]:
+    """Latency rows by (batch, threads), in words."""
+    found = groupby(report.latency, key=lambda row: (row.batch, row.threads))
+    return [(f"batch {batch}, threads: {threads}", list(rows)) for (batch, threads), rows in found]
 
 
-def groups(report: Mapping[str, Any]) -> list[tuple[int, int, list[Mapping[str, Any]]]]:
-    """Latency rows by (batch, threads), in the order in which they first appear."""
-    found: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for row in report.get("latency") or []:
-        if str(row.get("reason", "")).startswith("not asked for"):
-            continue  # written up to format 2
-        found.setdefault((row["batch"], row["threads"]), []).append(row)
-    return [(batch, threads, rows) for (batch, threads), rows in found.items()]
-
-
-def against_student(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def against_student(row: Latency, rows: Sequence[Latency]) -> str:
     """What a baseline's latency says of the student: FASTER, slower, or not told apart (the intervals overlap)."""
-    student = next((other for other in rows if is_student(other) and "reason" not in other), None)
-    if "reason" in row or is_student(row) or student is None:
+    student = next((other for other in rows if other.side == "student"), None)
+    if row.side == "student" or student is None:
         return ""
-    if row["interval"][1] < student["interval"][0]:
+    if row.interval[1] < student.interval[0]:
         return "FASTER"
-    return "slower" if row["interval"][0] > student["interval"][1] else "not told apart"
+    return "slower" if row.interval[0] > student.interval[1] else "not told apart"
 
 
-def is_student(row: Mapping[str, Any]) -> bool:
-    """Whether a row of latency, process or few steps is of the student and not of a baseline."""
-    return str(row["name"]).startswith("student")
-
-
-def shortfalls(report: Mapping[str, Any]) -> list[str]:
+def shortfalls(report: Report) -> list[str]:
     """Where the student is worse or a baseline is ahead, one plain statement each."""
     found = []
-    for gate in report["gates"]:
-        if outcome(gate) == "FAIL":
-            found.append(f"gate {name(gate['name'])} fails: {held(gate, 'value')} against {limit(gate)}")
-        elif outcome(gate) == "left out":
-            found.append(f"gate {name(gate['name'])} could not be judged")
-    for key, ratio in report["ratios"].items():
-        if "speedup" in key and ratio < 1:
-            found.append(f"{name(key)} is below 1: {ratio:.3g}×")
-        elif "speedup" not in key and ratio > 1:
-            found.append(f"more {name(key)} than the teacher: {ratio:.3g}×")
+    for decision in report.gates:
+        if decision.passed is None:
+            found.append(f"gate {name(decision.name)} could not be judged")
+        elif not decision.passed:
+            found.append(
+                f"gate {name(decision.name)} fails: {held(decision.value, decision)} against {limit(decision)}"
+            )
+    for key, ratio in report.ratios.items():
+        if ratio.better == "more" and ratio.value < 1:
+            found.append(f"{name(key)} is below 1: {ratio.value:.3g}×")
+        elif ratio.better == "less" and ratio.value > 1:
+            found.append(f"more {name(key)} than the teacher: {ratio.value:.3g}×")
     worse: dict[str, list[str]] = {}
-    for metric, space, entry in entries(report):
-        if finding(entry) == "worse":
+    for metric, space, figure in report.figures():
+        if finding(figure) == "worse":
             worse.setdefault(metric, []).append(space)
     if worse:
-        figures = (
-            name(metric) + (f" ({', '.join(spaces)})" if any(spaces) else "") for metric, spaces in worse.items()
-        )
+        figures = (where(metric, ", ".join(spaces)) for metric, spaces in worse.items())
         found.append(f"worse than the teacher's own figure: {', '.join(figures)}")
     ahead: dict[str, list[str]] = {}
-    for batch, threads, rows in groups(report):
+    for group, rows in groups(report):
         for row in rows:
             if against_student(row, rows) == "FASTER":
-                ahead.setdefault(row["name"], []).append(f"batch {batch} (threads: {threads})")
-    found += [f"{baseline} is faster at {', '.join(where)}" for baseline, where in ahead.items()]
-    mine = report["student"]["ms_per_image"]
-    for row in report.get("few_steps") or []:
-        if not is_student(row) and row["ms_per_image"] < mine:
-            found.append(
-                f"{row['name']}, {row['evaluations']} evaluations, is faster an image: "
-                f"{ms(row['ms_per_image'])} against {ms(mine)}"
-            )
-    return found + _heavier(report.get("process") or [])
-
-
-def _heavier(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    student = next((row for row in rows if is_student(row) and "reason" not in row), None)
-    baselines = [row for row in rows if not is_student(row) and "reason" not in row]
-    if student is None:
-        return []
-    return [
-        f"{name(key)} is more than that of {row['name']}"
-        for row in baselines
+                ahead.setdefault(row.name, []).append(group)
+    found += [f"{baseline} is faster at {'; '.join(places)}" for baseline, places in ahead.items()]
+    mine = report.student.ms_per_image
+    found += [
+        f"{row.name}, {row.evaluations} evaluations, is faster an image: {ms(row.ms_per_image)} against {ms(mine)}"
+        for row in report.few_steps
+        if row.ms_per_image < mine
+    ]
+    return found + [
+        f"{name(key)} is more than that of {row.name}"
+        for student in report.process
+        for row in report.process
         for key in ("cold_start_s", "peak_memory_bytes")
-        if student[key] > row[key]
+        if (student.side, row.side) == ("student", "teacher") and getattr(student, key) > getattr(row, key)
     ]
 
 

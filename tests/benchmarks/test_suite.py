@@ -10,6 +10,7 @@ import pytest
 from benchmarks import __main__ as suite
 from benchmarks import edge, peer_table
 from benchmarks.bars import BARS, finish, rewrite_between
+from compress.evaluation.report import read
 from tests.conftest import read_json
 
 
@@ -85,7 +86,7 @@ def test_tables_of_the_readme_are_those_of_the_results() -> None:
         return readme.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
 
     assert between("peers") == peer_table.summary(read_json(results / "peers.json"))
-    assert between("edge") == edge.table(read_json(suite.ROOT / "exported" / "digits-edge" / "report.json"))
+    assert between("edge") == edge.table(read(suite.ROOT / "exported" / "digits-edge"))
     trials = read_json(results / "verifier_power.json")["trials"]
     faulty = [found for name, found in trials.items() if "/clean/" not in name]
     caught = sum(found["verdict"] == "fail" for found in faulty)

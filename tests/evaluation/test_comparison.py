@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from compress.evaluation.comparison import Sets, agreement, compare, paired_means
+from compress.evaluation.comparison import Sets, compare, paired_means
 from compress.evaluation.features import FeatureSpace
-from compress.evaluation.figure import Figure, beside
+from compress.evaluation.figure import beside
+from compress.evaluation.parts import Figure, Space
+from tests.report.sample_report import but, entry, full
 
 WIDTH, COUNT, OTHERS = 6, 300, 600
 SPACE = FeatureSpace("flat", WIDTH, lambda images: images.reshape(len(images), -1).astype(np.float64))
@@ -102,13 +104,17 @@ def test_paired_means_see_small_differences_of_noisy_items() -> None:
     assert figure.resolved and figure.floor == pytest.approx(1.96 / 4000**0.5, rel=0.15)
 
 
-def test_figures_that_are_not_finite_are_not_written() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        Figure(float("nan"), "more").as_json()
-    assert Figure(1.0, "more").as_json()["resolved"] is None
+def test_a_figure_is_of_finite_numbers_of_its_own_kind() -> None:
+    for wrong in ({"value": float("nan")}, {"value": 1.0, "floor": float("inf")}, {"value": "1"}, {"value": True}):
+        with pytest.raises(ValueError, match=r"value|floor"):
+            Figure(better="more", **wrong)
+    assert Figure(value=1.0, better="more").resolved is None
 
 
 def test_agreement_of_spaces() -> None:
-    same, other = Figure(1, "less", None, 1, 0, 0.1, 1, (0.5, 1.5)), Figure(1, "less", None, 1, 0, 0.1, 1, (-0.5, 1.5))
+    same = entry(1.0, 0.0, 0.1, 0.5)
+    other = entry(1.0, 0.0, 0.1, 1.5)
+    assert same.resolved and other.resolved is False
     spaces = {"a": {"kid": same, "vendi": same}, "b": {"kid": same, "vendi": other}, "c": {"density": other}}
-    assert agreement(spaces) == {"kid": True, "vendi": False}
+    parts = {name: Space(dimension=1, enough=True, real_halves=None, metrics=found) for name, found in spaces.items()}
+    assert but(full(), spaces=parts).agreement == {"kid": True, "vendi": False}

@@ -1,32 +1,28 @@
 """From values and limits to a verdict."""
 
-import json
 import math
 
 import pytest
 
-from compress.evaluation.decision import ALWAYS, Decision, as_json, decide, verdict, with_always
-from compress.evaluation.figure import Figure
+from compress.evaluation.decision import ALWAYS, decide, verdict, with_always
+from compress.evaluation.figure import against
+from compress.evaluation.parts import Decision, Figure
 
 
 def exact(**values: float) -> dict[str, list[Figure]]:
-    return {name: [Figure(value, "more")] for name, value in values.items()}
+    return {name: [Figure(value=value, better="more")] for name, value in values.items()}
 
 
 def held(value: float, **bounds: float | None) -> list[bool | None]:
     return [decision.passed for decision in decide(exact(x=value), {"x": bounds}, {})]
 
 
-@pytest.mark.parametrize(
-    "value, passed", [(0.9, False), (1.0, True), (1.1, True), (math.inf, True), (-math.inf, False)]
-)
+@pytest.mark.parametrize("value, passed", [(0.9, False), (1.0, True), (1.1, True), (1e300, True), (-1e300, False)])
 def test_least_value(value, passed):
     assert held(value, min=1.0) == [passed]
 
 
-@pytest.mark.parametrize(
-    "value, passed", [(0.9, True), (1.0, True), (1.1, False), (math.inf, False), (-math.inf, True)]
-)
+@pytest.mark.parametrize("value, passed", [(0.9, True), (1.0, True), (1.1, False), (1e300, False), (-1e300, True)])
 def test_greatest_value(value, passed):
     assert held(value, max=1.0) == [passed]
 
@@ -36,14 +32,22 @@ def test_next_float_beyond_the_limit_fails():
     assert held(math.nextafter(0.3, 1), max=0.3) == [False]
 
 
-@pytest.mark.parametrize("bounds", [{"min": 0.0}, {"max": 0.0}, {"min": -math.inf}, {"max": math.inf}])
-def test_nan_never_passes(bounds):
-    assert held(math.nan, **bounds) == [False]
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_no_figure_and_never_passes(value):
+    with pytest.raises(ValueError, match="finite number"):
+        exact(x=value)
+    for bounds in ({"min": 0.0}, {"max": 0.0}):
+        figure = Figure.model_construct(value=value, better="more", interval=None)
+        with pytest.raises(ValueError, match="finite number"):
+            decide({"x": [figure]}, {"x": bounds}, {})
 
 
 def test_both_limits_are_two_decisions():
     decisions = decide(exact(x=5.0), {"x": {"min": 1.0, "max": 4.0}}, {})
-    assert decisions == [Decision("x", "min", 1.0, 5.0, 5.0, True), Decision("x", "max", 4.0, 5.0, 5.0, False)]
+    assert decisions == (
+        Decision(name="x", kind="min", limit=1.0, value=5.0, bound=5.0, passed=True),
+        Decision(name="x", kind="max", limit=4.0, value=5.0, bound=5.0, passed=False),
+    )
 
 
 def test_limit_of_zero_counts_and_none_does_not():
@@ -64,22 +68,11 @@ def test_one_failure_fails_the_verdict():
     limits = {"ssim": {"min": 1.0}, "bytes": {"max": 1.0}}
     assert verdict(decide(exact(ssim=1.0, bytes=1.0), limits, {})) == "pass"
     assert verdict(decide(exact(ssim=1.0, bytes=1.5), limits, {})) == "fail"
-    assert verdict(decide(exact(ssim=math.nan, bytes=1.0), limits, {})) == "fail"
-
-
-def test_report_has_every_field_and_is_a_copy():
-    decisions = decide(exact(x=5.0), {"x": {"min": 1}}, {})
-    content = as_json(decisions)
-    assert json.loads(json.dumps(content)) == [
-        {"name": "x", "kind": "min", "limit": 1, "value": 5.0, "bound": 5.0, "passed": True, "always": False}
-    ]
-    content[0]["passed"] = False
-    assert decisions[0].passed
 
 
 def figure(value: float, half: float, better: str = "less", teacher: float = 1.0) -> Figure:
     low, high = value - half, value + half
-    return Figure(value, better, (low, high), 10, teacher, 0.1, value - teacher, (low - teacher, high - teacher))  # type: ignore[arg-type]
+    return against(value, better, (low, high), 10, teacher, 0.1)  # type: ignore[arg-type]
 
 
 def test_far_end_of_the_interval_is_held_against_the_limit():
@@ -113,7 +106,7 @@ def test_margin_needs_the_teachers_own_figure():
 
 def test_what_means_nothing_is_left_out_and_said():
     decisions = decide({}, {"x": {"min": 1.0}}, {"x": "other noise"})
-    assert as_json(decisions) == [{"name": "x", "kind": "min", "limit": 1.0, "reason": "other noise", "always": False}]
+    assert decisions == (Decision(name="x", kind="min", limit=1.0, reason="other noise"),)
 
 
 SOUND = {"finite_output": 1.0, "listed_files": 1.0, "sampling_error": 0.0, "kernel_loss": 0.1}
@@ -136,17 +129,17 @@ def test_a_pass_needs_a_gate_on_quality_that_was_held(gates, left_out, expected)
     names = ("psnr", "class_accuracy", "guidance_ratio", "vendi", "bytes", "macs", "params", "call_speedup")
     figures = exact(**dict.fromkeys(names, 1.0), **SOUND)
     if expected == "fail":
-        figures["bytes"] = [Figure(2.0, "less")]
+        figures["bytes"] = [Figure(value=2.0, better="less")]
     assert verdict(decide(figures, with_always(gates, figures), left_out)) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("finite_output", value) for value in (0.999, 0.0, math.nan)),
+        *(("finite_output", value) for value in (0.999, 0.0)),
         ("listed_files", 0.0),
-        *(("sampling_error", value) for value in (2e-5, math.nan)),
-        *(("kernel_loss", value) for value in (1.01, 8.4, math.nan)),
+        *(("sampling_error", value) for value in (2e-5, 1.0)),
+        *(("kernel_loss", value) for value in (1.01, 8.4)),
     ],
 )
 def test_what_no_user_would_accept_fails_whatever_the_recipe_says(name, value):

@@ -17,23 +17,22 @@ def noisy(scale: float, seed: int) -> np.ndarray:
 
 
 def test_variance_is_that_of_the_classes_and_lies_within_its_interval() -> None:
-    pairs = [{"teacher": noisy(1, 0), "student": noisy(2, 1), "labels": LABELS}]
-    found = curves([2.0], pairs, Judge(Brightest(), 1.0))
-    assert found["scales"] == [2.0]
-    for side, variance in (("teacher", 16), ("student", 64)):  # 16 pixels, each of variance 1 or 4
-        (point,) = found["curves"]["variance"][side]
-        low, high = point["interval"]
-        assert point["value"] == pytest.approx(variance, rel=0.1)
-        assert low < point["value"] < high
-        assert (point["value"] - low) / (high - point["value"]) == pytest.approx(1, abs=0.35), "centred"
+    pairs = {2.0: {"teacher": noisy(1, 0), "student": noisy(2, 1), "labels": LABELS}}
+    (point,) = curves(pairs, Judge(Brightest(), 1.0))["variance"]
+    assert point.scale == 2.0
+    for figure, variance in ((point.teacher, 16), (point.student, 64)):  # 16 pixels, each of variance 1 or 4
+        assert figure.interval is not None
+        low, high = figure.interval
+        assert figure.value == pytest.approx(variance, rel=0.1)
+        assert low < figure.value < high
+        assert (figure.value - low) / (high - figure.value) == pytest.approx(1, abs=0.35), "centred"
 
 
 def test_accuracy_is_counted_at_every_scale() -> None:
     right, wrong = digits(LABELS), digits((LABELS + 1) % 10)
-    pairs = [{"teacher": right, "student": s, "labels": LABELS} for s in (right, wrong)]
-    found = curves([1.0, 3.0], pairs, Judge(Brightest(), 1.0))["curves"]["class_accuracy"]
-    assert [point["value"] for point in found["student"]] == [1, 0]
-    assert [point["value"] for point in found["teacher"]] == [1, 1]
+    pairs = {scale: {"teacher": right, "student": s, "labels": LABELS} for scale, s in ((1.0, right), (3.0, wrong))}
+    found = curves(pairs, Judge(Brightest(), 1.0))["class_accuracy"]
+    assert [(point.scale, point.teacher.value, point.student.value) for point in found] == [(1, 1, 1), (3, 1, 0)]
 
 
 def test_model_at_another_scale_is_the_same_but_for_it(class_model: Denoiser) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compress import training
-from compress.contract import Stage
+from compress.contract import Finished
 from compress.errors import PassError
 from compress.models import trajectories
 from compress.models.denoiser import Denoiser, draw, guided, predict
@@ -150,7 +150,7 @@ def test_unknown_teacher_is_named(tmp_path: Path) -> None:
 def test_an_earlier_pass_can_be_the_teacher(tmp_path: Path) -> None:
     model, first = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=5)
     context = dataclasses.replace(
-        make_context(model, tmp_path), stages=(Stage("first", "distill", lambda: first),), teacher=lambda: model
+        make_context(model, tmp_path), finished=(Finished("first", "distill", lambda: first),), teacher=lambda: model
     )
     assert distill._teacher(model, distill.Config(teacher="first"), context) is first
     assert distill._teacher(model, distill.Config(), context) is model
