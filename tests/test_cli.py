@@ -45,7 +45,9 @@ REFUSED = {
     "sample BUNDLE --class 99999999999999999999999": "has the classes 0…9",
     "sample BUNDLE --steps 0": "--steps",
     "sample BUNDLE --steps 99999999999999999999999": "serves 20 steps",
-    "sample BUNDLE --psnr nan": "cannot adapt",
+    "sample BUNDLE --psnr 30": "no quality was calibrated",
+    "sample FLAGSHIP --psnr 30": "its steps were distilled",
+    "sample BUNDLE --psnr nan": "psnr should be a positive, finite number; got nan",
     "sample BUNDLE --embeddings pipe": "takes no embeddings",
     "sample nowhere": "no bundle.json here",
     "sample pipe": "no bundle.json here",
@@ -68,7 +70,7 @@ REFUSED = {
 @pytest.mark.parametrize("words", REFUSED)
 def test_arguments_that_make_no_sense_are_one_message(place: Path, words: str) -> None:
     before = sorted(place.rglob("*"))
-    known = {"BUNDLE": BUNDLE, "QUICK": QUICK}
+    known = {"BUNDLE": BUNDLE, "FLAGSHIP": BUNDLE.with_name("digits-flagship"), "QUICK": QUICK}
     done = compress(*(known.get(word, word) for word in words.split()), folder=place)
     said = " ".join(done.stderr.replace("│", " ").split())
     assert done.returncode == 2 and REFUSED[words] in said and "Traceback" not in said
@@ -86,6 +88,7 @@ def test_what_is_not_finite_is_no_picture(place: Path) -> None:
     shutil.copytree(BUNDLE / "onnx", place / "bundle")
     content = read_json(place / "bundle" / "bundle.json")
     content["sampling"]["steps"] = [{**step, "next_from_sample": 1e30} for step in content["sampling"]["steps"][:2]]
+    content["sampling"]["levels"] = {name: levels[:3] for name, levels in content["sampling"]["levels"].items()}
     content["sampling"]["clip_range"] = None
     (place / "bundle" / "bundle.json").write_text(json.dumps(content))
     assert len(Bundle(place / "bundle", threads=1).steps) == 2

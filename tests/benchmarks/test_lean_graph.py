@@ -9,7 +9,7 @@ from tests.onnx_graph.graphs import run
 
 def test_every_rewrite_is_left_out_once() -> None:
     model = make_denoiser(CLASS_CONFIG)
-    found = lean_graph.graphs(model, model)
+    found = lean_graph.graphs(model)
     sample, timestep, conditions = inputs_for(model, 1)
     timestep.fill_(model.sampling.timesteps[1])
     feeds = {"sample": sample, "timestep": timestep, **conditions}
