@@ -200,9 +200,11 @@ def _fits(manifest: Mapping[str, Any]) -> None:
         if len(sampling["levels"][place]) != len(sampling["steps"]) + 1:
             raise _Fault(f"sampling.levels.{place}: should be one more than there are steps")
     known = manifest.get("timesteps")
-    asked = {step["timestep"] for steps in (sampling["steps"], *sampling.get("others", [])) for step in steps}
-    if inputs["timestep"]["dtype"].startswith("int") and not all(type(t) is int and t >= 0 for t in asked):
-        raise _Fault(f"sampling.steps: timestep: should be a whole number from 0; got {sorted(asked)}")
+    paths = {f"others[{i}]": steps for i, steps in enumerate(sampling.get("others", []))} | {"steps": sampling["steps"]}
+    told = {f"{path}[{i}]": step["timestep"] for path, steps in paths.items() for i, step in enumerate(steps)}
+    for place, timestep in told.items() if inputs["timestep"]["dtype"].startswith("int") else ():
+        _whole(0)(timestep, f"sampling.{place}.timestep")
+    asked = set(told.values())
     if known is not None and not asked <= set(known):
         raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
     null = sampling["guidance"].get("null", {})

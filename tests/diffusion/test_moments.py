@@ -1,5 +1,7 @@
 """The gap between moments, against the Fréchet distance and against what it is for."""
 
+import math
+
 import pytest
 import torch
 
@@ -76,3 +78,12 @@ def test_large_images_are_seen_through_the_same_crop() -> None:
         place = torch.Generator().manual_seed(seed)
         assert float(gap(teacher, teacher, place)) == 0
         assert float(gap(0.5 * teacher, teacher, place)) > 0
+
+
+@pytest.mark.parametrize("shape", [(3, 900), (2, 8, 12, 12)])
+def test_sound_and_film_are_seen_through_crops_of_their_own_rank(shape):
+    random = torch.Generator().manual_seed(0)
+    gap = MomentGap(torch.randn(200, *shape, generator=random))
+    assert shape[0] * math.prod(gap.size) <= 1024 and gap.mean.shape == (shape[0] * math.prod(gap.size),)
+    samples = torch.randn(16, *shape, generator=random)
+    assert gap(samples, samples, random).abs() < 1e-6 < gap(1.5 * samples, samples, random)

@@ -13,7 +13,7 @@ from compress.contract import Context, PassResult
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
 from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, draw
+from compress.models.denoiser import Denoiser, draw, walk
 from compress.models.reference import conditions_for, noise_like
 from compress.models.trajectories import Trajectories
 from tests.conftest import (
@@ -29,6 +29,8 @@ from tests.conftest import (
 
 STEPS, GUIDANCE = passes.module("distill_steps"), passes.module("distill_guidance")
 QUICK = {"steps": 3, "batch_size": 8, "trajectories": 20}
+EDM = {"_class_name": "EDMEulerScheduler"}
+KARRAS = {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True, "prediction_type": "v_prediction"}
 CONFIGS = {"class": SHALLOW_CONFIG, "text": TEXT_CONFIG, "unconditional": UNCONDITIONAL_CONFIG}
 
 
@@ -295,15 +297,31 @@ def test_of_several_numbers_of_steps_every_step_counts_alike(tmp_path: Path, mon
     assert losses == {4 * 2 / 5, 1 * 2 / 5}, "one number of steps would be 1: their mean is"
 
 
-@pytest.mark.parametrize("method", ["trajectory", "progressive", "consistency"])
-def test_a_flow_matching_teacher_is_followed(method: str, tmp_path: Path) -> None:
+def test_a_flow_matching_teacher_is_followed(tmp_path: Path) -> None:
     """The student keeps timesteps of the teacher's own, which are no whole numbers, and comes nearer to it."""
-    teacher = make_denoiser(UNCONDITIONAL_CONFIG, steps=4, scheduler=FLOW)
-    settings = QUICK | {"steps": 30, "lr": 1e-3, "method": method, "sampling_steps": 2}
-    student = run(teacher, tmp_path, **settings).model
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scheduler=FLOW)
+    with torch.no_grad():
+        teacher.net.conv_out.weight.mul_(4)  # else its flow is all but straight, and two steps err by half a percent
+    settings = {"steps": 100, "batch_size": 16, "learning_rate": 1e-3, "ema": 0.9, "trajectories": 200}
+    student = run(teacher, tmp_path, sampling_steps=[2], **settings).model
     own = teacher.sampling.timesteps
     assert student.sampling.timesteps == (own[0], own[2]) and student.sampling.schedule == teacher.sampling.schedule
     checkpoint.save(student, tmp_path / "student")
-    again = checkpoint.load(tmp_path / "student")
-    assert again.sampling == student.sampling
-    assert distance(student, teacher, tmp_path) < distance(at_few_steps(teacher, 2), teacher, tmp_path)
+    assert checkpoint.load(tmp_path / "student").sampling == student.sampling
+    before, after = (distance(m, teacher, tmp_path) for m in (at_few_steps(teacher, 2), student))
+    assert after < 0.8 * before, (before, after)
+
+
+@pytest.mark.parametrize("scheduler", [FLOW, EDM, KARRAS], ids=["flow", "edm", "karras"])
+def test_a_student_that_takes_all_steps_has_no_error(scheduler: dict, tmp_path: Path) -> None:
+    """On levels of any kind: what it is asked and told is what its teacher is asked and told."""
+    teacher = make_denoiser(UNCONDITIONAL_CONFIG, scheduler=scheduler)
+    context = make_context(teacher, tmp_path)
+    for settings in ({"sampling_steps": 4}, {"method": "consistency", "sampling_steps": 4}):
+        config = STEPS.Config.model_validate(settings)
+        student, leader, grid = STEPS._student(teacher, config, context)
+        states = walk(teacher, noise_like(teacher, 8, 1), {})
+        objective = STEPS.Steps(student, leader, config, grid, (4,), Trajectories(states, grid.timesteps, {}))
+        with torch.no_grad():
+            losses = objective(context.dataset().batch(8, 0, 0), torch.Generator().manual_seed(0))
+        assert float(losses["steps"]) < 1e-9
