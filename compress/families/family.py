@@ -81,7 +81,7 @@ class Family:
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
     channels: how many channels a prediction of a net of this config has.
-    multiple: of which number the sides of a sample should be a multiple.
+    multiple: of which number the sides of a sample should be a multiple; of a net for one size alone, that size.
     conditions: the conditions of a net in the order of `positional`; `tokens` is the text length.
     positional: a module f(sample, timestep, *conditions, *scalars) -> prediction [b,c,h,w] around a net.
     scalars: path → width of the modules (or of None) that may give way to a `ScalarEmbedding`, and then take what

@@ -16,7 +16,7 @@ from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
 from compress.errors import PassError
 from compress.families.family import Condition, Family, Layers
 from compress.families.replacements import Passthrough
-from compress.models import checkpoint, edits, scalars, source
+from compress.models import checkpoint, edits, scalars, source, structure
 from compress.models.denoiser import Denoiser, predict
 from compress.passes import distill, factorize, new_student, prune_blocks, prune_channels
 from tests.conftest import SCHEDULER, inputs_for
@@ -36,9 +36,7 @@ def test_what_a_family_names_is_there(any_model: Denoiser) -> None:
 def test_nothing_is_repaired_where_nothing_changed(any_model: Denoiser) -> None:
     before = copy.deepcopy(any_model.net)
     any_model.family.repair(any_model.net)
-    for path, module in any_model.net.named_modules():
-        plain = {key: value for key, value in vars(module).items() if not key.startswith("_")}
-        assert plain == {key: vars(before.get_submodule(path))[key] for key in plain}, path
+    assert structure.describe(any_model.net, before, any_model.family) == {}
 
 
 def test_a_scalar_goes_nowhere_but_to_its_place(class_model: Denoiser) -> None:
@@ -101,6 +99,10 @@ def no_place(_net: nn.Module) -> dict[str, int]:
     raise ValueError("Tokens have no place for an embedding")
 
 
+def left_blocks(net: nn.Module) -> list[str]:
+    return [path for path, module in net.named_modules() if isinstance(module, Block)]
+
+
 TOKENS = Family(
     name="Tokens",
     folder="transformer",
@@ -108,17 +110,15 @@ TOKENS = Family(
     refuse=lambda config: None,
     classes=lambda net: None,
     channels=lambda config: config["in_channels"],
-    multiple=lambda config: 2,
+    multiple=lambda config: config["sample_size"],
     conditions=lambda net, tokens: dict[str, Condition](),
     positional=WithoutVariance,
     scalars=no_place,
-    stages=lambda net: {f"blocks.{i}": (f"blocks.{i}", f"blocks.{i}.outer") for i in range(len(net.blocks))},
+    stages=lambda net: {path: (path, f"{path}.outer") for path in left_blocks(net)},
     channel_axis=2,
     attention=lambda net: {},
-    protected=lambda net: [net.patches, net.time, net.out, *(block.outer for block in net.blocks)],
-    blocks=lambda net: {
-        f"blocks.{i}": {"kind": "passthrough"} for i, b in enumerate(net.blocks) if isinstance(b, Block)
-    },
+    protected=lambda net: [net.patches, net.time, net.out, *(net.get_submodule(p).outer for p in left_blocks(net))],
+    blocks=lambda net: {path: {"kind": "passthrough"} for path in left_blocks(net)},
     left={"passthrough": Passthrough},
     repair=lambda net: None,
     counterpart=lambda name, student, teacher: name,

@@ -195,7 +195,9 @@ def test_rounding_in_training_is_that_of_the_quantized_model(tmp_path: Path) -> 
     context = make_context(model, tmp_path)
     points = quantize.trajectory_points(model, 8, 48, context)
     config = quantize.Config(least_attention_width=0)
-    rounded = quantize_models.fake_quantized(quantize._observed(model, config.float_layers, config, context, points))
+    rounded = quantize_models.fake_quantized(
+        quantize._observed(model, quantize._float_layers(model, config), config, context, points)
+    )
     converted = quantize.calibrated(model, config, context, points).model
     with torch.no_grad():
         wanted, in_training, in_use = (m.module(*points) for m in (model, rounded, converted))

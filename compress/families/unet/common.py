@@ -1,5 +1,6 @@
 """What diffusers' `UNet2DModel` and `UNet2DConditionModel` have in common."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -37,10 +38,37 @@ def class_condition(net: Any) -> dict[str, Condition]:
     return {"class_embedding": Condition(torch.float32, shape)}
 
 
-def labels(class_labels: torch.Tensor | None, first: torch.Tensor | None, second: torch.Tensor | None) -> Any:
-    """What diffusers takes as class_labels: those, or with the net's scalars, what `ScalarEmbedding` takes."""
-    scalars = tuple(scalar for scalar in (first, second) if scalar is not None)
-    return (class_labels, scalars) if scalars else class_labels
+class Positional(nn.Module):
+    """f(sample, timestep, *conditions, *scalars) -> output, in the sample's type whatever the net computes in.
+
+    encoder_hidden_states: [b,tokens,width]; class_labels: int64 [b]; class_embedding: as `class_condition` says, which
+    diffusers takes as class_labels too. With scalars [b] that is what `ScalarEmbedding` takes.
+    """
+
+    def __init__(self, net: Any, conditions: Iterable[str]) -> None:
+        super().__init__()
+        self.net = net
+        self.conditions = tuple(conditions)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        first: torch.Tensor | None = None,
+        second: torch.Tensor | None = None,
+        third: torch.Tensor | None = None,
+        fourth: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        dtype = self.net.dtype
+        given = [value for value in (first, second, third, fourth) if value is not None]
+        conditions, scalars = given[: len(self.conditions)], tuple(given[len(self.conditions) :])
+        conditions = [value.to(dtype) if value.is_floating_point() else value for value in conditions]
+        named = dict(zip(self.conditions, conditions, strict=True))
+        texts = [named.pop("encoder_hidden_states")] if "encoder_hidden_states" in named else []
+        labels: Any = next(iter(named.values()), None)
+        labels = (labels, scalars) if scalars else labels
+        output: torch.Tensor = self.net(sample.to(dtype), timestep, *texts, class_labels=labels, return_dict=False)[0]
+        return output.to(sample.dtype)
 
 
 def scalars(net: Any) -> dict[str, int]:

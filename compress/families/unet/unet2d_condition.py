@@ -5,58 +5,11 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from compress.families.family import Condition
 from compress.families.unet import common
 
 _UNUSED = ("addition_embed_type", "time_cond_proj_dim")
-
-
-class TextConditional(nn.Module):
-    """f(sample, timestep, encoder_hidden_states [b,tokens,width], *scalars) -> output, in the sample's type."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        first: torch.Tensor | None = None,
-        second: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        dtype = self.net.dtype
-        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), common.labels(None, first, second))
-        output = self.net(*given, return_dict=False)[0]
-        return output.to(sample.dtype)
-
-
-class TextAndClassConditional(TextConditional):
-    """f(sample, timestep, encoder_hidden_states, class_labels, *scalars) -> output, in the sample's type."""
-
-    def forward(  # type: ignore[override]
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        class_labels: torch.Tensor,
-        first: torch.Tensor | None = None,
-        second: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        dtype = self.net.dtype
-        if class_labels.is_floating_point():
-            class_labels = class_labels.to(dtype)
-        labels = common.labels(class_labels, first, second)
-        given = (sample.to(dtype), timestep, encoder_hidden_states.to(dtype), labels)
-        output: torch.Tensor = self.net(*given, return_dict=False)[0]
-        return output.to(sample.dtype)
-
-
-def _positional(net: Any) -> nn.Module:
-    return TextAndClassConditional(net) if common.class_condition(net) else TextConditional(net)
 
 
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
@@ -82,5 +35,5 @@ FAMILY = common.unet(
     build=lambda config: UNet2DConditionModel.from_config(dict(config)),
     refuse=_refuse,
     conditions=_conditions,
-    positional=_positional,
+    positional=lambda net: common.Positional(net, _conditions(net, 1)),
 )
