@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from compress.contract import Context
-from compress.diffusion.sampling import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import PassError
 from compress.families.family import Condition, Family, Layers
 from compress.families.replacements import Passthrough

@@ -20,7 +20,7 @@ from compress.models.denoiser import Denoiser
 from compress.report import words
 from compress.report.page import page
 from compress.runtime import Bundle
-from tests.conftest import CLASS_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
+from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
 
 EXPORT, VERIFY = passes.module("export_onnx"), passes.module("verify")
 COUNT = 720
@@ -103,7 +103,7 @@ def altered(bundle: Bundle, folder: Path, change: Any) -> Bundle:
 
 
 def test_other_guidance_is_found_and_blamed(tmp_path: Path) -> None:
-    teacher = make_denoiser(CLASS_CONFIG)
+    teacher = make_denoiser(SHALLOW_CONFIG)
 
     def stronger(manifest: dict[str, Any]) -> None:
         guidance = {**manifest["sampling"]["guidance"], "scale": 2.5}
@@ -117,7 +117,7 @@ def test_other_guidance_is_found_and_blamed(tmp_path: Path) -> None:
 
 
 def test_swapped_timesteps_are_found(tmp_path: Path) -> None:
-    teacher = make_denoiser(CLASS_CONFIG)
+    teacher = make_denoiser(SHALLOW_CONFIG)
 
     def swap(manifest: dict[str, Any]) -> None:
         steps = [dict(step) for step in manifest["sampling"]["steps"]]
@@ -141,7 +141,7 @@ def test_swapped_timesteps_are_found(tmp_path: Path) -> None:
 
 
 def test_noised_weights_are_told_apart_everywhere(tmp_path: Path) -> None:
-    teacher, student = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG)
+    teacher, student = make_denoiser(SHALLOW_CONFIG), make_denoiser(SHALLOW_CONFIG)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         weight = student.net.conv_out.weight
@@ -155,7 +155,7 @@ def test_noised_weights_are_told_apart_everywhere(tmp_path: Path) -> None:
 
 
 def test_unpaired_student_is_judged_without_pairs(tmp_path: Path) -> None:
-    teacher = make_denoiser(CLASS_CONFIG)
+    teacher = make_denoiser(SHALLOW_CONFIG)
 
     def unpair(manifest: dict[str, Any]) -> None:
         manifest["paired"] = False
@@ -171,7 +171,7 @@ def test_unpaired_student_is_judged_without_pairs(tmp_path: Path) -> None:
 
 
 def test_real_images_give_a_ratio_and_memorisation(tmp_path: Path) -> None:
-    teacher = make_denoiser({**CLASS_CONFIG, "sample_size": 16})
+    teacher = make_denoiser({**SHALLOW_CONFIG, "sample_size": 16})
     bundle = exported(teacher, tmp_path / "export")
     context = dataclasses.replace(make_context(teacher, tmp_path), data=Digits(source="digits"))
     context = dataclasses.replace(context, dataset=lambda: data.load(Digits(source="digits"), (1, 16, 16), 10))
@@ -208,7 +208,7 @@ def test_own_feature_extractor_is_a_space_of_its_own(tmp_path: Path) -> None:
 
 
 def test_passes_are_blamed(tmp_path: Path) -> None:
-    teacher, worse = make_denoiser(CLASS_CONFIG), make_denoiser(CLASS_CONFIG, seed=7)
+    teacher, worse = make_denoiser(SHALLOW_CONFIG), make_denoiser(SHALLOW_CONFIG, seed=7)
     quantize = passes.module("quantize")
     context = make_context(worse, tmp_path / "q")
     quantized = quantize.run(worse, quantize.Config(samples=4, evaluations=20), context).model
@@ -243,7 +243,7 @@ def test_too_few_samples_for_a_gate_are_refused_at_once() -> None:
 
 def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
-    model = make_denoiser(CLASS_CONFIG)
+    model = make_denoiser(SHALLOW_CONFIG)
     bundle, context = exported(model, tmp_path), make_context(model, tmp_path)
     truly, missing = VERIFY.predicted.seconds, []
 
@@ -266,7 +266,7 @@ def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pyte
 
 def test_a_few_step_student_is_judged_by_its_samples(tmp_path: Path) -> None:
     """One evaluation of it is none of the teacher's, so that what compares evaluations is left out, with the reason."""
-    teacher = make_denoiser(CLASS_CONFIG, steps=4)
+    teacher = make_denoiser(SHALLOW_CONFIG, steps=4)
     steps, quantize = passes.module("distill_steps"), passes.module("quantize")
     context = make_context(teacher, tmp_path / "made")
     settings = {"sampling_steps": [2], "steps": 3, "batch_size": 8, "trajectories": 20}
@@ -296,7 +296,7 @@ def test_a_few_step_student_is_judged_by_its_samples(tmp_path: Path) -> None:
 
 
 def test_a_baked_student_has_no_guidance_response_and_says_so(tmp_path: Path) -> None:
-    teacher = make_denoiser(CLASS_CONFIG)
+    teacher = make_denoiser(SHALLOW_CONFIG)
     guidance = teacher.sampling.guidance.model_copy(update={"kind": "baked"})
     baked = dataclasses.replace(teacher, sampling=teacher.sampling.model_copy(update={"guidance": guidance}))
     bundle = EXPORT.run(baked, EXPORT.Config(), make_context(teacher, tmp_path / "made")).model
@@ -309,7 +309,7 @@ def test_a_baked_student_has_no_guidance_response_and_says_so(tmp_path: Path) ->
 
 
 def test_samples_that_are_not_finite_fail_and_the_report_says_so(tmp_path: Path) -> None:
-    teacher = make_denoiser(CLASS_CONFIG)
+    teacher = make_denoiser(SHALLOW_CONFIG)
 
     def overflow(manifest: dict[str, Any]) -> None:
         *steps, before, last = manifest["sampling"]["steps"]
