@@ -218,8 +218,8 @@ def groups(report: Report) -> list[tuple[str, list[Latency]]]:
 
 
 def against_student(row: Latency, rows: Sequence[Latency]) -> str:
-    """What a baseline's latency says of the student: FASTER, slower, or not told apart (the intervals overlap)."""
-    student = next((other for other in rows if other.side == "student"), None)
+    """What a baseline's latency says of the student's of its unit: FASTER, slower, or not told apart (they overlap)."""
+    student = next((other for other in rows if (other.side, other.unit) == ("student", row.unit)), None)
     if row.side == "student" or student is None:
         return ""
     if row.interval[1] < student.interval[0]:
