@@ -228,7 +228,7 @@ BAD_CONFIG: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("x", 5),
 }
 BAD_SCHEDULER: dict[str, tuple[Any, ...]] = {
-    "_class_name": (None, "x", 5, "FlowMatchEulerDiscreteScheduler"),
+    "_class_name": (None, "x", 5, "LCMScheduler"),
     "num_train_timesteps": (None, 0, -1, 1, 10**9, "1000", 1.5, [], True),
     "beta_start": (None, -0.1, 1.5, "x", [], math.nan, math.inf, True),
     "beta_end": (None, -0.1, 1.5, "x", [], math.nan, math.inf, True),

@@ -99,8 +99,8 @@ class Sampling(Frozen):
                 numbers = [math.nan]
             if not all(abs(number) < LARGEST for number in numbers):
                 raise ValueError(
-                    "betas: a sample cannot be drawn with this noise schedule, whose numbers at the timesteps are too "
-                    "large or infinite"
+                    f"{'betas' if self.schedule is None else 'levels'}: a sample cannot be drawn with this noise "
+                    "schedule, whose numbers at the timesteps are too large or infinite"
                 )
         return self
 
@@ -151,11 +151,10 @@ class Sampling(Frozen):
 
     def told_at(self, told: float) -> torch.Tensor:
         """The ends [2] of the timesteps at which the net is told a number; both the same unless it is rounded."""
-        if self.schedule is None:
-            return torch.tensor([told, told])
-        half = 0.5 if self.dtype == torch.int64 else 0.0
-        ends = torch.tensor([told - half, told + half], dtype=torch.float64)
-        return ends.clamp(0, self.num_train_timesteps - 1) if half else ends
+        ends = torch.tensor([told, told], dtype=torch.int64 if self.schedule is None else torch.float64)
+        if self.schedule is None or self.dtype == torch.float32:
+            return ends
+        return (ends + torch.tensor([-0.5, 0.5])).clamp(0, self.num_train_timesteps - 1)
 
     def _cumulative(self, timestep: torch.Tensor) -> torch.Tensor:
         """ᾱ, float64, at timesteps of a schedule by betas."""

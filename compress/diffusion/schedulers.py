@@ -191,6 +191,8 @@ def _path(name: str, given: SchedulerConfig, steps: int) -> tuple[Schedule | Non
             raise KeyFaults({"final_sigmas_type": f"sigma_min is not supported with {name}; set it to zero"})
         ends = {key: getattr(given, key) for key in ("sigma_min", "sigma_max") if getattr(given, key) is not None}
         schedule = levels.Edm(sigma_data=given.sigma_data, **ends)
+        if schedule.sigma_min >= schedule.sigma_max:
+            raise KeyFaults({"sigma_min": f"should be below sigma_max, {schedule.sigma_max}; got {schedule.sigma_min}"})
         return schedule, (np.log(levels.karras(schedule.sigma_min, schedule.sigma_max, steps)) / 4).tolist()
     multistep, euler = SCHEDULERS[name] != "ddim", "Euler" in name
     spacing = given.timestep_spacing or ("linspace" if multistep or euler else "leading")

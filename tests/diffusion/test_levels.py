@@ -227,6 +227,7 @@ def test_json_keeps_the_schedule_and_what_the_net_is_told(name, config, schedule
         (UNIPC, {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, "with this final_sigmas_type"),
         (DPM, {"use_karras_sigmas": True, "rescale_betas_zero_snr": True, "prediction_type": "sample"}, "zero_snr"),
         ("DDIMScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas: true is not supported with DDIMScheduler"),
+        ("EDMEulerScheduler", {"sigma_min": 90.0}, r"sigma_min: should be below sigma_max, 80.0; got 90.0"),
         ("EDMEulerScheduler", {"prediction_type": "sample"}, "set it to epsilon or v_prediction"),
         ("EDMEulerScheduler", {"sigma_schedule": "exponential"}, "sigma_schedule: 'exponential' is not supported"),
         ("EDMEulerScheduler", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type: sigma_min is not supported"),

@@ -2,6 +2,7 @@
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -71,10 +72,9 @@ def test_no_steps_are_refused():
         SamplingOptions(steps=0)
 
 
-@pytest.mark.parametrize("config", [dict(DDIMScheduler().config), dict(DPMSolverMultistepScheduler().config)])
-def test_diffusers_own_default_config_is_accepted(config):
-    name = "DPMSolverMultistepScheduler" if "solver_order" in config else "DDIMScheduler"
-    sampling = from_scheduler_config({"_class_name": name, **config})
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_diffusers_own_default_config_is_accepted(name):
+    sampling = from_scheduler_config({"_class_name": name, **getattr(diffusers, name)().config})
     assert sampling.solver == SCHEDULERS[name]
     assert len(sampling.timesteps) == DEFAULT_STEPS[sampling.solver]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, HeunDiscreteScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from compress.diffusion.sampling import Guidance
@@ -404,8 +404,8 @@ def test_file_that_is_no_json_object(folder: Path, name: str, content: bytes) ->
 
 def test_unsupported_scheduler(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
-    HeunDiscreteScheduler().save_pretrained(folder / "scheduler")
-    refused(folder, folder / "scheduler" / "scheduler_config.json", "HeunDiscreteScheduler", "DDIMScheduler")
+    LCMScheduler().save_pretrained(folder / "scheduler")
+    refused(folder, folder / "scheduler" / "scheduler_config.json", "LCMScheduler", "DDIMScheduler")
 
 
 @pytest.mark.parametrize(

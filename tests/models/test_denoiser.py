@@ -157,3 +157,15 @@ def test_sample_shape(size: int | list[int], shape: tuple[int, int, int]) -> Non
 def test_example_inputs_can_be_called_with(any_model: Denoiser) -> None:
     with torch.no_grad():
         assert any_model.module(*example_inputs(any_model, batch=2)).shape == (2, *any_model.sample_shape)
+
+
+def test_a_net_is_told_what_its_sampling_says() -> None:
+    """Between two training timesteps the level is that of the fraction, and the net is told the nearest of them."""
+    config = {"_class_name": "UniPCMultistepScheduler", "use_karras_sigmas": True, "prediction_type": "v_prediction"}
+    model = make_denoiser(UNCONDITIONAL_CONFIG, steps=5, scheduler=config)
+    timestep = torch.tensor(model.sampling.timesteps)
+    told = torch.tensor([step.timestep for step in model.sampling.steps()])
+    assert told.dtype == torch.int64 and not torch.equal(timestep, told.float())
+    sample = torch.randn(5, *model.sample_shape, generator=torch.Generator().manual_seed(0))
+    found = predict(model, sample, timestep, {})
+    assert torch.equal(found, model.module(sample, told)) and not torch.equal(found, model.module(sample, timestep))
