@@ -19,7 +19,7 @@ from rich.table import Table
 
 from compress.evaluation.parts import Space
 from compress.evaluation.report import Report
-from compress.report import words
+from compress.report import findings, words
 
 # Progress goes to stderr, results to stdout, so that results can be piped.
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -79,15 +79,15 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | No
 
 def report(content: Report) -> None:
     """Costs, quality, latency, gates, what is worse, and the verdict."""
-    table(("", "teacher (PyTorch)", "student (onnxruntime)", "ratio"), words.costs(content))
-    for title, rows in words.groups(content):
+    table(("", "teacher (PyTorch)", "student (onnxruntime)", "ratio"), findings.costs(content))
+    for title, rows in findings.groups(content):
         timed = [
             (
                 row.name,
                 f"{row.ms:.3g}",
                 words.span(row.interval, digits=3),
                 f"{row.speedup:.3g}×",
-                words.against_student(row, rows),
+                findings.against_student(row, rows),
             )
             for row in rows
         ]
@@ -95,16 +95,16 @@ def report(content: Report) -> None:
     for failed in content.failed:
         say(f"{failed.name}: failed: {failed.reason}")
     own = ((metric, "", figure) for metric, figure in content.quality.items())
-    table(words.QUALITY, words.qualities(own))
+    table((*findings.QUALITY[:4], ""), ((*row[:4], row[5]) for row in findings.qualities(own)))  # without the floors
     _spaces(content.spaces)
     for metric, reason in content.unmeasured.items():
         say(f"{words.name(metric)}: not measured: {reason}")
     if content.gates:
-        table(words.GATES, words.gates(content))
-    say(f"worse: {'; '.join(words.shortfalls(content)) or 'nothing that was measured'}")
+        table(findings.GATES, findings.gates(content))
+    say(f"worse: {'; '.join(findings.shortfalls(content)) or 'nothing that was measured'}")
     style = {"pass": "bold green", "fail": "bold red"}.get(content.verdict, "bold yellow")
     output.print(f"verdict: {content.verdict}", style=style)
-    if unjudged := words.unjudged(content):
+    if unjudged := findings.unjudged(content):
         say(unjudged)
 
 

@@ -7,57 +7,39 @@ from typing import Literal
 from pydantic import ValidationError
 
 from compress.errors import ReportError
-from compress.evaluation.parts import (
-    ClassAccuracy,
-    Decision,
-    Environment,
-    Failed,
-    FewSteps,
-    Figure,
-    Latency,
-    Part,
-    Process,
-    Quantization,
-    Reference,
-    Response,
-    Side,
-    Space,
-    Stage,
-    TimestepError,
-    Verdict,
-)
+from compress.evaluation import parts
 from compress.files import JSON_BYTES, Unreadable, read_text, write_json
 
 FORMAT: Literal[4] = 4
 
 
-class Report(Part):
+class Report(parts.Part):
     """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
 
     format: Literal[4]
     recipe: str
-    verdict: Verdict
-    gates: tuple[Decision, ...]
-    teacher: Side
-    student: Side
-    ratios: dict[str, Figure]
-    latency: tuple[Latency, ...]
-    failed: tuple[Failed, ...]
-    process: tuple[Process, ...]
-    quality: dict[str, Figure]
+    verdict: parts.Verdict
+    gates: tuple[parts.Decision, ...]
+    teacher: parts.Side
+    student: parts.Side
+    ratios: dict[str, parts.Figure]
+    latency: tuple[parts.Latency, ...]
+    failed: tuple[parts.Failed, ...]
+    process: tuple[parts.Process, ...]
+    quality: dict[str, parts.Figure]
     unmeasured: dict[str, str]
-    spaces: dict[str, Space]
-    probe: tuple[TimestepError, ...]
-    guidance: dict[str, tuple[Response, ...]]
-    by_class: tuple[ClassAccuracy, ...]
-    few_steps: tuple[FewSteps, ...]
-    stages: tuple[Stage, ...]
-    quantization: Quantization | None
-    reference: Reference
+    spaces: dict[str, parts.Space]
+    probe: tuple[parts.TimestepError, ...]
+    guidance: dict[str, tuple[parts.Response, ...]]
+    by_class: tuple[parts.ClassAccuracy, ...]
+    few_steps: tuple[parts.FewSteps, ...]
+    stages: tuple[parts.Stage, ...]
+    quantization: parts.Quantization | None
+    reference: parts.Reference
     seed: int
-    environment: Environment
+    environment: parts.Environment
 
-    def figures(self) -> list[tuple[str, str, Figure]]:
+    def figures(self) -> list[tuple[str, str, parts.Figure]]:
         """(metric, space or nothing, figure) of every figure of quality."""
         found = [(metric, "", figure) for metric, figure in self.quality.items()]
         for name, space in self.spaces.items():
@@ -68,8 +50,8 @@ class Report(Part):
     def agreement(self) -> dict[str, bool]:
         """Of each figure that several spaces have: do they say the same of whether student and teacher differ?"""
         said: dict[str, list[bool | None]] = {}
-        for space in self.spaces.values():
-            for metric, figure in space.metrics.items():
+        for metric, space, figure in self.figures():
+            if space:
                 said.setdefault(metric, []).append(figure.resolved)
         return {metric: len(set(each)) == 1 for metric, each in said.items() if len(each) > 1}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from compress.evaluation.report import Report
-from compress.report import words
+from compress.report import findings
 from compress.report.page import render, settings
 from compress.runtime.bundle import SCALARS
 
@@ -34,7 +34,7 @@ def card(
         recipe=recipe,
         records=rows,
         report=report,
-        shortfalls=words.shortfalls(report) if report else [],
+        shortfalls=findings.shortfalls(report) if report else [],
         bundle=bundle,
         student=student,
         conditions=conditions,

@@ -10,7 +10,7 @@ from compress.errors import ReportError
 from compress.evaluation.parts import Figure, Latency
 from compress.evaluation.report import Report
 from compress.evaluation.report import read as read_report
-from compress.report import plots, words
+from compress.report import findings, plots, words
 from compress.report.page import render
 from compress.report.thumbnails import data_uri
 
@@ -71,7 +71,7 @@ def caveats(students: Sequence[Student]) -> list[str]:
         if len(values) > 1:
             found.append(f"timed on different {what} ({', '.join(values)}): compare ratios, not milliseconds")
     return found + [
-        f"{student.name} is not judged: {why}" for student in students if (why := words.unjudged(student.report))
+        f"{student.name} is not judged: {why}" for student in students if (why := findings.unjudged(student.report))
     ]
 
 
@@ -112,7 +112,7 @@ def comparison(students: Sequence[Student]) -> str:
         students=students,
         rows=table(students),
         caveats=caveats(students),
-        shortfalls={student.name: words.shortfalls(student.report) for student in students},
+        shortfalls={student.name: findings.shortfalls(student.report) for student in students},
         trades=plots.trades(errors) if len(errors) == len(students) else [],
         probe=plots.probe(probes) if probes else None,
         latency=_latency(students),
@@ -154,7 +154,7 @@ def _latency(students: Sequence[Student]) -> list[tuple[str, Markup]]:
     """Bars of every student's own row, by batch and threads, with the first report's baselines above them."""
     found: dict[str, list[tuple[Latency, str]]] = {}
     for number, student in enumerate(students):
-        for title, rows in words.groups(student.report):
+        for title, rows in findings.groups(student.report):
             named = [(row, row.name if row.side == "teacher" else f"{row.name}: {student.name}") for row in rows]
             found.setdefault(title, []).extend(one for one in named if number == 0 or one[0].side == "student")
     return [(title, plots.latency(*zip(*rows, strict=True))) for title, rows in found.items()]

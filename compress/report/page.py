@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from compress.evaluation.report import Report
-from compress.report import plots, words
+from compress.report import findings, plots, words
 from compress.report.thumbnails import pairs
 
 
@@ -21,10 +21,10 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
         "report.html.jinja",
         report=report,
         title=report.recipe,
-        shortfalls=words.shortfalls(report),
+        shortfalls=findings.shortfalls(report),
         records=[{**record, "settings": settings(record["config"])} for record in records],
         groups=[] if samples is None else pairs(samples),
-        latency=[(title, rows, plots.latency(rows)) for title, rows in words.groups(report)],
+        latency=[(title, rows, plots.latency(rows)) for title, rows in findings.groups(report)],
         probe=plots.probe({"student": report.probe}) if report.probe else None,
         trades=plots.trades([(str(i), stage, stage.output_error) for i, stage in enumerate(stages, 1)], *stages[:1]),
         responses=[plots.guidance(curve, metric) for metric, curve in report.guidance.items()],
@@ -44,7 +44,7 @@ def render(template: str, **content: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
-    return environment.get_template(template).render(words=words, **content)
+    return environment.get_template(template).render(words=words, findings=findings, **content)
 
 
 def _facts(report: Report, versions: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from compress.evaluation.report import Report, read
 from compress.files import write_json
 from compress.models import reference
 from compress.models.denoiser import Denoiser
-from compress.report import words
+from compress.report import findings
 from compress.report.page import page
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
@@ -73,7 +73,7 @@ def test_teacher_itself_passes_and_nothing_is_resolved(of_itself: Report) -> Non
     figures |= {f"{space} {name}": figure for name, space, figure in of_itself.figures() if space}
     assert {"classifier frechet", "pixels kid", "pixels coverage", "pixels vendi"} <= set(figures)
     assert {name: figure.resolved for name, figure in figures.items()} == dict.fromkeys(figures, False)
-    assert "not told apart" in words.summary(of_itself)
+    assert "not told apart" in findings.summary(of_itself)
     assert all(of_itself.agreement.values())
 
 

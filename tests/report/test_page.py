@@ -18,7 +18,7 @@ from PIL import Image
 from compress import passes
 from compress.evaluation.parts import Decision, Figure, Verdict
 from compress.evaluation.report import Report, read
-from compress.report import plots, words
+from compress.report import findings, plots, words
 from compress.report.card import card
 from compress.report.page import page
 from compress.report.publish import publish
@@ -319,15 +319,17 @@ def test_gates_on_quality_that_mean_nothing_are_said_to_judge_nothing() -> None:
     report = sample_report.of("not judged")
     left_out = Decision(name="psnr", kind="min", limit=25.0, reason="other noise")
     report = sample_report.but(report, gates=(*report.gates, left_out))
-    assert words.unjudged(report).startswith("no gate on quality means anything for this student; add one, such as")
+    assert findings.unjudged(report).startswith("no gate on quality means anything for this student; add one, such as")
     report = sample_report.but(report, quality={}, spaces={})
-    assert words.unjudged(report).endswith("verify: {samples: 1000, gates: {coverage: {margin: 0.1}}}")
+    assert findings.unjudged(report).endswith("verify: {samples: 1000, gates: {coverage: {margin: 0.1}}}")
 
 
 def test_every_example_of_a_gate_is_one_that_a_recipe_takes() -> None:
     config = passes.module("verify").Config
-    for measured in (*words.EXAMPLES, None):
+    for measured in (*findings.EXAMPLES, None):
         quality = {} if measured is None else {measured: Figure(value=1.0, better="more")}
-        said = words.unjudged(sample_report.but(sample_report.of("not judged"), quality=quality, spaces={}, gates=()))
+        said = findings.unjudged(
+            sample_report.but(sample_report.of("not judged"), quality=quality, spaces={}, gates=())
+        )
         settings = yaml.safe_load(said.split("such as verify: ")[1])
         assert set(config.model_validate(settings).gates) == {measured or "coverage"}

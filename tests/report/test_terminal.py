@@ -9,7 +9,7 @@ from rich.console import Console
 from compress import terminal
 from compress.evaluation.parts import Better, Figure, Row, Unit, Verdict
 from compress.evaluation.report import Report
-from compress.report import words
+from compress.report import findings, words
 from tests.report import sample_report
 
 
@@ -73,16 +73,19 @@ def test_finding(excess: float | None, better: Better, floor: float | None, said
 def test_baselines_are_told_apart_by_their_intervals(low: float, high: float, said: str) -> None:
     student = sample_report.row(sample_report.STUDENT, 1.0, 2.0, 2.5)
     baseline = sample_report.row(sample_report.TEACHER, 1.0, low, high)
-    assert words.against_student(baseline, [baseline, student]) == said
-    assert words.against_student(student, [baseline, student]) == ""
-    assert words.against_student(baseline, [baseline]) == ""
+    assert findings.against_student(baseline, [baseline, student]) == said
+    assert findings.against_student(student, [baseline, student]) == ""
+    assert findings.against_student(baseline, [baseline]) == ""
+    guided = sample_report.row({**sample_report.STUDENT, "unit": "guided call"}, 1.0, 0.1, 0.2)
+    assert findings.against_student(baseline, [baseline, guided, student]) == said, "a call is held to a call"
+    assert findings.against_student(baseline, [baseline, guided]) == ""
 
 
 def test_a_slower_heavier_student_is_said_to_be_so() -> None:
     report = sample_report.minimal()
     slower, larger = Figure(value=0.8, better="more"), Figure(value=1.2, better="less")
     ratios = {**report.ratios, "call_speedup_over_onnxruntime": slower, "bytes": larger}
-    assert words.shortfalls(sample_report.but(report, ratios=ratios)) == [
+    assert findings.shortfalls(sample_report.but(report, ratios=ratios)) == [
         "more bytes than the teacher: 1.2×",
         "speedup a call over onnxruntime fp32 is below 1: 0.8×",
     ]
