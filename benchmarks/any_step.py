@@ -15,12 +15,12 @@ import torch
 from benchmarks.structure import PAIRS, SEED, Judges
 from compress import engine, passes, terminal
 from compress.engine import code_identity
-from compress.evaluation import quality
-from compress.evaluation.response import at_scale, sample
-from compress.evaluation.statistics import bootstrap_mean
-from compress.inputs import Options, digest
-from compress.models.reference import Drawn, draw_kept
-from compress.recipe import Recipe, Step
+from compress.judge import quality
+from compress.judge.response import at_scale, sample
+from compress.model.reference import Drawn, draw_kept
+from compress.recipe.inputs import Options, digest
+from compress.recipe.recipe import Recipe, Step
+from compress.report.statistics import bootstrap_mean
 from compress.runtime import Bundle
 
 ROOT = Path(__file__).parents[1]

@@ -26,9 +26,9 @@ from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError, ExportError
 from compress.families import FAMILIES
 from compress.files import write_json, write_text
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, predict
-from compress.models.reference import silent
+from compress.model.denoiser import Denoiser, predict
+from compress.model.reference import silent
+from compress.pipeline import checkpoint
 from compress.randomness import generator
 
 ROOT = Path(__file__).parents[1]

@@ -17,13 +17,13 @@ from torch import nn
 
 from benchmarks.bars import finish
 from compress import terminal
-from compress.evaluation.latency import default_threads, processor, speedup
 from compress.files import write_json, write_text
-from compress.inputs import Inputs, Options
-from compress.models.denoiser import Denoiser, example_inputs
-from compress.models.reference import silent
+from compress.measure.latency import default_threads, processor, speedup
+from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.reference import silent
 from compress.passes import distill, prune_channels
-from compress.recipe import read
+from compress.recipe.inputs import Inputs, Options
+from compress.recipe.recipe import read
 from compress.training import train
 
 ROOT = Path(__file__).parents[1]

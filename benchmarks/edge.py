@@ -11,13 +11,13 @@ import torch
 from benchmarks.bars import finish, rewrite_between
 from compress import engine, terminal
 from compress.errors import OutputError
-from compress.evaluation.parts import Figure
-from compress.evaluation.report import Report
-from compress.evaluation.report import read as read_report
 from compress.files import write_atomically, write_json, write_text
 from compress.folders import MARK
-from compress.inputs import Options
-from compress.recipe import read
+from compress.recipe.inputs import Options
+from compress.recipe.recipe import read
+from compress.report.parts import Figure
+from compress.report.report import Report
+from compress.report.report import read as read_report
 
 ROOT = Path(__file__).parents[1]
 NAME = "digits-edge"

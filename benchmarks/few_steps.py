@@ -24,15 +24,15 @@ from benchmarks.structure import Judges, as_json, verified, worst_ratio
 from compress import engine, passes, terminal
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.engine import code_identity
-from compress.evaluation import baseline as baselines
-from compress.evaluation import latency
-from compress.evaluation.response import sample
 from compress.files import write_json, write_text
-from compress.inputs import Inputs, Options, digest
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, example_inputs, guided
-from compress.models.reference import draw_many, noise_like
-from compress.recipe import Recipe, Step, read
+from compress.judge import baseline as baselines
+from compress.judge.response import sample
+from compress.measure import latency
+from compress.model.denoiser import Denoiser, example_inputs, guided
+from compress.model.reference import draw_many, noise_like
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.recipe import Recipe, Step, read
 from compress.runtime import Bundle
 
 ROOT = Path(__file__).parents[1]

@@ -25,13 +25,14 @@ from benchmarks.bars import finish
 from benchmarks.peer_models import HELD_OUT, HELD_OUT_SEED, SUBJECTS, Subject, context_of
 from compress import terminal
 from compress.contract import Context
-from compress.evaluation import latency, quality
-from compress.evaluation.statistics import bootstrap, bootstrap_mean, interval
 from compress.files import write_json, write_text
-from compress.models import four_bits, quantized
-from compress.models.denoiser import Denoiser
-from compress.models.reference import conditions_for, noise_like
+from compress.judge import quality
+from compress.measure import latency
+from compress.model.denoiser import Denoiser
+from compress.model.reference import conditions_for, noise_like
 from compress.passes import export_onnx, quantize
+from compress.quantization import four_bits, quantized
+from compress.report.statistics import bootstrap, bootstrap_mean, interval
 from compress.runtime import Bundle
 
 RESULT = Path(__file__).parent / "results" / "int8.json"

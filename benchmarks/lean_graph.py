@@ -20,10 +20,11 @@ from benchmarks.bars import finish
 from benchmarks.int8 import PAUSE, ROUNDS, THREADS
 from benchmarks.peer_models import OPSET, SUBJECTS, context_of
 from compress import terminal
-from compress.evaluation import latency, quality
 from compress.families.unet.attention import channels_first
 from compress.files import write_json, write_text
-from compress.models.denoiser import Denoiser, example_inputs
+from compress.judge import quality
+from compress.measure import latency
+from compress.model.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import REWRITES, as_exported, lean
 from compress.onnx_graph.known import fold_constants
 from compress.passes import quantize

@@ -18,9 +18,9 @@ from compress.contract import Context
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
 from compress.families import FAMILIES
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, example_inputs
+from compress.model.denoiser import Denoiser, example_inputs
 from compress.passes import export_onnx, quantize
+from compress.pipeline import checkpoint
 from compress.randomness import generator
 
 HERE = Path(__file__).parent

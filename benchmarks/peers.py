@@ -26,10 +26,10 @@ from benchmarks.peer_models import HELD_OUT, SEED, SUBJECTS, Files, prepare
 from benchmarks.peer_process import OWN, OWN_VERSIONS, PeerError, Place, Worker, places
 from benchmarks.peer_table import EAGER, TOOLKIT, bars, summary, table
 from compress import terminal
-from compress.evaluation import latency
-from compress.evaluation.quality import sqnr
-from compress.evaluation.statistics import bootstrap, interval
 from compress.files import write_json, write_text
+from compress.judge.quality import sqnr
+from compress.measure import latency
+from compress.report.statistics import bootstrap, interval
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
 README = Path(__file__).parents[1] / "README.md"

@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.bars import finish
 from compress import terminal
-from compress.evaluation.latency import processor
-from compress.evaluation.quality import psnr, sqnr
 from compress.files import write_json, write_text
+from compress.judge.quality import psnr, sqnr
+from compress.measure.latency import processor
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -19,15 +19,16 @@ import torch
 from benchmarks.bars import finish
 from compress import engine, passes, terminal
 from compress.engine import code_identity
-from compress.evaluation import judging, probe
-from compress.evaluation.parts import Part
-from compress.evaluation.report import read as read_report
 from compress.files import write_json, write_text
-from compress.inputs import Inputs, Options, digest
-from compress.models import checkpoint, counts
-from compress.models.denoiser import Denoiser
-from compress.models.reference import draw_kept, draw_many, silent
-from compress.recipe import Recipe, Step, read
+from compress.judge import judging, probe
+from compress.measure import counts
+from compress.model.denoiser import Denoiser
+from compress.model.reference import draw_kept, draw_many, silent
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.recipe import Recipe, Step, read
+from compress.report.parts import Part
+from compress.report.report import read as read_report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

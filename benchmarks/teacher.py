@@ -13,12 +13,12 @@ import numpy as np
 from benchmarks.bars import finish
 from compress import data, terminal
 from compress.diffusion.schedulers import SamplingOptions
-from compress.evaluation.classifier import train_judge
-from compress.evaluation.statistics import wilson
 from compress.files import write_json, write_text
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser
-from compress.models.reference import cycled_labels, draw_many, noise_like
+from compress.judge.classifier import train_judge
+from compress.model.denoiser import Denoiser
+from compress.model.reference import cycled_labels, draw_many, noise_like
+from compress.pipeline import checkpoint
+from compress.report.statistics import wilson
 
 HERE = Path(__file__).parent
 COUNT = 1000

@@ -29,15 +29,15 @@ from compress import passes, terminal
 from compress.contract import Context
 from compress.data import read_npz
 from compress.engine import code_identity
-from compress.evaluation import decision, judging, probe, stages
-from compress.evaluation.baseline import OnnxTeacher, kept
-from compress.evaluation.response import sample
-from compress.evaluation.statistics import wilson
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
-from compress.inputs import Inputs, Options, digest
-from compress.models import checkpoint
-from compress.models.reference import Drawn, Progress, draw_kept, silent
-from compress.recipe import read
+from compress.judge import decision, judging, probe, stages
+from compress.judge.baseline import OnnxTeacher, kept
+from compress.judge.response import sample
+from compress.model.reference import Drawn, Progress, draw_kept, silent
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.recipe import read
+from compress.report.statistics import wilson
 from compress.runtime import Bundle
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from compress.errors import CompressError
 if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
     from pydantic import BaseModel
 
-    from compress.inputs import Options
+    from compress.recipe.inputs import Options
 
 app = typer.Typer(
     name="compress",
@@ -67,11 +67,11 @@ def apply(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Run a recipe; the result goes to outputs/NAME. The same command again continues where it was stopped."""
-    from compress.recipe import read
+    from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
     from compress import engine, terminal
-    from compress.evaluation.report import read as read_report
+    from compress.report.report import read as read_report
 
     where = output or Path("outputs") / checked.head.name
     outcome = engine.apply(checked, where, _options(device, fresh, allow_pickle))
@@ -92,7 +92,7 @@ def plan(
     """Parameters, MACs, bytes, estimated time and memory after each pass, without training."""
     from compress import terminal
     from compress.plan import plan as rows
-    from compress.recipe import read
+    from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)
     shown = [
@@ -122,10 +122,11 @@ def verify(
 
     Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
     """
-    from compress import judge, terminal
+    from compress import terminal
+    from compress import verify_bundle as judge
     from compress.files import check_folder
-    from compress.recipe import read
-    from compress.report.publish import write_page
+    from compress.pages.publish import write_page
+    from compress.recipe.recipe import read
 
     if output:
         check_folder(output)
@@ -147,7 +148,7 @@ def compare(
     """Several students of one teacher, side by side, from their reports."""
     from compress import terminal
     from compress.files import check_target, write_text
-    from compress.report import comparison
+    from compress.pages import comparison
 
     check_target(out)
     students = comparison.read(bundles)
@@ -172,8 +173,8 @@ def bench(
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
     from compress import terminal
-    from compress.evaluation import latency
-    from compress.evaluation.bench import callable_for
+    from compress.measure import latency
+    from compress.measure.bench import callable_for
 
     count = threads or latency.default_threads()
     with latency.threads(count):
@@ -214,7 +215,7 @@ def sample(
 
     from compress.errors import BundleError
     from compress.files import check_target
-    from compress.report.figures import grid
+    from compress.pages.figures import grid
     from compress.runtime import Bundle
     from compress.runtime.bundle import find
 
@@ -286,7 +287,7 @@ def _settings(model: "type[BaseModel]") -> Iterator[str]:
 @app.command()
 def schema() -> None:
     """JSON schema of recipes, for editors."""
-    from compress.recipe import schema as described
+    from compress.recipe.recipe import schema as described
 
     print(json.dumps(described(), indent=2))
 
@@ -295,7 +296,7 @@ def _options(device: str, fresh: bool, allow_pickle: bool) -> "Options":
     import torch
 
     from compress import terminal
-    from compress.inputs import Options
+    from compress.recipe.inputs import Options
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

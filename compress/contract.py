@@ -21,7 +21,7 @@ from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance
 from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import PassError
-from compress.models.denoiser import Denoiser
+from compress.model.denoiser import Denoiser
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)

@@ -26,11 +26,12 @@ from compress.contract import Finished, PassResult
 from compress.errors import CompressError, OutputError
 from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
-from compress.inputs import Inputs, Options, digest
-from compress.models import checkpoint, counts
-from compress.models.denoiser import Denoiser
-from compress.recipe import Recipe, Step
-from compress.report.publish import check, publish
+from compress.measure import counts
+from compress.model.denoiser import Denoiser
+from compress.pages.publish import check, publish
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.recipe import Recipe, Step
 from compress.runtime import Bundle
 from compress.settings import paths
 
@@ -60,7 +61,7 @@ def code_identity(kind: str) -> str:
 def code_of(kind: str) -> set[Path]:
     """Files of this package that a pass can reach by imports; `inputs` reaches what loads and saves models."""
     files: set[Path] = set()
-    waiting = [f"compress.passes.{kind}", "compress.inputs"]
+    waiting = [f"compress.passes.{kind}", "compress.recipe.inputs"]
     while waiting:
         file = _file_of(waiting.pop())
         if file is not None and file not in files:

@@ -12,10 +12,10 @@ from typing import Any
 from compress import passes, training
 from compress.contract import Finished, Forecast
 from compress.data import FromTeacher
-from compress.inputs import Inputs, Options
-from compress.models import counts
-from compress.models.denoiser import Denoiser
-from compress.recipe import Recipe
+from compress.measure import counts
+from compress.model.denoiser import Denoiser
+from compress.recipe.inputs import Inputs, Options
+from compress.recipe.recipe import Recipe
 from compress.runtime import Bundle
 
 

@@ -17,9 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from compress.evaluation.parts import Space
-from compress.evaluation.report import Report
-from compress.report import findings, words
+from compress.pages import findings, words
+from compress.report.parts import Space
+from compress.report.report import Report
 
 # Progress goes to stderr, results to stdout, so that results can be piped.
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from compress.contract import Context, PassConfig
 from compress.data import Batch, Dataset
 from compress.errors import PassError
 from compress.files import write_atomically
-from compress.models.denoiser import Denoiser, example_inputs
+from compress.model.denoiser import Denoiser, example_inputs
 from compress.randomness import Draw, generator
 
 CHECKPOINT_SECONDS = 20.0

@@ -15,10 +15,10 @@ from compress.contract import Context
 from compress.data import Dataset, FromTeacher
 from compress.diffusion.sampling import Guidance
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
-from compress.evaluation import latency
 from compress.families import FAMILIES
-from compress.models.denoiser import Denoiser
-from compress.models.reference import silent
+from compress.measure import latency
+from compress.model.denoiser import Denoiser
+from compress.model.reference import silent
 from tests.shared import shared_export, shared_trace
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
@@ -195,7 +195,7 @@ def read_json(path: Path) -> dict:
 
 def assert_close_db(reference: np.ndarray, value: np.ndarray, least: float) -> None:
     """The one tolerance policy: agreement in dB of signal to noise."""
-    from compress.evaluation.quality import sqnr
+    from compress.judge.quality import sqnr
 
     found = sqnr(np.asarray(reference), np.asarray(value))
     assert found >= least, f"{found:.1f} dB, at least {least} expected"

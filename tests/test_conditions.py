@@ -10,13 +10,13 @@ import torch
 from compress import data
 from compress.data import FromTeacher, Npz
 from compress.errors import DataError, RecipeError
-from compress.evaluation import baseline
-from compress.inputs import Inputs, Options
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, guided, null_conditions, predict
-from compress.models.reference import draw_dataset
+from compress.judge import baseline
+from compress.model.denoiser import Denoiser, guided, null_conditions, predict
+from compress.model.reference import draw_dataset
 from compress.passes import export_onnx
-from compress.recipe import read
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Inputs, Options
+from compress.recipe.recipe import read
 from tests.conftest import (
     CLASS_CONFIG,
     TEXT_CONFIG,

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from compress import engine
 from compress.errors import CompressError, OutputError, PassError
 from compress.files import write_json
-from compress.inputs import Options
-from compress.models import checkpoint
-from compress.models.reference import silent
-from compress.recipe import read
+from compress.model.reference import silent
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Options
+from compress.recipe.recipe import read
 from tests.conftest import SCHEDULER, SHALLOW_CONFIG, make_denoiser, read_json, write_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -110,9 +110,9 @@ def test_code_of_a_pass_is_what_it_can_reach() -> None:
         return {str(file.relative_to(ROOT / "compress")) for file in engine.code_of(kind)}
 
     training, judging = names("distill"), names("verify")
-    assert {"passes/distill.py", "models/checkpoint.py", "inputs.py", "data.py", "__init__.py"} <= training
-    assert not {name for name in training if name.startswith(("evaluation", "report", "onnx_graph"))}
-    assert "training.py" not in judging and "evaluation/quality.py" in judging
+    assert {"passes/distill.py", "pipeline/checkpoint.py", "recipe/inputs.py", "data.py", "__init__.py"} <= training
+    assert not {name for name in training if name.startswith(("judge", "pages", "onnx_graph"))}
+    assert "training.py" not in judging and "judge/quality.py" in judging
     assert engine.code_identity("prune_channels") != engine.code_identity("verify")
 
 
@@ -137,7 +137,7 @@ def test_result_folder_is_complete(teacher: Path, tmp_path: Path) -> None:
 def test_teacher_data_is_drawn_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_recipe(tmp_path, recipe_text(teacher, [DISTILL]))
     engine.apply(read(path), tmp_path / "out", options())
-    monkeypatch.setattr("compress.models.reference.draw_many", lambda *_: pytest.fail("drew images again"))
+    monkeypatch.setattr("compress.model.reference.draw_many", lambda *_: pytest.fail("drew images again"))
     engine.apply(read(path, ["passes.distill.steps=2"]), tmp_path / "out", options())
 
 

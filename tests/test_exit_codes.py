@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from compress import engine, judge
+from compress import engine
+from compress import verify_bundle as judge
 from compress.engine import Outcome
-from compress.evaluation.parts import Verdict
+from compress.report.parts import Verdict
+from tests import sample_report
 from tests.command import compress
 from tests.conftest import write_recipe
-from tests.report import sample_report
 
 CODES = {"pass": 0, "fail": 1, "not judged": 3}
 

@@ -12,19 +12,19 @@ import typer
 
 from benchmarks import edge
 from compress import cli, data, passes
-from compress.evaluation.classifier import train_judge
-from compress.evaluation.report import read as read_report
+from compress.judge.classifier import train_judge
 from compress.randomness import Draw
-from compress.recipe import read
+from compress.recipe.recipe import read
+from compress.report.report import read as read_report
 from compress.runtime import Bundle
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
-    "__main__", "cli", "plan", "judge", "engine", "inputs", "recipe", "yaml_reader", "terminal", "report", "passes",
-    "training", "contract", "evaluation", "onnx_graph", "models", "families", "data", "randomness", "diffusion",
-    "runtime", "settings", "folders", "files", "errors",
+    "__main__", "cli", "plan", "verify_bundle", "engine", "recipe", "terminal", "pages", "passes", "training",
+    "contract", "judge", "measure", "onnx_graph", "pipeline", "quantization", "model", "families", "data", "randomness",
+    "diffusion", "runtime", "report", "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -72,7 +72,7 @@ EXAMPLES = {
     "passes/prune_blocks.py": {"mid_block", "down_blocks", "resnets"},
     "passes/prune_channels.py": {"mid_block"},
     "passes/new_student.py": {"block_out_channels"},
-    "models/source.py": {"UNet2DConditionModel"},  # reads files of many nets, and writes them apart
+    "pipeline/source.py": {"UNet2DConditionModel"},  # reads files of many nets, and writes them apart
 }
 
 

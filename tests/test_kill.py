@@ -24,10 +24,10 @@ from compress import engine
 from compress.contract import Task
 from compress.errors import OutputError
 from compress.folders import alone
-from compress.inputs import Options
-from compress.models import checkpoint
-from compress.models.reference import silent
-from compress.recipe import read
+from compress.model.reference import silent
+from compress.pipeline import checkpoint
+from compress.recipe.inputs import Options
+from compress.recipe.recipe import read
 from tests.conftest import SHALLOW_CONFIG, make_denoiser, read_json, write_recipe
 
 ROOT = Path(__file__).parents[1]

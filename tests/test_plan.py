@@ -10,11 +10,11 @@ import torch
 
 from compress import engine, training
 from compress.errors import DataError
-from compress.inputs import Options
-from compress.models import checkpoint
-from compress.models.reference import silent
+from compress.model.reference import silent
+from compress.pipeline import checkpoint
 from compress.plan import plan
-from compress.recipe import read
+from compress.recipe.inputs import Options
+from compress.recipe.recipe import read
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, make_denoiser, write_recipe
 

@@ -12,8 +12,8 @@ import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from compress.models import checkpoint
 from compress.passes import distill
+from compress.pipeline import checkpoint
 from tests.command import compress
 from tests.conftest import CLASS_CONFIG, FLOW, SCHEDULER, TEXT_CONFIG, TOKENS, make_context, make_denoiser, read_json
 

@@ -17,9 +17,10 @@ from benchmarks.bars import finish
 from benchmarks.hostile import arguments, bundles, checkpoints, datasets, recipes
 from benchmarks.hostile.case import Case, Draw
 from benchmarks.hostile.running import judged
-from compress import engine, judge, plan, terminal  # noqa: F401  imported before the forks, which then need not
+from compress import terminal
+from compress import verify_bundle as judge  # noqa: F401  imported before the forks, which then need not
 from compress.files import write_json, write_text
-from compress.models import quantized  # noqa: F401
+from compress.quantization import quantized  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 KINDS: dict[str, tuple[dict[str, Case], Draw]] = {

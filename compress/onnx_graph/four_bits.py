@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from compress.models.four_bits import BLOCK, LEVELS
+from compress.quantization.four_bits import BLOCK, LEVELS
 
 OPSET = 21  # the first whose DequantizeLinear takes blocks and four bits
 EXACT = 1e-5  # of a block's largest weight: what float32 leaves of a value on the grid

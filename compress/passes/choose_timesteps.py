@@ -16,8 +16,8 @@ from compress.diffusion.schedules import cheapest_path
 from compress.diffusion.solvers import SolverName
 from compress.diffusion.targets import arrival, clean_sample
 from compress.errors import PassError
-from compress.models.denoiser import Denoiser, guided, walk
-from compress.models.reference import conditions_for, noise_like
+from compress.model.denoiser import Denoiser, guided, walk
+from compress.model.reference import conditions_for, noise_like
 from compress.randomness import Draw
 
 

@@ -33,12 +33,12 @@ from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
 from compress.diffusion.prediction import target
 from compress.errors import PassError
-from compress.models import trajectories
-from compress.models.denoiser import Denoiser, example_inputs, guided, predict
-from compress.models.features import attending, attention_maps, tapped
-from compress.models.noising import noised, null_share, with_null
-from compress.models.scalars import GUIDANCE_SCALE, STEPS
-from compress.models.trajectories import Trajectories
+from compress.model import trajectories
+from compress.model.denoiser import Denoiser, example_inputs, guided, predict
+from compress.model.features import attending, attention_maps, tapped
+from compress.model.noising import noised, null_share, with_null
+from compress.model.scalars import GUIDANCE_SCALE, STEPS
+from compress.model.trajectories import Trajectories
 from compress.runtime.sampling import classifier_free_guidance
 
 AVERAGE = "average"

@@ -21,9 +21,9 @@ from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
 from compress.diffusion.targets import clean_sample, truncated_snr
 from compress.errors import PassError
-from compress.models import scalars
-from compress.models.denoiser import Denoiser, guided
-from compress.models.noising import noised
+from compress.model import scalars
+from compress.model.denoiser import Denoiser, guided
+from compress.model.noising import noised
 from compress.settings import Pair
 
 

@@ -35,10 +35,10 @@ from compress.diffusion.prediction import add_noise
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.diffusion.targets import Grid, arrival, clean_sample, clean_target, truncated_snr
 from compress.errors import PassError
-from compress.models import scalars, trajectories
-from compress.models.denoiser import Denoiser, guided
-from compress.models.reference import conditions_for, noise_like
-from compress.models.trajectories import Trajectories
+from compress.model import scalars, trajectories
+from compress.model.denoiser import Denoiser, guided
+from compress.model.reference import conditions_for, noise_like
+from compress.model.trajectories import Trajectories
 from compress.randomness import Draw
 from compress.settings import Many
 

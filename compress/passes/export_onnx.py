@@ -18,14 +18,13 @@ from compress import __version__
 from compress.contract import Context, PassConfig, PassResult
 from compress.diffusion.sampling import Sampling
 from compress.errors import ExportError, PassError
-from compress.evaluation import latency
-from compress.evaluation.parity import first_wrong_layer
-from compress.evaluation.quality import psnr, sqnr
 from compress.files import sha256, write_json
-from compress.models import counts
-from compress.models.denoiser import Denoiser, Quantized, example_inputs
-from compress.models.reference import conditions_for, noise_like
-from compress.models.scalars import STEPS
+from compress.judge.parity import first_wrong_layer
+from compress.judge.quality import psnr, sqnr
+from compress.measure import counts, latency
+from compress.model.denoiser import Denoiser, Quantized, example_inputs
+from compress.model.reference import conditions_for, noise_like
+from compress.model.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.unroll import unroll
 from compress.randomness import Draw, generator

@@ -2,7 +2,7 @@
 
 A k×k convolution becomes one of k×k to `rank` channels and a pointwise one; a linear layer becomes two. The factors
 are those of least error on what the layer is fed: at the model's own timesteps and share of null conditions, unless
-`activation_aware` is false (`models/low_rank.py` holds the mathematics). For a target in multiply-accumulates or
+`activation_aware` is false (`model/low_rank.py` holds the mathematics). For a target in multiply-accumulates or
 parameters, the ranks of all layers are chosen together, by the error of the model's output (without data: by the share
 of the layer's energy) that each costs for what it saves. No width changes, so the feature maps still pair with the
 teacher's.
@@ -24,11 +24,12 @@ from torch import nn
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.errors import PassError, suggest
 from compress.families.replacements import writer
-from compress.models import counts, edits, low_rank
-from compress.models.denoiser import Denoiser, predict
-from compress.models.low_rank import Choice, Spectrum
-from compress.models.moments import Readings, reading
-from compress.models.noising import noised, null_share, with_null
+from compress.measure import counts
+from compress.model import edits, low_rank
+from compress.model.denoiser import Denoiser, predict
+from compress.model.low_rank import Choice, Spectrum
+from compress.model.moments import Readings, reading
+from compress.model.noising import noised, null_share, with_null
 from compress.randomness import Draw, generator
 from compress.settings import Many
 

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from compress.contract import Context, PassConfig, PassResult
 from compress.errors import PassError, suggest
-from compress.models import counts, trial
-from compress.models.denoiser import Denoiser
+from compress.measure import counts
+from compress.model import trial
+from compress.model.denoiser import Denoiser
 from compress.randomness import Draw, generator
 
 

@@ -29,13 +29,13 @@ from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch, Dataset
 from compress.errors import PassError, suggest
-from compress.evaluation import blocks as timing
 from compress.files import write_json
 from compress.folders import own_folder, remove_own
-from compress.models import counts
-from compress.models.blocks import inputs_read, outermost, without
-from compress.models.denoiser import Denoiser, predict
-from compress.models.noising import noised, null_share, with_null
+from compress.measure import blocks as timing
+from compress.measure import counts
+from compress.model.blocks import inputs_read, outermost, without
+from compress.model.denoiser import Denoiser, predict
+from compress.model.noising import noised, null_share, with_null
 from compress.randomness import Draw, generator
 from compress.settings import Many
 

@@ -20,12 +20,13 @@ from compress.contract import Context, PassConfig, PassResult
 from compress.data import Dataset
 from compress.diffusion.prediction import target as prediction_target
 from compress.errors import PassError, suggest
-from compress.evaluation import blocks as timing
-from compress.models import channels, counts, plain_widths
-from compress.models.channels import Coupled, Couplings
-from compress.models.denoiser import Denoiser, predict
-from compress.models.noising import noised, null_share, with_null
-from compress.models.reference import silent
+from compress.measure import blocks as timing
+from compress.measure import counts
+from compress.model import channels, plain_widths
+from compress.model.channels import Coupled, Couplings
+from compress.model.denoiser import Denoiser, predict
+from compress.model.noising import noised, null_share, with_null
+from compress.model.reference import silent
 from compress.randomness import Draw, generator
 from compress.settings import Many
 

@@ -26,13 +26,13 @@ from compress import training
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import HELD_OUT, Batch, Dataset
 from compress.errors import PassError
-from compress.evaluation import kernels, latency
-from compress.evaluation.assignment import left_in_float
-from compress.evaluation.quality import sqnr
-from compress.models import four_bits, quantized, rounding
-from compress.models.denoiser import Denoiser, Quantized, null_conditions, predict, walk
-from compress.models.reference import conditions_for, noise_like
-from compress.models.scalars import GUIDANCE_SCALE, STEPS
+from compress.judge.quality import sqnr
+from compress.measure import kernels, latency
+from compress.model.denoiser import Denoiser, Quantized, null_conditions, predict, walk
+from compress.model.reference import conditions_for, noise_like
+from compress.model.scalars import GUIDANCE_SCALE, STEPS
+from compress.quantization import four_bits, quantized, rounding
+from compress.quantization.assignment import left_in_float
 from compress.randomness import Draw, generator
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Many

@@ -21,9 +21,9 @@ from compress.diffusion.prediction import target
 from compress.diffusion.schedulers import from_scheduler_config
 from compress.errors import PassError, short
 from compress.families import FAMILIES
-from compress.models import trial
-from compress.models.denoiser import Denoiser, predict
-from compress.models.noising import noised, with_null
+from compress.model import trial
+from compress.model.denoiser import Denoiser, predict
+from compress.model.noising import noised, with_null
 from compress.randomness import Draw, generator
 from compress.settings import KeyFaults, unknown_keys
 

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.errors import VerifyError
-from compress.evaluation import baseline as baselines
-from compress.evaluation import cost, decision, images, judging, probed, soundness
-from compress.evaluation import forecast as predicted
-from compress.evaluation.decision import Cost, Distributional, Metric
-from compress.evaluation.parts import Decision, Figure
-from compress.evaluation.report import FORMAT, Report
 from compress.files import write_npz
-from compress.models.reference import BATCH, kept_folder
+from compress.judge import baseline as baselines
+from compress.judge import cost, decision, images, judging, probed, soundness
+from compress.judge import forecast as predicted
+from compress.judge.decision import Cost, Distributional, Metric
+from compress.model.reference import BATCH, kept_folder
+from compress.report.parts import Decision, Figure
+from compress.report.report import FORMAT, Report
 from compress.runtime import Bundle
 from compress.settings import File, Many
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import int8
 from benchmarks.bars import BARS
-from compress.models.denoiser import Denoiser
+from compress.model.denoiser import Denoiser
 from compress.passes import export_onnx
 from tests.conftest import assert_close_db, inputs_for, make_context
 

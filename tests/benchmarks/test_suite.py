@@ -10,7 +10,7 @@ import pytest
 from benchmarks import __main__ as suite
 from benchmarks import edge, peer_table
 from benchmarks.bars import BARS, finish, rewrite_between
-from compress.evaluation.report import read
+from compress.report.report import read
 from tests.conftest import read_json
 
 

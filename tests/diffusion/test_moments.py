@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.diffusion.moments import MomentGap
-from compress.evaluation.distribution import frechet_distance
+from compress.judge.distribution import frechet_distance
 
 PLACES = torch.Generator()
 

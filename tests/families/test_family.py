@@ -16,9 +16,10 @@ from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import PassError
 from compress.families.family import Condition, Family, Layers
 from compress.families.replacements import Passthrough
-from compress.models import checkpoint, edits, scalars, source, structure
-from compress.models.denoiser import Denoiser, predict
+from compress.model import edits, scalars, structure
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import distill, factorize, new_student, prune_blocks, prune_channels
+from compress.pipeline import checkpoint, source
 from tests.conftest import SCHEDULER, inputs_for
 
 

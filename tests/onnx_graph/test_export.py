@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from compress.families.unet.attention import channels_first
-from compress.models.denoiser import example_inputs, predict
+from compress.model.denoiser import example_inputs, predict
 from compress.onnx_graph.export import to_onnx
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_denoiser
 from tests.onnx_graph.graphs import kinds, run

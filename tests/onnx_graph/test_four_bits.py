@@ -6,8 +6,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from compress.models.four_bits import BLOCK, LEVELS, rounded, sizes
 from compress.onnx_graph.four_bits import pack_four_bits
+from compress.quantization.four_bits import BLOCK, LEVELS, rounded, sizes
 from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnxscript.optimizer import optimize_ir
 
-from compress.models.denoiser import example_inputs
+from compress.model.denoiser import example_inputs
 from compress.onnx_graph.simplify import simplify
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
 

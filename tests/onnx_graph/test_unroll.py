@@ -11,9 +11,9 @@ import pytest
 
 from compress import passes
 from compress.errors import BundleError
-from compress.models import scalars
-from compress.models.denoiser import Denoiser
-from compress.models.reference import conditions_for, noise_like
+from compress.model import scalars
+from compress.model.denoiser import Denoiser
+from compress.model.reference import conditions_for, noise_like
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, assert_close_db, make_context, make_denoiser
 

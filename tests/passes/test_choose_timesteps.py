@@ -11,8 +11,8 @@ import torch
 from compress import passes
 from compress.diffusion.schedules import cheapest_path
 from compress.errors import PassError
-from compress.models.denoiser import Denoiser, draw
-from compress.models.reference import conditions_for, noise_like
+from compress.model.denoiser import Denoiser, draw
+from compress.model.reference import conditions_for, noise_like
 from tests.conftest import CLASS_CONFIG, make_context, make_denoiser
 
 CHOOSE = passes.module("choose_timesteps")

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from compress import passes
 from compress.contract import PassResult
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, Quantized, predict
+from compress.model.denoiser import Denoiser, Quantized, predict
+from compress.pipeline import checkpoint
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, inputs_for, make_context, make_denoiser, read_json
 

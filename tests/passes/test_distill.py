@@ -9,11 +9,11 @@ import torch
 from compress import training
 from compress.contract import Finished
 from compress.errors import PassError
-from compress.models import trajectories
-from compress.models.denoiser import Denoiser, draw, guided, predict
-from compress.models.features import attending, attention_maps, tapped
-from compress.models.noising import null_share
-from compress.models.trajectories import Trajectories
+from compress.model import trajectories
+from compress.model.denoiser import Denoiser, draw, guided, predict
+from compress.model.features import attending, attention_maps, tapped
+from compress.model.noising import null_share
+from compress.model.trajectories import Trajectories
 from compress.passes import distill, prune_channels
 from compress.randomness import generator
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser

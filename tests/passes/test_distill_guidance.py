@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from compress import passes
 from compress.contract import PassResult
 from compress.errors import BundleError, PassError
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, draw, guided, predict
-from compress.models.reference import noise_like
+from compress.model.denoiser import Denoiser, draw, guided, predict
+from compress.model.reference import noise_like
+from compress.pipeline import checkpoint
 from tests.conftest import (
     CLASS_CONFIG,
     TEXT_CONFIG,

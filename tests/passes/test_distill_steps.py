@@ -12,10 +12,10 @@ from compress import passes
 from compress.contract import Context, PassResult
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
-from compress.models import checkpoint
-from compress.models.denoiser import Denoiser, draw, walk
-from compress.models.reference import conditions_for, noise_like
-from compress.models.trajectories import Trajectories
+from compress.model.denoiser import Denoiser, draw, walk
+from compress.model.reference import conditions_for, noise_like
+from compress.model.trajectories import Trajectories
+from compress.pipeline import checkpoint
 from tests.conftest import (
     FLOW,
     SCHEDULER,

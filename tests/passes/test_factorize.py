@@ -10,9 +10,11 @@ from torch import nn
 
 from compress.contract import PassResult
 from compress.errors import PassError
-from compress.models import checkpoint, counts, edits
-from compress.models.denoiser import Denoiser, predict
+from compress.measure import counts
+from compress.model import edits
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import export_onnx, factorize, prune_channels, quantize
+from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
 COUNTS = {"macs": counts.macs, "params": counts.parameters}

@@ -10,9 +10,10 @@ import torch
 
 from compress.contract import PassResult
 from compress.errors import PassError
-from compress.models import checkpoint, counts
-from compress.models.denoiser import Denoiser, predict
+from compress.measure import counts
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import distill, factorize, new_student, prune_channels
+from compress.pipeline import checkpoint
 from compress.randomness import generator
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 

@@ -14,10 +14,11 @@ from torch import nn
 
 from compress.contract import Context, PassResult
 from compress.errors import PassError
-from compress.models import checkpoint, counts
-from compress.models.blocks import without
-from compress.models.denoiser import Denoiser, predict
+from compress.measure import counts
+from compress.model.blocks import without
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import distill, export_onnx, prune_blocks, prune_channels, quantize
+from compress.pipeline import checkpoint
 from tests.conftest import (
     CLASS_CONFIG,
     TEXT_CONFIG,

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from compress.errors import PassError
-from compress.models import checkpoint, counts, edits, low_rank
-from compress.models.channels import Couplings, importance
-from compress.models.denoiser import Denoiser, predict
+from compress.measure import counts
+from compress.model import edits, low_rank
+from compress.model.channels import Couplings, importance
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import prune_channels
+from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, inputs_for, make_context, make_denoiser
 
 CONFIGS = {

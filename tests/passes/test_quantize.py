@@ -10,12 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from compress.errors import PassError
-from compress.evaluation.kernels import Pair
-from compress.evaluation.quality import sqnr
-from compress.models import checkpoint, four_bits, rounding
-from compress.models import quantized as quantize_models
-from compress.models.denoiser import Denoiser, predict
+from compress.judge.quality import sqnr
+from compress.measure.kernels import Pair
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
+from compress.pipeline import checkpoint
+from compress.quantization import four_bits, rounding
+from compress.quantization import quantized as quantize_models
 from compress.randomness import Draw
 from compress.runtime.bundle import session_options
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser

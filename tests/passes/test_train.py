@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.errors import PassError
-from compress.models.denoiser import Denoiser
+from compress.model.denoiser import Denoiser
 from compress.passes import train
 from tests.conftest import CLASS_CONFIG, make_context
 

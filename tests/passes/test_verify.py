@@ -12,13 +12,13 @@ from compress import data, passes
 from compress.contract import Finished
 from compress.data import Digits
 from compress.errors import CompressError, VerifyError
-from compress.evaluation import baseline, cost
-from compress.evaluation.report import Report, read
 from compress.files import write_json
-from compress.models import reference
-from compress.models.denoiser import Denoiser
-from compress.report import findings
-from compress.report.page import page
+from compress.judge import baseline, cost
+from compress.model import reference
+from compress.model.denoiser import Denoiser
+from compress.pages import findings
+from compress.pages.page import page
+from compress.report.report import Report, read
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
 

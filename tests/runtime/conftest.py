@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.evaluation.latency import threads
-from compress.models.denoiser import Denoiser
+from compress.measure.latency import threads
+from compress.model.denoiser import Denoiser
 from compress.passes import export_onnx
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from compress.errors import BundleError
-from compress.evaluation.bench import callable_for
 from compress.files import sha256
-from compress.models.denoiser import draw, guided, predict
+from compress.measure.bench import callable_for
+from compress.model.denoiser import draw, guided, predict
 from compress.runtime import Bundle
 from compress.runtime.bundle import open_session
 from compress.runtime.manifest import read_manifest

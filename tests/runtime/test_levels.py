@@ -10,9 +10,9 @@ import torch
 from compress.diffusion.sampling import Sampling
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
-from compress.evaluation.bench import callable_for
-from compress.evaluation.probe import sampling_error
-from compress.models.denoiser import Denoiser, draw
+from compress.judge.probe import sampling_error
+from compress.measure.bench import callable_for
+from compress.model.denoiser import Denoiser, draw
 from compress.passes import export_onnx
 from compress.runtime import Bundle
 from tests.conftest import FLOW, UNCONDITIONAL_CONFIG, assert_close_db, make_context, make_denoiser

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from compress.models.denoiser import draw
+from compress.model.denoiser import draw
 from tests.conftest import assert_close_db, inputs_for
 
 BLOCKED = [

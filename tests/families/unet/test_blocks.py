@@ -1,6 +1,6 @@
 """Which blocks a layout of BK-SDM means."""
 
-from compress.models.blocks import without
+from compress.model.blocks import without
 from tests.conftest import CLASS_CONFIG, make_denoiser
 
 # as Stable Diffusion's: four stages of two layers, the innermost without attention

@@ -1,1 +1,0 @@
-"""How good, how fast, how large: measurements and decisions."""

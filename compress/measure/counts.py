@@ -1,0 +1,66 @@
+"""Size and arithmetic of a model."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compress.families.replacements import LowRank, channel_axis
+from compress.model.denoiser import Denoiser, example_inputs
+
+_COUNTED: dict[str, int] = {}  # macs, by structure
+
+
+def parameters(model: Denoiser) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.net.parameters())
+
+
+def weight_bytes(model: Denoiser) -> int:
+    """Bytes of the weights as they are held."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.net.parameters())
+
+
+def macs(model: Denoiser) -> int:
+    """Multiply-accumulates of one evaluation at batch 1: convolutions, matrix products, attention.
+
+    Nets of one structure are counted once: every pass asks for the same few.
+    """
+    inputs = [tensor.to("meta") for tensor in example_inputs(model, batch=1)]
+    shapes = [tensor.shape for tensor in (*inputs, *model.net.parameters())]
+    key = repr((model.net, sorted(model.config.items()), shapes))
+    if key not in _COUNTED:
+        shadow = model.family.positional(copy.deepcopy(model.net).to("meta"))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            shadow(*inputs)
+        _COUNTED[key] = int(counter.get_total_flops()) // 2
+    return _COUNTED[key]
+
+
+def compared(before: Denoiser, after: Denoiser) -> dict[str, dict[str, float]]:
+    """MACs and parameters of two models and their ratios, for the record of a pass."""
+    sizes = [{"macs": macs(model), "params": parameters(model)} for model in (before, after)]
+    ratios = {key: round(sizes[1][key] / sizes[0][key], 4) for key in sizes[0]}
+    return {"before": dict(sizes[0]), "after": dict(sizes[1]), "ratios": ratios}
+
+
+def places(model: Denoiser) -> dict[str, int]:
+    """How often each convolution and linear layer is applied in one evaluation at batch 1: positions or tokens.
+
+    Layers of low rank count as one; layers that are never called are left out.
+    """
+    shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
+    found: dict[str, int] = {}
+    for path, module in shadow.net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
+
+            def count(layer: nn.Module, _inputs: object, output: Any, path: str = path) -> None:
+                found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]
+
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
+    return found

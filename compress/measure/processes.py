@@ -1,0 +1,80 @@
+"""What a fresh process of either side takes until its first result."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from compress.errors import VerifyError
+from compress.model.denoiser import Denoiser
+from compress.model.reference import Progress
+from compress.pipeline import checkpoint
+from compress.report.parts import Process, Row
+from compress.runtime import Bundle
+
+STUDENT = """
+import sys
+from compress.runtime import Bundle
+bundle = Bundle(sys.argv[1], int(sys.argv[2]))
+sample, given = bundle.example(bundle.batch or 1)
+bundle.denoise(sample, bundle.steps[0].timestep, given)
+"""
+TEACHER = """
+import sys, warnings; warnings.filterwarnings("ignore")
+import torch
+from compress.pipeline import checkpoint
+from compress.model.denoiser import example_inputs
+torch.set_num_threads(int(sys.argv[2]))
+model = checkpoint.load(sys.argv[1], allow_pickle=True)  # written by the process that starts this one
+with torch.no_grad():
+    model.module(*example_inputs(model, 1))
+"""
+# getrusage would count the parent's memory in, as it was when the process was made
+PEAK = """
+try:
+    lines = open("/proc/self/status").read().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+except OSError:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak)
+"""
+
+
+def measure(
+    teacher: Denoiser, bundle: Bundle, names: tuple[Row, Row], starts: int, progress: Progress
+) -> tuple[Process, ...]:
+    """Seconds until the first result, and peak memory, of processes that start from nothing; medians.
+
+    names: the teacher's row and the student's. starts: of each. Raises VerifyError.
+    """
+    if not starts:
+        return ()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, progress("fresh processes", 2 * starts) as task:
+        checkpoint.save(teacher, Path(folder, "teacher"))
+        programs = (TEACHER, Path(folder, "teacher")), (STUDENT, bundle.path.resolve())
+        for row, (program, path) in zip(names, programs, strict=True):
+            started = []
+            for _ in range(starts):
+                started.append(_start(program + PEAK, [str(path), str(bundle.threads)], row.name))
+                task.advance()
+            seconds, peaks = map(np.median, zip(*started, strict=True))
+            rows.append(Process(**dict(row), cold_start_s=float(seconds), peak_memory_bytes=int(peaks)))
+    return tuple(rows)
+
+
+def _start(program: str, arguments: list[str], name: str) -> tuple[float, int]:
+    """(seconds, bytes) of one process. Raises VerifyError."""
+    timed = f"import time; began = time.time()\n{program}\nprint(time.time() - began)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", timed, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise VerifyError(f"{name}: a fresh process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    peak, seconds = done.stdout.split()[-2:]
+    return float(seconds), int(peak)

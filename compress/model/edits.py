@@ -1,0 +1,64 @@
+"""What takes the place of a module that a pass took out of a net or made of lower rank.
+
+An edit is data, {"kind": …, settings}, so that `structure.json` can hold it; `put` makes the module of an edit from the
+one it replaces, and `found` reads the edits back off a net.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from compress.families.family import Family
+from compress.families.replacements import Edit, LowRank, Replacement
+from compress.model.scalars import VALUES, ScalarEmbedding
+
+LARGEST = 2**20  # of any width; a product of four still has a size
+
+
+def put(net: nn.Module, family: Family, path: str, edit: Mapping[str, Any]) -> None:
+    """Edit `net` in place. Raises ValueError where the edit does not fit what is at `path`."""
+    owner, _, name = path.rpartition(".")
+    try:
+        module = getattr(net.get_submodule(owner), name)
+    except AttributeError:
+        raise ValueError(f"{path} does not exist") from None
+    if not path or not isinstance(module, nn.Module | None):
+        raise ValueError("the net itself cannot be replaced" if not path else f"{path} is no module")
+    made: nn.Module
+    kind, settings = edit.get("kind"), {key: value for key, value in edit.items() if key != "kind"}
+    if edit == family.blocks(net).get(path):
+        made = family.left[edit["kind"]](module)
+    elif kind == ScalarEmbedding.kind and _are_scalars(settings) and path in family.scalars(net):
+        made = ScalarEmbedding(module, settings["names"], settings["width"])
+    elif kind == LowRank.kind and can_be_low_rank(module) and _is_rank(settings):
+        made = LowRank(module, settings["rank"])
+    else:
+        raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
+    setattr(net.get_submodule(owner), name, made)
+
+
+def _is_rank(settings: Mapping[str, Any]) -> bool:
+    return set(settings) == {"rank"} and type(settings["rank"]) is int and 0 < settings["rank"] < LARGEST
+
+
+def _are_scalars(settings: Mapping[str, Any]) -> bool:
+    names, width = settings.get("names"), settings.get("width")
+    return (
+        set(settings) == {"names", "width"}
+        and isinstance(names, list)
+        and 0 < len(names) == len(set(map(str, names)))
+        and set(map(str, names)) <= set(VALUES)
+        and type(width) is int
+        and 0 < width < LARGEST
+    )
+
+
+def can_be_low_rank(module: nn.Module | None) -> bool:
+    """Whether a layer can be made of low rank, or of still lower rank."""
+    return isinstance(module, nn.Linear | LowRank) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def found(net: nn.Module) -> dict[str, Edit]:
+    """The edits of a net by path, outer ones before those within them."""
+    return {path: module.edit for path, module in net.named_modules() if isinstance(module, Replacement)}

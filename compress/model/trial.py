@@ -1,0 +1,158 @@
+"""A net is built where nothing is allocated before its weights are read, and tried before anything is made of it.
+
+So a config that asks for too much ends at once, and one that cannot work says so before an hour of training does.
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from compress.families.family import Family
+from compress.model.denoiser import Denoiser, example_inputs
+from compress.randomness import Draw, generator
+
+# The largest U-Nets (SDXL, DeepFloyd IF) have some 2,000 tensors and 4·10⁹ values.
+TENSORS, VALUES = 6000, 2 * 10**10
+NUMBER = 2**20  # diffusers makes lists as long as some numbers are large
+SAMPLE = 2**26  # values of one sample: 4096 × 4096 with four channels
+
+
+def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
+    """The net of a config, on the meta device.
+
+    Raises ValueError, with the end of a sentence, for a config that cannot be built or that is beyond the limits above.
+    """
+    for key, value in _numbers(config):
+        if not 0 <= value <= NUMBER:  # NaN neither
+            raise ValueError(f"{family.name} cannot be built: {key} is {str(value)[:40]}; should lie in 0…{NUMBER:,}")
+    budget = _Budget()
+    try:
+        with register_module_parameter_registration_hook(budget), torch.device("meta"):
+            net: nn.Module = family.build(config)
+    except _TooLargeError as error:
+        raise ValueError(f"{family.name} {error}") from None
+    except Exception as error:  # a config can be wrong in more ways than diffusers names
+        raise ValueError(f"{family.name} cannot be built: {_first_line(error)}") from None
+    for key, default in _defaults(net).items():
+        given = config.get(key)
+        if isinstance(given, bool) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise ValueError(f"{family.name} cannot be built: {key} is {given} and should be a number")
+    return net
+
+
+def check_samples(family: Family, config: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
+    size, taken, given = config["sample_size"], config["in_channels"], family.channels(config)
+    sides = [size, size] if isinstance(size, int) else size
+    whole = isinstance(sides, list | tuple) and all(type(side) is int and side > 0 for side in sides)
+    if not whole or len(sides) != 2:
+        raise ValueError(f"sample_size is {str(size)[:40]}; should be the side of a sample, or [height, width]")
+    if math.prod((taken, *sides)) > SAMPLE:
+        raise ValueError(f"sample_size {size}: a sample of {taken} channels may hold at most {SAMPLE:,} values")
+    if taken != given:
+        raise ValueError(
+            f"in_channels {taken}, out_channels {given}: {_interface(taken, given)} is not supported yet; a net "
+            "should give as many channels as it takes"
+        )
+
+
+@torch.no_grad()
+def run(model: Denoiser) -> None:
+    """Evaluate a model at the first and the last of its timesteps, on a noisy sample that is as small as it can be.
+
+    Raises ValueError, with the end of a sentence, if it does not run, or gives another shape or NaN.
+    """
+    _check_sizes(model.net)
+    name, steps = model.family.name, model.family.multiple(model.config)
+    # what does not divide stays so
+    sides = [min(side, 2 * steps + side % steps) for side in model.sample_shape[1:]]
+    sample = torch.randn(1, model.sample_shape[0], *sides, generator=generator(0, Draw.TRIAL))
+    for timestep in (model.sampling.timesteps[0], model.sampling.timesteps[-1]):
+        try:
+            _, _, *others = example_inputs(model, 1)
+            output = model.module(sample, model.sampling.told(torch.tensor([timestep])), *others)
+        except Exception as error:  # as for `build`
+            reason = f"{_first_line(error)}{_suspects(model, steps)}"
+            raise ValueError(f"{name} is built, but cannot run on samples {list(sample.shape[1:])}: {reason}") from None
+        if output.shape != sample.shape:
+            given = f"{list(output.shape[1:])}{_suspects(model, steps)}"
+            raise ValueError(f"{name} gives {given} for samples {list(sample.shape[1:])}")
+        if not torch.isfinite(output).all():
+            raise ValueError(
+                f"{name} gives NaN or infinity at timestep {timestep}; its weights or a number are damaged"
+            )
+
+
+class _TooLargeError(Exception):
+    """A net is beyond the limits."""
+
+
+class _Budget:
+    """Counts parameters as modules get them."""
+
+    def __init__(self) -> None:
+        self.tensors = self.values = 0
+
+    def __call__(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        self.tensors += 1
+        self.values += 0 if parameter is None else parameter.numel()
+        if self.tensors > TENSORS or self.values > VALUES:
+            raise _TooLargeError(f"is too large: more than {TENSORS:,} tensors or {VALUES:,} values")
+
+
+def _interface(taken: int, given: int) -> str:
+    """What a net is that gives other channels than it takes."""
+    if given == 2 * taken:
+        return "a net that predicts a variance beside the noise (learned variance)"
+    kinds = {(9, 4): "inpainting", (7, 4): "upscaling", (8, 4): "image editing"}
+    if (taken, given) in kinds:
+        return f"a net for {kinds[taken, given]}, which takes an image beside the sample,"
+    if taken > given:
+        return "a net that takes a condition as channels beside the sample"
+    return "a net that gives more than it takes"
+
+
+def _check_sizes(net: nn.Module) -> None:
+    """Raise ValueError for a convolution that may give images far larger than it takes."""
+    for path, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            kernel = tuple(layer.weight.shape[2:])
+            for name in ("padding", "stride", "dilation"):
+                value = getattr(layer, name)
+                pair = isinstance(value, tuple) and len(value) == 2
+                if not pair or any(type(n) is not int or n > most for n, most in zip(value, kernel, strict=True)):
+                    raise ValueError(f"{path}: {name} {str(value)[:40]} does not fit its kernel {kernel}")
+
+
+def _suspects(model: Denoiser, steps: int) -> str:
+    """Keys of the config that may be why a net does not run, as the end of a sentence."""
+    defaults = {key: default for key, default in _defaults(model.net).items() if default is not None}
+    found = [f"{key} is null" for key in defaults if model.config.get(key, "") is None]
+    found += [f"sample_size is no multiple of {steps}"] * any(side % steps for side in model.sample_shape[1:])
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _defaults(net: nn.Module) -> dict[str, Any]:
+    parameters = inspect.signature(type(net).__init__).parameters
+    return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number of a config, with the key that it belongs to."""
+    for key, value in config.items():
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                yield key, one
+            elif isinstance(one, list | tuple):
+                waiting += one
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

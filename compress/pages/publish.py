@@ -1,0 +1,62 @@
+"""Lays out the result of a recipe: student/, onnx/, report.json, report.html, record.json, README.md, pictures."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.files import write_atomically, write_json, write_text
+from compress.folders import refuse_foreign, write_folder
+from compress.pages.card import card
+from compress.pages.figures import draw_pairs
+from compress.pages.page import page
+from compress.report.report import Report, read
+
+_PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
+
+
+def check(output: Path) -> None:
+    """Raises OutputError where a folder stands that a recipe's result would replace and that no recipe made."""
+    for place in _PLACES.values():
+        refuse_foreign(output / place)
+
+
+def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
+    """Copy what the passes left to its place in `output`; the verdict of the last `verify`, if any."""
+    samples = None
+    for number, record in enumerate(records, start=1):
+        folder = output / "passes" / f"{number:02d}-{record['name']}"
+        if record["stored"] is not None:
+            _copy(folder / record["stored"], output / _PLACES[record["stored"]])
+        for file in sorted((folder / "files").iterdir()):
+            if file.name == "samples.npz":
+                draw_pairs(file, output / "samples.png")
+                samples = file
+            else:
+                _copy(file, output / file.name)
+    write_json(output / "record.json", {"recipe": recipe, "passes": list(records)})
+    report = read(output) if any(record["pass"] == "verify" for record in records) else None
+    write_text(output / "README.md", card(recipe, records, report, (output / "onnx").is_dir(), _student(output)))
+    if report is None:
+        return None
+    write_page(output, report, records, samples)
+    return report.verdict
+
+
+def _student(output: Path) -> Literal["stock", "own"] | None:
+    """Who loads the student, if there is one."""
+    if not (output / "student").is_dir():
+        return None
+    return "stock" if any((output / "student").glob("*/diffusion_pytorch_model*")) else "own"
+
+
+def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]], samples: Path | None) -> None:
+    """report.html beside the report.json of `folder`. samples: the .npz with pairs of samples, if there is one."""
+    write_text(folder / "report.html", page(report, records, samples if samples and samples.is_file() else None))
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        write_folder(target, lambda part: shutil.copytree(source, part, dirs_exist_ok=True))
+    else:
+        write_atomically(target, lambda part: shutil.copyfile(source, part))

@@ -1,0 +1,84 @@
+"""The report: what `verify` fills and saves, and what every page reads."""
+
+from os.path import lexists
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from compress.errors import ReportError
+from compress.files import JSON_BYTES, Unreadable, read_text, write_json
+from compress.report import parts
+
+FORMAT: Literal[4] = 4
+
+
+class Report(parts.Part):
+    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+
+    format: Literal[4]
+    recipe: str
+    verdict: parts.Verdict
+    gates: tuple[parts.Decision, ...]
+    teacher: parts.Side
+    student: parts.Side
+    ratios: dict[str, parts.Figure]
+    latency: tuple[parts.Latency, ...]
+    failed: tuple[parts.Failed, ...]
+    process: tuple[parts.Process, ...]
+    quality: dict[str, parts.Figure]
+    unmeasured: dict[str, str]
+    spaces: dict[str, parts.Space]
+    probe: tuple[parts.TimestepError, ...]
+    guidance: dict[str, tuple[parts.Response, ...]]
+    by_class: tuple[parts.ClassAccuracy, ...]
+    few_steps: tuple[parts.FewSteps, ...]
+    stages: tuple[parts.Stage, ...]
+    quantization: parts.Quantization | None
+    reference: parts.Reference
+    seed: int
+    environment: parts.Environment
+
+    def figures(self) -> list[tuple[str, str, parts.Figure]]:
+        """(metric, space or nothing, figure) of every figure of quality."""
+        found = [(metric, "", figure) for metric, figure in self.quality.items()]
+        for name, space in self.spaces.items():
+            found += [(metric, name, figure) for metric, figure in space.metrics.items()]
+        return found
+
+    @property
+    def agreement(self) -> dict[str, bool]:
+        """Of each figure that several spaces have: do they say the same of whether student and teacher differ?"""
+        said: dict[str, list[bool | None]] = {}
+        for metric, space, figure in self.figures():
+            if space:
+                said.setdefault(metric, []).append(figure.resolved)
+        return {metric: len(set(each)) == 1 for metric, each in said.items() if len(each) > 1}
+
+    def write(self, folder: Path) -> None:
+        """Save it as report.json."""
+        write_json(folder / "report.json", self.model_dump(mode="json"))
+
+
+def read(folder: Path) -> Report:
+    """The report of a result folder, or of the bundle folder `onnx` in it.
+
+    Raises ReportError if there is none, if it is damaged, or if it is of another format than is written here.
+    """
+    inside = not lexists(folder / "report.json") and lexists(folder / "bundle.json")
+    path = (folder.parent if inside else folder) / "report.json"
+    if not lexists(path):
+        raise ReportError(
+            f"{folder}: has no report.json; give the result folder of a recipe that ends in verify, "
+            "or write one with `compress verify --output`"
+        )
+    try:
+        return Report.model_validate_json(read_text(path, JSON_BYTES))
+    except Unreadable as error:
+        said = f"cannot be read: {error}"
+    except ValidationError as error:
+        faults = {".".join(map(str, fault["loc"])): fault["msg"] for fault in error.errors()}
+        said = "is damaged (" + "; ".join(f"{place or 'it'}: {fault}" for place, fault in [*faults.items()][:3]) + ")"
+        if "format" in faults:
+            said = f"is of another format than {FORMAT}, the one that this version of compress reads"
+    raise ReportError(f"{path}: {said}; verify the bundle again, with --recipe")

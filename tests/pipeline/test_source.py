@@ -1,0 +1,170 @@
+"""Where a model lies: what a folder or a repository on the hub is, and which files of it are read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import CheckpointError
+from compress.pipeline import source
+
+W = "diffusion_pytorch_model"
+# as https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5 has them
+PIPELINE = [
+    ".gitattributes", "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned-emaonly.safetensors",
+    "feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors",
+    "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "unet/config.json", f"unet/{W}.bin", f"unet/{W}.fp16.bin", f"unet/{W}.fp16.safetensors",
+    f"unet/{W}.non_ema.bin", f"unet/{W}.non_ema.safetensors", f"unet/{W}.safetensors",
+    "vae/config.json", f"vae/{W}.safetensors",
+]  # fmt: skip
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A hub whose one repository has `names`; its downloads lie in `folder`, what was asked for in `asked`."""
+
+    class Hub:
+        def __init__(self) -> None:
+            self.names, self.folder = PIPELINE, tmp_path / "snapshot"
+            self.asked: dict[str, Any] = {}
+
+        def download(self, name: str, **options: Any) -> str:
+            self.asked = {"name": name, **options}
+            for wanted in options.get("allow_patterns", []):
+                (self.folder / wanted).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / wanted).touch()
+            return str(self.folder)
+
+    one = Hub()
+    monkeypatch.setattr(source, "list_repo_files", lambda name: one.names)
+    monkeypatch.setattr(source, "snapshot_download", one.download)
+    return one
+
+
+def refused(reference: Any, *mentions: str) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        source.locate(reference)
+    for mention in mentions:
+        assert mention in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+def shards(*names: str) -> list[str]:
+    return [f"unet/{W}-{name}.safetensors" for name in names]
+
+
+INDEX = f"unet/{W}.safetensors.index.json"
+SHARDS = shards("00001-of-00002", "00002-of-00002")
+
+
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [
+        (PIPELINE, [f"unet/{W}.safetensors"]),
+        ([n for n in PIPELINE if n != f"unet/{W}.safetensors"], [f"unet/{W}.fp16.safetensors"]),
+        ([n for n in PIPELINE if not n.endswith(".safetensors")], [f"unet/{W}.bin"]),
+        (["unet/config.json", INDEX, *SHARDS, *shards("fp16-00001-of-00002")], [INDEX, *SHARDS]),
+        (["unet/config.json", f"unet/{source.OWN_WEIGHTS}", f"unet/{W}.bin"], [f"unet/{source.OWN_WEIGHTS}"]),
+    ],
+    ids=["whole", "half", "pickled", "shards", "own"],
+)
+def test_no_more_is_downloaded_than_is_read(hub: Any, names: list[str], weights: list[str]) -> None:
+    hub.names = names
+    found = source.locate("owner/name")
+    schedule = [name for name in names if name == "scheduler/scheduler_config.json"]
+    assert hub.asked == {"name": "owner/name", "allow_patterns": ["unet/config.json", *weights, *schedule]}
+    assert found.weights == tuple(hub.folder / name for name in weights)
+    assert set(found.files) == {path for path in hub.folder.rglob("*") if path.is_file()}
+
+
+def test_a_bare_model_on_the_hub(hub: Any) -> None:
+    hub.names = ["config.json", f"{W}.safetensors", "scheduler_config.json", "samples/1.png", "random.safetensors"]
+    source.locate("owner/name")
+    assert hub.asked["allow_patterns"] == ["config.json", f"{W}.safetensors", "scheduler_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], "around a transformer"),
+        (["README.md", "sd_xl_base_1.0.safetensors"], "is a single file"),
+        (["README.md", "pytorch_model.txt"], "is no diffusers checkpoint"),
+        ([*PIPELINE, "pytorch_lora_weights.safetensors"], "looks like a LoRA"),
+        ([*PIPELINE, "unet/adapter_model.bin"], "looks like a LoRA"),
+    ],
+)
+def test_what_is_not_supported_is_not_downloaded(hub: Any, names: list[str], reason: str) -> None:
+    hub.names = names
+    refused("owner/name", "owner/name: ", reason)
+    assert not hub.asked
+
+
+def test_without_a_connection_what_was_downloaded_before_serves(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.locate("owner/name")
+
+    def fail(name: str) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(source, "list_repo_files", fail)
+    assert source.locate("owner/name").model == hub.folder / "unet"
+    assert hub.asked == {"name": "owner/name", "local_files_only": True}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConnectionError("Name or service not known\nlong trace"), "Name or service not known"), (TimeoutError(), "Time")],
+)
+def test_unreachable_hub_id(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(source, "list_repo_files", fail)
+    monkeypatch.setattr(source, "snapshot_download", fail)
+    assert "long trace" not in refused("owner/name", "owner/name", reason)
+
+
+def folder_of(root: Path, names: list[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_a_folder_of_a_whole_pipeline(tmp_path: Path) -> None:
+    found = source.locate(folder_of(tmp_path, PIPELINE))
+    assert found.scheduler == tmp_path / "scheduler" / "scheduler_config.json"
+    assert [str(path.relative_to(tmp_path)) for path in found.files] == [
+        "unet/config.json", f"unet/{W}.safetensors", "scheduler/scheduler_config.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_lora_weights.safetensors",
+        "unet/my-LoRA_v2.safetensors",
+        "adapter_model.safetensors",
+        "pytorch_custom_diffusion_weights.bin",
+        "unet/lora.pt",
+    ],
+)
+def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> None:
+    refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
+
+
+def test_a_transformer_is_named_as_the_reason(tmp_path: Path) -> None:
+    refused(folder_of(tmp_path, ["model_index.json", "transformer/config.json"]), "transformer", "not supported yet")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])
+def test_a_single_file_is_named_as_the_reason(tmp_path: Path, name: str) -> None:
+    folder_of(tmp_path, [name])
+    assert "from_single_file" in refused(tmp_path / name, f"{tmp_path / name}: is a single file")
+    refused(tmp_path, f"{tmp_path}: {name} is a single file")
+
+
+@pytest.mark.parametrize("reference", ["a" * 5000, "x\0y", "b/" * 3000])
+def test_what_is_no_path(reference: str) -> None:
+    refused(reference)
