@@ -22,7 +22,7 @@ from compress.recipe import recipe
 from compress.recipe.recipe import GuidanceOptions, Head, Recipe
 from tests.conftest import write_recipe
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 MODEL = "name: test\ncheckpoint: model\n"
 PASSES = "passes:\n"
 
