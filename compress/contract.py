@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from pydantic import field_validator
 
 from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance
@@ -25,10 +26,18 @@ from compress.model.denoiser import Denoiser
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
+MOST = 10_000_000  # images, steps, rounds, … that a recipe may ask for
 
 
 class PassConfig(Frozen):
-    """Base of every pass's `Config`."""
+    """Base of every pass's `Config`. Its whole numbers are counts, and none may be larger than memory ever is."""
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        if type(value) is int and value > MOST:
+            raise ValueError(f"should be at most {MOST}")
+        return value
 
 
 @dataclass(frozen=True)

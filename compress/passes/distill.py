@@ -31,11 +31,10 @@ from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
 from compress.errors import PassError
-from compress.model.denoiser import Denoiser, guided, null_conditions, predict
+from compress.model.denoiser import Denoiser, guided, guided_halves, null_conditions, predict
 from compress.model.features import CommonStages, attending, attention_maps, tapped
 from compress.model.noising import Question, noised, null_share, with_null, with_scale
 from compress.model.scalars import STEPS
-from compress.runtime.sampling import classifier_free_guidance
 from compress.training import trajectories
 from compress.training.trajectories import Trajectories
 
@@ -134,7 +133,7 @@ class Imitation(training.Objective):
             losses["output"] = weight.output * _relative_error(output, wanted)
         if weight.guided:
             scale = student.sampling.guidance.scale
-            ours, theirs = (_guided(both, scale) for both in (output, wanted))
+            ours, theirs = (guided_halves(both, scale) for both in (output, wanted))
             losses["guided"] = weight.guided * _relative_error(ours, theirs)
         if self.stages:
             terms = [_relative_error(self.stages(tap, narrow[tap]), wide[tap][: len(output)]) for tap in taps]
@@ -181,13 +180,6 @@ class Imitation(training.Objective):
 def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     wanted = wanted.detach().float()
     return (value.float() - wanted).square().mean() / wanted.square().mean()
-
-
-def _guided(both: torch.Tensor, scale: float) -> torch.Tensor:
-    """From outputs [2b,…] with the conditions and without."""
-    conditional, unconditional = both.chunk(2)
-    result: torch.Tensor = classifier_free_guidance(conditional, unconditional, scale)
-    return result
 
 
 def imitation(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:

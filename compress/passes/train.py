@@ -32,7 +32,7 @@ class Config(training.TrainingConfig):
         None, description="diffusers config of the model to train, with `_class_name`; absent: train the model so far"
     )
     steps: int = Field(3000, ge=1, description="optimizer steps")
-    batch_size: int = Field(128, ge=1, description="images a step")
+    batch_size: int = Field(128, ge=1, le=training.LARGEST_BATCH, description="images a step")
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
 
     @field_validator("model")

@@ -4,7 +4,17 @@ An objective turns a batch into losses; the loop does the rest. Imports `contrac
 `loop.py`.
 """
 
-from compress.training.config import TrainingConfig, say_slow
+from compress.training.config import LARGEST_BATCH, TrainingConfig, say_slow
 from compress.training.loop import Objective, forecast, forecast_of, student_of, train, trained
 
-__all__ = ["Objective", "TrainingConfig", "forecast", "forecast_of", "say_slow", "student_of", "train", "trained"]
+__all__ = [
+    "LARGEST_BATCH",
+    "Objective",
+    "TrainingConfig",
+    "forecast",
+    "forecast_of",
+    "say_slow",
+    "student_of",
+    "train",
+    "trained",
+]

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from compress.contract import Context, PassConfig
 
+LARGEST_BATCH = 65_536
+
 
 class EarlyStop(PassConfig):
     """When to end before the last step."""
@@ -21,7 +23,7 @@ class TrainingConfig(PassConfig):
     """Settings that every training pass has."""
 
     steps: int = Field(600, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, description="images a step")
+    batch_size: int = Field(64, ge=1, le=LARGEST_BATCH, description="images a step")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for machines with little memory")
     learning_rate: float = Field(4e-4, gt=0, description="peak learning rate of AdamW; decays to 0 by a cosine")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
