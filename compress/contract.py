@@ -35,7 +35,8 @@ class PassConfig(Frozen):
     @field_validator("*")
     @classmethod
     def _countable(cls, value: Any) -> Any:
-        if type(value) is int and value > MOST:
+        given = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and number > MOST for number in given):
             raise ValueError(f"should be at most {MOST}")
         return value
 
