@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from pydantic import field_validator
 
 from compress.data import DataConfig, Dataset
 from compress.diffusion.sampling import Guidance
@@ -25,10 +26,19 @@ from compress.model.denoiser import Denoiser
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
+MOST = 10_000_000  # images, steps, rounds, … that a recipe may ask for
 
 
 class PassConfig(Frozen):
-    """Base of every pass's `Config`."""
+    """Base of every pass's `Config`. Its whole numbers are counts, and none may be larger than memory ever is."""
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        given = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and number > MOST for number in given):
+            raise ValueError(f"should be at most {MOST}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,18 @@ class Context:
     finished: Sequence[Finished] = ()
     allow_pickle: bool = False
 
-    def earlier(self, name: str) -> Any:
-        """The model that a pass before this one gave. Raises PassError."""
+    def leader(self, name: str | None) -> Denoiser:
+        """The float model that a pass before this one gave, by the pass's name; None: the teacher. Raises PassError."""
+        if name is None:
+            return self.teacher()
         found = next((one for one in self.finished if one.name == name), None)
         if found is None:
             known = ", ".join(one.name for one in self.finished) or "none"
             raise PassError(f"{self.name}: teacher: no pass {name!r} before this one; there are: {known}")
-        return found.load()
+        model = found.load()
+        if not isinstance(model, Denoiser) or model.precision is not None:
+            raise PassError(f"{self.name}: teacher: {name} gives no float model")
+        return model
 
     def training_data(self) -> Dataset:
         """The part of the data that may be trained on."""

@@ -57,7 +57,7 @@ class FromTeacher(Frozen):
     """No images of one's own: drawn once from the teacher and cached."""
 
     source: Literal["teacher"]
-    count: int = Field(2000, ge=1)
+    count: int = Field(2000, ge=1, le=10_000_000)
     embeddings: File | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
 
 

@@ -17,8 +17,6 @@ from compress.runtime.sampling import Step
 from compress.settings import Frozen, Listed, Pair
 
 LARGEST = 1e8  # coefficient of a solver step; epsilon prediction on the cosine schedule has 2·10⁴
-Beta = Annotated[float, Field(ge=0, le=1)]
-TrainTimesteps = Annotated[int, Field(ge=1, le=100_000)]
 Schedule = Annotated[levels.Between | levels.Flow | levels.Edm, Field(discriminator="kind")]
 
 
@@ -45,14 +43,9 @@ class Guidance(Frozen):
         return self.kind in ("cfg", "classifier")
 
 
-class Sampling(Frozen):
+class Sampling(schedules.Betas):
     """Noise schedule, prediction type, solver, exact timesteps, clipping and guidance."""
 
-    num_train_timesteps: TrainTimesteps = 1000
-    beta_schedule: schedules.BetaSchedule = "linear"
-    beta_start: Beta = 1e-4
-    beta_end: Beta = 0.02
-    trained_betas: Listed[Beta] | None = None
     zero_terminal_snr: bool = False
     prediction_type: PredictionType = "epsilon"
     schedule: Schedule | None = Field(

@@ -9,10 +9,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from compress.diffusion import levels, schedules
 from compress.diffusion.prediction import PredictionType
-from compress.diffusion.sampling import Beta, Sampling, Schedule, TrainTimesteps
+from compress.diffusion.sampling import Sampling, Schedule
 from compress.diffusion.solvers import SolverName
 from compress.errors import short
-from compress.settings import Frozen, KeyFaults, Listed, plain, unknown_keys, words
+from compress.settings import Frozen, KeyFaults, plain, unknown_keys, words
 
 # diffusers' scheduler class → this package's solver. Euler's is DDIM; stochastic and pseudo-numerical ones share the
 # noise schedule and are sampled by DDIM.
@@ -65,14 +65,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class SchedulerConfig(Frozen, extra="ignore"):
+class SchedulerConfig(schedules.Betas, extra="ignore"):
     """What is read of a diffusers `scheduler_config.json`. It may hold left-overs of the one that it was made from."""
 
-    num_train_timesteps: TrainTimesteps = 1000
-    beta_schedule: schedules.BetaSchedule = "linear"
-    beta_start: Beta = 1e-4
-    beta_end: Beta = 0.02
-    trained_betas: Listed[Beta] | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] = "epsilon"
     timestep_spacing: schedules.Spacing | None = None
@@ -86,6 +81,10 @@ class SchedulerConfig(Frozen, extra="ignore"):
     sigma_min: float | None = Field(None, gt=0)
     sigma_max: float | None = Field(None, gt=0)
     sigma_data: float = Field(0.5, gt=0)
+
+
+class StepsFault(ValueError):
+    """More steps than there are timesteps."""
 
 
 class SamplingOptions(Frozen):
@@ -136,7 +135,7 @@ def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | 
     steps = options.steps or DEFAULT_STEPS[solver]
     count = given.num_train_timesteps
     if not 1 <= steps <= count:
-        raise ValueError(f"{steps} sampling steps: must lie in 1…{count}, the number of training timesteps")
+        raise StepsFault(f"{steps} sampling steps: must lie in 1…{count}, the number of training timesteps")
     prediction = _prediction(name, given)
     if given.rescale_betas_zero_snr and prediction == "epsilon":
         raise ValueError("epsilon prediction at zero terminal SNR is undefined at the last timestep")
@@ -150,11 +149,7 @@ def from_scheduler_config(config: Mapping[str, Any], options: SamplingOptions | 
     schedule, timesteps = _path(name, given, steps)
     try:
         sampling = Sampling(
-            num_train_timesteps=count,
-            beta_schedule=given.beta_schedule,
-            beta_start=given.beta_start,
-            beta_end=given.beta_end,
-            trained_betas=given.trained_betas,
+            **given.model_dump(include=set(schedules.Betas.model_fields)),
             zero_terminal_snr=given.rescale_betas_zero_snr,
             prediction_type=prediction,
             schedule=schedule,

@@ -5,13 +5,27 @@ The forward process is x_t = α_t·x_0 + σ_t·ε with α_t² = ᾱ_t = Π(1 −
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
+
+from compress.settings import Frozen, Listed
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Beta = Annotated[float, Field(ge=0, le=1)]
 Spacing = Literal["leading", "trailing", "linspace"]
+
+
+class Betas(Frozen):
+    """Variances of the forward process, as diffusers' scheduler configs name them."""
+
+    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    beta_schedule: BetaSchedule = "linear"
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    trained_betas: Listed[Beta] | None = None
 
 
 def betas(kind: BetaSchedule, count: int, start: float, end: float) -> torch.Tensor:

@@ -129,29 +129,6 @@ class Denoiser:
 Quantized = NewType("Quantized", Denoiser)  # what a pass says that takes or gives a model of other precision
 
 
-def guidance_fault(model: Denoiser) -> str | None:
-    """What is wrong with the guidance of a model, to be written behind its name; None: nothing."""
-    guidance, count = model.sampling.guidance, model.family.classes(model.net)
-    if guidance.null_class is not None and (count is None or not 0 <= guidance.null_class < count):
-        has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
-        return f".null_class: {guidance.null_class}, but the model {has}"
-    if guidance.kind == "classifier" and list(model.conditions) != ["class_labels"]:
-        return ".classifier: needs a model with class labels alone"
-    if guidance.kind == "embedded" and scalars.GUIDANCE_SCALE not in model.inputs:
-        return ".kind: embedded, but the model takes no guidance scale"
-    if guidance.kind != "cfg" or guidance.null_class is not None:
-        return None
-    if model.dropped is None:
-        without = "unconditional and cannot be guided; remove guidance"
-        return f": the model is {without if count is None else 'class-conditional; give null_class'}"
-    wanted = model.conditions[model.dropped].shape
-    found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
-    if found == wanted:
-        return None
-    shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
-    return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
-
-
 def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`conditions` with the null condition in place of the one that guidance leaves out."""
     name = model.dropped
@@ -170,25 +147,20 @@ def predict(
 
     conditions: may hold the model's scalars, float32 [b]; else they are those of its sampling.
     """
-    given = _with_scalars(model, conditions, sample)
     told = model.sampling.told(timestep)
-    output: torch.Tensor = model.module(sample, told, *(given[name] for name in model.inputs))
-    return output
-
-
-def _with_scalars(
-    model: Denoiser, conditions: Mapping[str, torch.Tensor], sample: torch.Tensor
-) -> Mapping[str, torch.Tensor]:
-    missing = [name for name in model.inputs if name not in conditions and name not in model.conditions]
     usual = {scalars.GUIDANCE_SCALE: model.sampling.guidance.scale, scalars.STEPS: len(model.sampling.timesteps)}
-    return {**conditions, **{n: torch.full((len(sample),), float(usual[n]), device=sample.device) for n in missing}}
+    given = (
+        conditions[name] if name in conditions else torch.full((len(sample),), float(usual[name]), device=sample.device)
+        for name in model.inputs
+    )
+    output: torch.Tensor = model.module(sample, told, *given)
+    return output
 
 
 def guided(
     model: Denoiser, sample: torch.Tensor, timestep: torch.Tensor, conditions: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Model output [b,c,h,w] with the model's own guidance: for `cfg` one evaluation of a doubled batch, for
-    `classifier` one and the classifier's gradient.
+    """Model output [b,…] with its guidance, which for `cfg` takes a doubled batch, and for `classifier` a gradient.
 
     conditions: may hold a guidance scale for each item, float32 [b], instead of the model's own.
     """
@@ -203,8 +175,12 @@ def guided(
         return predict(model, sample, timestep, conditions) + scale * steered(model, sample, timestep, conditions)
     null = null_conditions(model, conditions)
     both = {name: torch.cat([value, null[name]]) for name, value in conditions.items()}
-    output = predict(model, torch.cat([sample, sample]), torch.cat([timestep, timestep]), both)
-    conditional, unconditional = output.chunk(2)
+    return guided_halves(predict(model, torch.cat([sample] * 2), torch.cat([timestep] * 2), both), scale)
+
+
+def guided_halves(both: torch.Tensor, scale: Any) -> torch.Tensor:
+    """Guided output [b,…] from the outputs [2b,…] with the conditions and without."""
+    conditional, unconditional = both.chunk(2)
     result: torch.Tensor = classifier_free_guidance(conditional, unconditional, scale)
     return result
 
@@ -223,33 +199,32 @@ def draw(
     noise: torch.Tensor,
     conditions: Mapping[str, torch.Tensor],
     on_step: Callable[[], None] | None = None,
+    on_sample: Callable[[torch.Tensor], None] = lambda _: None,
 ) -> torch.Tensor:
-    """Clean samples [b,…] from standard normal noise [b,…], by the model's own sampling."""
+    """Clean samples [b,…] from standard normal noise [b,…], by the model's own sampling.
+
+    on_sample: is shown the samples on the way, noise first, that are denoised. on_step: called after each evaluation.
+    """
 
     def denoise(sample: torch.Tensor, timestep: float) -> torch.Tensor:
+        on_sample(sample)
         return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
 
     samples: torch.Tensor = solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range, on_step)
     return samples
 
 
-@torch.no_grad()
 def walk(model: Denoiser, noise: torch.Tensor, conditions: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The samples [steps + 1,b,…] that drawing from noise [b,…] goes through: noise first, clean last."""
-    states = []
-
-    def denoise(sample: torch.Tensor, timestep: float) -> torch.Tensor:
-        states.append(sample)
-        return guided(model, sample, torch.full((len(sample),), timestep, device=sample.device), conditions)
-
-    clean = solve(denoise, noise, model.sampling.steps(), model.sampling.clip_range)
+    states: list[torch.Tensor] = []
+    clean = draw(model, noise, conditions, on_sample=states.append)
     return torch.stack([*states, clean])
 
 
 def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
     """Zero-filled inputs of the right shapes and types on the model's device: sample, timestep, `inputs`.
 
-    Scalars are ones, of which each has an embedding.
+    Scalars are ones, which have an embedding.
     """
     device = model.device
     return (

@@ -29,7 +29,7 @@ from compress.model import edits, low_rank
 from compress.model.denoiser import Denoiser, predict
 from compress.model.low_rank import Choice, Spectrum
 from compress.model.moments import Readings, reading
-from compress.model.noising import noised, null_share, with_null
+from compress.model.noising import noised, with_null
 from compress.randomness import Draw, generator
 from compress.settings import Many
 
@@ -134,24 +134,18 @@ def _read(model: Denoiser, layers: Mapping[str, nn.Module], config: Config, cont
     For a budget of all layers together, also how the model's output responds to each.
     """
     dataset = context.training_data()
-    own = torch.tensor(model.sampling.timesteps)
-    share = null_share(model.sampling.guidance.scale)
     together = _wanted(config.target)[0] in ("macs", "params")
     with context.progress(f"{context.name}: reading layers", config.batches) as task, reading(layers) as found:
         for step in range(config.batches):
             random = generator(context.seed, Draw.FACTORIZE, step)
             batch = dataset.batch(BATCH, context.seed, Draw.FACTORIZE, step).to(context.device)
-            count = len(batch.images)
-            timestep = own[torch.randint(len(own), (count,), generator=random)]
-            sample, *_ = noised(model, batch, timestep, random)
-            null = torch.rand(count, generator=random) < share
-            conditions = with_null(model, batch.conditions, null)
+            question = with_null(model, noised(model, batch, random), random)
             with torch.set_grad_enabled(together):
-                output = predict(model, sample, timestep.to(context.device), conditions)
+                output = predict(model, *question.asked)
             if together:
                 signs = torch.randint(2, output.shape, generator=random).to(output) * 2 - 1
                 output.backward(signs)
-            found.items += count
+            found.items += len(batch.images)
             task.advance()
     return found
 

@@ -35,7 +35,7 @@ from compress.measure import blocks as timing
 from compress.measure import counts
 from compress.model.blocks import inputs_read, outermost, without
 from compress.model.denoiser import Denoiser, predict
-from compress.model.noising import noised, null_share, with_null
+from compress.model.noising import noised, with_null
 from compress.randomness import Draw, generator
 from compress.settings import Many
 
@@ -104,16 +104,10 @@ class Imitation(nn.Module):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Mean (S − T)² ÷ mean T² of the outputs S without the block and T with it [b,c,h,w]."""
         less, whole = self.models
-        count = len(batch.images)
-        own = torch.tensor(whole.sampling.timesteps)
-        timestep = own[torch.randint(len(own), (count,), generator=random)]
-        sample = noised(whole, batch, timestep, random)[0]
-        null = torch.rand(count, generator=random) < null_share(whole.sampling.guidance.scale)
-        conditions = with_null(whole, batch.conditions, null)
-        timestep = timestep.to(sample.device)
+        question = with_null(whole, noised(whole, batch, random), random)
         with torch.no_grad():
-            wanted = predict(whole, sample, timestep, conditions).float()
-        error = (predict(less, sample, timestep, conditions).float() - wanted).square().mean()
+            wanted = predict(whole, *question.asked).float()
+        error = (predict(less, *question.asked).float() - wanted).square().mean()
         return {"output": error / wanted.square().mean()}
 
 

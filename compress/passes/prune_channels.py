@@ -18,14 +18,13 @@ from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import Dataset
-from compress.diffusion.prediction import target as prediction_target
 from compress.errors import PassError, suggest
 from compress.measure import blocks as timing
 from compress.measure import counts
 from compress.model import channels, plain_widths
 from compress.model.channels import Coupled, Couplings
 from compress.model.denoiser import Denoiser, predict
-from compress.model.noising import noised, null_share, with_null
+from compress.model.noising import noised, with_null
 from compress.model.reference import silent
 from compress.randomness import Draw, generator
 from compress.settings import Many
@@ -141,7 +140,6 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
     taylor: at the model's own timesteps, a new batch each time. diffusion_taylor: one batch and noise at t = 0, d, 2d,
     … until the loss is under 5% of its maximum (Fang et al. 2023, "Structural Pruning for Diffusion Models", eq. 8).
     """
-    own = torch.tensor(model.sampling.timesteps)
     along = config.importance == "diffusion_taylor"
     known = model.sampling.training
     largest = 0.0
@@ -150,16 +148,10 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
             key = (context.seed, Draw.IMPORTANCE, 0 if along else step)
             random = generator(*key)
             batch = dataset.batch(BATCH, *key).to(context.device)
-            count = len(batch.images)
-            drawn = own[torch.randint(len(own), (count,), generator=random)]
-            timestep = known[step * len(known) // config.batches].expand(count) if along else drawn
-            sample, noise, alpha, sigma = noised(model, batch, timestep, random)
-            null = torch.rand(count, generator=random) < null_share(model.sampling.guidance.scale)
-            output = predict(model, sample, timestep.to(context.device), with_null(model, batch.conditions, null))
-            truth = prediction_target(
-                model.sampling.prediction_type, batch.images, noise, alpha, sigma, model.sampling.sigma_data
-            )
-            loss = nn.functional.mse_loss(output, truth)
+            at = known[step * len(known) // config.batches].expand(len(batch.images)) if along else None
+            question = with_null(model, noised(model, batch, random, at=at), random)
+            assert question.answer is not None
+            loss = nn.functional.mse_loss(predict(model, *question.asked), question.answer)
             largest = max(largest, float(loss.detach()))
             if along and float(loss.detach()) < 0.05 * largest:
                 break

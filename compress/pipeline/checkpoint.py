@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from compress.diffusion.sampling import Guidance, Sampling
-from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, StepsFault, from_scheduler_config
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
 from compress.families.family import Family
 from compress.files import Unreadable, read_json
-from compress.model import noise_classifier, trial
+from compress.model import noise_classifier, scalars, trial
 from compress.model import structure as structures
-from compress.model.denoiser import Denoiser, guidance_fault
+from compress.model.denoiser import Denoiser
 from compress.pipeline import weights
 from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
 from compress.runtime.schemes import SCHEMES
@@ -174,6 +174,29 @@ def _null_embedding(source: Source) -> torch.Tensor | None:
     return found["null_embedding"]
 
 
+def guidance_fault(model: Denoiser) -> str | None:
+    """What is wrong with the guidance of a model, to be written behind its name; None: nothing."""
+    guidance, count = model.sampling.guidance, model.family.classes(model.net)
+    if guidance.null_class is not None and (count is None or not 0 <= guidance.null_class < count):
+        has = "takes no class labels" if count is None else f"has the labels 0…{count - 1}"
+        return f".null_class: {guidance.null_class}, but the model {has}"
+    if guidance.kind == "classifier" and list(model.conditions) != ["class_labels"]:
+        return ".classifier: needs a model with class labels alone"
+    if guidance.kind == "embedded" and scalars.GUIDANCE_SCALE not in model.inputs:
+        return ".kind: embedded, but the model takes no guidance scale"
+    if guidance.kind != "cfg" or guidance.null_class is not None:
+        return None
+    if model.dropped is None:
+        without = "unconditional and cannot be guided; remove guidance"
+        return f": the model is {without if count is None else 'class-conditional; give null_class'}"
+    wanted = model.conditions[model.dropped].shape
+    found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
+    if found == wanted:
+        return None
+    shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
+    return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
+
+
 def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | None) -> Sampling:
     own = source.root / "sampling.json"
     saved = None
@@ -195,6 +218,8 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'sampling'}: {fault['msg']}" for fault in error.errors()]
         raise CheckpointError(f"{where}: {'; '.join(faults[:3])}") from None
+    except StepsFault as error:  # of what the recipe asks, or else of the solver's usual number
+        raise CheckpointError(f"sampling.steps: {error}, of {where}; set it in the recipe") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)

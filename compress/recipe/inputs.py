@@ -18,7 +18,7 @@ from compress.diffusion.sampling import Guidance
 from compress.errors import DataError, RecipeError
 from compress.files import sha256
 from compress.model import noise_classifier, torchscript
-from compress.model.denoiser import Denoiser, guidance_fault
+from compress.model.denoiser import Denoiser
 from compress.model.reference import draw_dataset
 from compress.pipeline import checkpoint
 from compress.pipeline.source import locate
@@ -81,7 +81,7 @@ class Inputs:
             raise RecipeError(
                 [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
             )
-        fault = guidance_fault(model)
+        fault = checkpoint.guidance_fault(model)
         if fault is not None:
             raise RecipeError([f"{self.recipe.path}: guidance{fault}"])
         return dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)

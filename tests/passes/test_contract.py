@@ -1,8 +1,9 @@
 """The one contract that every pass in the folder is held to."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from compress import passes
 from compress.contract import PassResult
+from compress.data import FromTeacher
 from compress.model.denoiser import Denoiser, Quantized, predict
 from compress.pipeline import checkpoint
 from compress.runtime import Bundle
+from compress.settings import models
 from tests.conftest import CLASS_CONFIG, inputs_for, make_context, make_denoiser, read_json
 
 SHORT = {"steps": 3, "batch_size": 8}
@@ -170,3 +173,29 @@ def test_verify_writes_a_complete_report(tmp_path: Path) -> None:
         assert {"params", "macs", "bytes", "ms_per_call"} <= set(report[side])
     assert {"params", "macs", "bytes", "call_speedup", "image_speedup"} <= set(report["ratios"])
     assert {"psnr", "ssim", "class_agreement", "class_accuracy"} <= set(report["quality"])
+
+
+@pytest.mark.parametrize("kind", passes.names())
+def test_a_count_that_no_machine_holds_is_refused(kind: str) -> None:
+    """As a typo of too many noughts is, before anything is drawn or trained."""
+
+    def counts(model: type[BaseModel], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        for name, field in model.model_fields.items():
+            if int in (field.annotation, *get_args(field.annotation)):
+                yield (*place, name)
+            for inner in models(field.annotation):
+                yield from counts(inner, (*place, name))
+
+    config = passes.module(kind).Config
+    for place in counts(config):
+        given: Any = 10**12
+        for name in reversed(place):
+            given = {name: given}
+        with pytest.raises(ValidationError) as caught:
+            config.model_validate(given)
+        assert place in [fault["loc"] for fault in caught.value.errors()], place
+
+
+def test_a_data_set_that_no_machine_holds_is_refused() -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 10000000"):
+        FromTeacher.model_validate({"source": "teacher", "count": 10**12})

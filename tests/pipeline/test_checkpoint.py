@@ -635,3 +635,12 @@ def test_damaged_ranges(int8_folder: Path, tmp_path: Path, damage: Callable[[Ten
     save_file(damaged, file)
     message = refused(tmp_path / "m", tmp_path / "m")
     assert "\n" not in message
+
+
+def test_more_steps_than_timesteps_are_the_fault_of_the_setting(class_model: Denoiser, tmp_path: Path) -> None:
+    checkpoint.save(class_model, tmp_path / "m")
+    wanted = (
+        r"^sampling\.steps: 1001 sampling steps: must lie in 1…1000, .* of .*scheduler_config\.json; set it in the rec"
+    )
+    with pytest.raises(CheckpointError, match=wanted):
+        checkpoint.load(tmp_path / "m", options=SamplingOptions(steps=1001))
