@@ -1,4 +1,4 @@
-"""How long the blocks of a model take, in PyTorch, at batch 1."""
+"""How long models and their blocks take, in PyTorch, at batch 1."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.families.replacements import Edit
 from compress.measure.latency import interleaved
 from compress.model.denoiser import Denoiser, example_inputs
-from compress.model.reference import Progress
+from compress.model.paths import watched
+from compress.model.reference import Progress, silent
 
 ROUNDS = 5
 
 
 @torch.no_grad()
-def share(model: Denoiser, less: Denoiser, progress: Progress, title: str) -> float:
-    """The time of one evaluation of `less` as a fraction of that of `model`, medians of one interleaved run."""
-    inputs = example_inputs(model, batch=1)
-    calls = {name: _call(each.module, model.device, *inputs) for name, each in (("whole", model), ("less", less))}
-    taken = interleaved(calls, ROUNDS, progress, title)
+def share(whole: Denoiser, less: Denoiser) -> float:
+    """The time of one evaluation of `less` as a fraction of that of `whole`, medians of one interleaved run."""
+    inputs = example_inputs(whole, batch=1)
+    calls = {name: _call(each.module, whole.device, *inputs) for name, each in (("whole", whole), ("less", less))}
+    taken = interleaved(calls, ROUNDS, silent)
     return float(np.median(taken["less"]) / np.median(taken["whole"]))
 
 
@@ -31,17 +31,15 @@ def times(model: Denoiser, progress: Progress, title: str) -> dict[str, float]:
     Each is called alone, on the inputs that it has in the net: a difference of whole models would drown in noise.
     """
     calls: dict[str, Callable[[], object]] = {}
-    handles, blocks, left = [], model.family.blocks(model.net), model.family.left
-    for path, edit in blocks.items():
+    blocks = model.family.blocks(model.net)
 
-        def note(module: nn.Module, inputs: Any, named: Any, path: str = path, edit: Edit = edit) -> None:
-            calls[path] = _call(module, model.device, *inputs, **named)
-            calls[f"{path}: left"] = _call(left[edit["kind"]](module), model.device, *inputs, **named)
+    def note(path: str, block: nn.Module, inputs: Any, named: Any, _output: object) -> None:
+        left = model.family.left[blocks[path]["kind"]](block)
+        calls[path] = _call(block, model.device, *inputs, **named)
+        calls[f"{path}: left"] = _call(left, model.device, *inputs, **named)
 
-        handles.append(model.net.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
-    model.module(*example_inputs(model, batch=1))
-    for handle in handles:
-        handle.remove()
+    with watched(model.net, blocks, note):
+        model.module(*example_inputs(model, batch=1))
     taken = {name: float(np.median(values)) for name, values in interleaved(calls, ROUNDS, progress, title).items()}
     return {path: taken[path] - taken[f"{path}: left"] for path in blocks}
 

@@ -8,6 +8,7 @@ import torch
 
 from compress.model import edits
 from compress.model.denoiser import Denoiser
+from compress.model.paths import outermost
 from compress.randomness import Draw, generator
 
 
@@ -20,12 +21,6 @@ def without(model: Denoiser, paths: Iterable[str]) -> Denoiser:
     stages = model.family.stages(net)
     kept = {tap: channels for tap, channels in model.kept.items() if tap in stages}
     return dataclasses.replace(model, net=net, kept=kept)
-
-
-def outermost(paths: Iterable[str]) -> list[str]:
-    """Paths without those that lie within another of them, none twice."""
-    paths = list(dict.fromkeys(paths))
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ others of its layer; which ones it loses is its own affair.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,9 @@ class Coupled:
 
 
 class Couplings:
-    """The coupled sets of a model, found once, and taken out in place. ignored: layers whose outputs stay."""
+    """The coupled sets of a model but of its family's protected layers, found once, and taken out in place."""
 
-    def __init__(self, model: Denoiser, ignored: Iterable[nn.Module]) -> None:
+    def __init__(self, model: Denoiser) -> None:
         self.model = model
         self._paths = {module: path for path, module in model.net.named_modules()}
         self._heads = model.family.heads(model.net)
@@ -59,7 +59,8 @@ class Couplings:
             self._graph = tp.DependencyGraph().build_dependency(model.module, example_inputs(model, batch=2))
         for parameter, before in zip(model.net.parameters(), trained, strict=True):
             parameter.requires_grad_(before)
-        groups = self._graph.get_all_groups(list(ignored), (nn.modules.conv._ConvNd, nn.Linear))
+        protected = model.family.protected(model.net)
+        groups = self._graph.get_all_groups(protected, (nn.modules.conv._ConvNd, nn.Linear))
         self.sets = [self._coupled(group) for group in groups]
 
     def _coupled(self, group: Any) -> Coupled:

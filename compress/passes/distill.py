@@ -31,7 +31,6 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
-from compress.diffusion.prediction import target
 from compress.errors import PassError
 from compress.model import trajectories
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
@@ -183,12 +182,8 @@ class Imitation(nn.Module):
         paths = (student.sampling.timesteps, *student.sampling.others)
         path = paths[int(torch.randint(len(paths), (), generator=random))] if len(paths) > 1 else paths[0]
         if self.walked is None:
-            own = torch.tensor(path)
-            timestep = own[torch.randint(len(own), (count,), generator=random)]
-            sample, noise, alpha, sigma = noised(student, batch, timestep, random)
-            kind, data = student.sampling.prediction_type, student.sampling.sigma_data
-            truth = target(kind, batch.images, noise, alpha, sigma, data)
-            given = Inputs(sample, timestep.to(sample.device), batch.conditions, truth)
+            met = noised(student, batch, random, torch.tensor(path))
+            given = Inputs(met.sample, met.timestep, met.conditions, met.truth)
         else:
             timestep, states = self.walked.draw(count, random, held_out=not self.training)
             states = states.to(batch.images.device)

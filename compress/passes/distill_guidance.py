@@ -58,10 +58,8 @@ class GuidedImitation(nn.Module):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """The weighted loss of one batch."""
         student, teacher = self.models
-        own = torch.tensor(student.sampling.timesteps)
-        timestep = own[torch.randint(len(own), (len(batch.images),), generator=random)]
-        sample, _, alpha, sigma = noised(student, batch, timestep, random)
-        timestep = timestep.to(sample.device)
+        given = noised(student, batch, random)
+        sample, timestep, alpha, sigma = given.sample, given.timestep, given.alpha, given.sigma
         conditions = dict(batch.conditions)
         if self.scales:
             low, high = self.scales

@@ -17,7 +17,6 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
-from compress.diffusion.prediction import target
 from compress.diffusion.schedulers import from_scheduler_config
 from compress.errors import PassError, short
 from compress.families import FAMILIES
@@ -62,15 +61,11 @@ class Denoising(nn.Module):
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Mean squared error of the prediction. Ho et al. 2020, eq. 14, for any prediction type."""
-        count = len(batch.images)
-        known = self.model.sampling.training
-        timestep = known[torch.randint(len(known), (count,), generator=random)]
-        sample, noise, alpha, sigma = noised(self.model, batch, timestep, random)
-        conditions = with_null(self.model, batch.conditions, torch.rand(count, generator=random) < self.label_dropout)
-        output = predict(self.model, sample, timestep.to(sample.device), conditions)
-        kind, data = self.model.sampling.prediction_type, self.model.sampling.sigma_data
-        wanted = target(kind, batch.images, noise, alpha, sigma, data)
-        return {"task": nn.functional.mse_loss(output.float(), wanted)}
+        given = noised(self.model, batch, random, self.model.sampling.training)
+        null = torch.rand(len(given.sample), generator=random) < self.label_dropout
+        conditions = with_null(self.model, given.conditions, null)
+        output = predict(self.model, given.sample, given.timestep, conditions)
+        return {"task": nn.functional.mse_loss(output.float(), given.truth)}
 
 
 def build(config: Config, context: Context) -> Denoiser:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from compress.model import edits
-from compress.model.blocks import inputs_read, outermost, without
+from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
+from compress.model.paths import outermost
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
 
