@@ -5,6 +5,7 @@ one it replaces, and `found` reads the edits back off a net.
 """
 
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any
 
 from torch import nn
@@ -38,20 +39,18 @@ def put(net: nn.Module, family: Family, path: str, edit: Mapping[str, Any]) -> N
     setattr(net.get_submodule(owner), name, made)
 
 
+def is_size(value: Any) -> bool:
+    """Whether a value read from a file can be a width."""
+    return type(value) is int and 0 < value <= LARGEST
+
+
 def _is_rank(settings: Mapping[str, Any]) -> bool:
-    return set(settings) == {"rank"} and type(settings["rank"]) is int and 0 < settings["rank"] < LARGEST
+    return set(settings) == {"rank"} and is_size(settings["rank"])
 
 
 def _are_scalars(settings: Mapping[str, Any]) -> bool:
-    names, width = settings.get("names"), settings.get("width")
-    return (
-        set(settings) == {"names", "width"}
-        and isinstance(names, list)
-        and 0 < len(names) == len(set(map(str, names)))
-        and set(map(str, names)) <= set(VALUES)
-        and type(width) is int
-        and 0 < width < LARGEST
-    )
+    known = [list(names) for count in range(1, len(VALUES) + 1) for names in permutations(VALUES, count)]
+    return set(settings) == {"names", "width"} and settings["names"] in known and is_size(settings["width"])
 
 
 def can_be_low_rank(module: nn.Module | None) -> bool:
