@@ -21,7 +21,7 @@ def meant(patterns: Iterable[str], paths: Sequence[str], where: str, what: str) 
     for pattern in patterns:
         if not any(fnmatch(path, pattern) for path in paths):
             more = suggest(pattern, paths) if paths else "; none is left"
-            raise PassError(f"{where}: {pattern!r} matches no {what} of this model{more}")
+            raise PassError(f"{where}: {pattern!r} matches no {what}{more}")
     return [path for path in paths if matches(path, patterns)]
 
 

@@ -116,7 +116,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
         chosen = _of_layout(model, config.layout, context.name)
     else:
         blocks = list(model.family.blocks(model.net))
-        chosen = outermost(meant(config.blocks or (), blocks, f"{context.name}: blocks", "block"))
+        chosen = outermost(meant(config.blocks or (), blocks, f"{context.name}: blocks", "block of this model"))
     pruned = without(model, chosen)
     unread = sorted(inputs_read(model) - inputs_read(pruned))
     if unread:
