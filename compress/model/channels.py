@@ -53,12 +53,9 @@ class Couplings:
         self.model = model
         self._paths = {module: path for path, module in model.net.named_modules()}
         self._heads = model.family.heads(model.net)
-        trained = [parameter.requires_grad for parameter in model.net.parameters()]
         model.net.requires_grad_(True)  # the graph is read off autograd's
         with torch.enable_grad():
             self._graph = tp.DependencyGraph().build_dependency(model.module, example_inputs(model, batch=2))
-        for parameter, before in zip(model.net.parameters(), trained, strict=True):
-            parameter.requires_grad_(before)
         protected = model.family.protected(model.net)
         groups = self._graph.get_all_groups(protected, (nn.modules.conv._ConvNd, nn.Linear))
         self.sets = [self._coupled(group) for group in groups]
@@ -97,26 +94,25 @@ class Couplings:
 
         heads: those of attention are whole heads.
         """
-        model = self.model
-        writers = {tap: model.net.get_submodule(name) for tap, (_, name) in model.family.stages(model.net).items()}
-        alive = {tap: list(range(len(layer.get_parameter("weight")))) for tap, layer in writers.items()}
+        net, family = self.model.net, self.model.family
+        writers = {tap: name for tap, (_, name) in family.stages(net).items()}
+        widths = {tap: len(net.get_submodule(name).get_parameter("weight")) for tap, name in writers.items()}
+        lost: dict[str, set[int]] = {name: set() for name in writers.values()}
         for one in self.sets:
             gone = sorted(chosen.get(one.name, ()))
             if not gone:
                 continue
-            group = self._graph.get_pruning_group(one.root, one.handler, gone)
-            for item in group:
-                for tap, layer in writers.items():
-                    if item.dep.target.module is layer and not self._reads(item.dep.handler):
-                        lost = set(item.idxs)
-                        alive[tap] = [channel for i, channel in enumerate(alive[tap]) if i not in lost]
-            group.prune()
+            self._graph.get_pruning_group(one.root, one.handler, gone).prune()
+            for member in one.members:
+                if member.dim == 0 and member.path in lost:
+                    lost[member.path].update(member.places[torch.isin(member.channels, torch.tensor(gone))].tolist())
             if one.heads:
                 self._attend(one, len(gone), heads)
-        model.family.repair(model.net)
+        family.repair(net)
+        before = {tap: self.model.kept.get(tap, range(width)) for tap, width in widths.items()}
         return {
-            tap: tuple(model.kept[tap][i] for i in left) if tap in model.kept else tuple(left)
-            for tap, left in alive.items()
+            tap: tuple(channel for i, channel in enumerate(before[tap]) if i not in lost[name])
+            for tap, name in writers.items()
         }
 
     def _attend(self, one: Coupled, gone: int, whole: bool) -> None:
