@@ -1,11 +1,10 @@
 """Replace convolutions and linear layers by two of lower rank, by singular value decomposition.
 
 A k×k convolution becomes one of k×k to `rank` channels and a pointwise one; a linear layer becomes two. The factors
-are those of least error on what the layer is fed: at the model's own timesteps and share of null conditions, unless
-`activation_aware` is false (`model/low_rank.py` holds the mathematics). For a target in multiply-accumulates or
-parameters, the ranks of all layers are chosen together, by the error of the model's output (without data: by the share
-of the layer's energy) that each costs for what it saves. No width changes, so the feature maps still pair with the
-teacher's.
+are those of least error on what the layer is fed at the model's own timesteps and share of null conditions
+(`model/low_rank.py` holds the mathematics). For a target in multiply-accumulates or parameters, the ranks of all layers
+are chosen together, by the error of the model's output that each costs for what it saves. No width changes, so the
+feature maps still pair with the teacher's.
 """
 
 import copy
@@ -46,11 +45,6 @@ class Config(PassConfig):
         None, description="layers to consider, as globs; default: all but the first, the last and protected ones"
     )
     keep: Many[str] = Field((), description="layers to leave alone, as globs")
-    activation_aware: bool = Field(
-        True,
-        description="least error of what layers compute from the data, and of the model's output over all layers; "
-        "false: of their weights, without data",
-    )
     batches: int = Field(8, ge=1, description="batches of 64 images on which the layers are read")
 
 
@@ -59,11 +53,11 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     layers = _considered(model, config, context.name)
     if config.target.fraction == 1:
         return PassResult(model, changed=False, notes=target.REACHED)
-    readings = _read(model, layers, config, context) if config.activation_aware else None
+    readings = _read(model, layers, config, context)
     spectra: dict[str, Spectrum] = {}
     with context.progress(f"{context.name}: decomposition", len(layers)) as task:
         for path, layer in layers.items():
-            spectra[path] = low_rank.spectrum(layer, readings.correlation(path) if readings else None)
+            spectra[path] = low_rank.spectrum(layer, readings.correlation(path))
             task.advance()
     chosen = _ranks(model, layers, spectra, readings, config.target, context.name)
     if not chosen:
@@ -126,20 +120,20 @@ def _ranks(
     model: Denoiser,
     layers: dict[str, nn.Module],
     spectra: dict[str, Spectrum],
-    readings: Readings | None,
+    readings: Readings,
     wanted: Target,
     where: str,
 ) -> dict[str, int]:
     """The ranks of the target, of layers that are cheaper so.
 
     For a target of all layers together, a direction of a layer is worth the error of the model's output without it, to
-    first order; without readings, its share of the layer's energy.
+    first order.
     """
     places = counts.places(model) if wanted.kind == "macs" else dict.fromkeys(layers, 1)
     choices: dict[str, ranks.Choice] = {}
     for path in (path for path in layers if path in places):  # others are never called
         energies = spectra[path].energies.numpy()
-        worth = energies * readings.response(path) if readings else energies / (energies.sum() or 1)
+        worth = energies * readings.response(path)
         whole, each = (places[path] * weights(layers[path]) for weights in (low_rank.size, low_rank.rank_size))
         choices[path] = ranks.Choice(whole, each, worth)
     if wanted.energy is not None:

@@ -7,7 +7,8 @@ attention pair of every down stage, and the first and the last of every up stage
 
 For a target every block is judged once, on its own: by the error of the output without it, against the model with
 it. Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be
-needed come back; a latency target is met by measured times, and its choice is as steady as they are. `recovery` takes
+needed come back. A target of latency is met by measured times, in the order for multiply-accumulates: those of single
+blocks would drown in noise, and the choice is as steady as the clock. `recovery` takes
 the error after a short distillation where that is the lower one: the error right after removal says little about what
 training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
 """
@@ -31,7 +32,6 @@ from compress.data import Batch, Dataset
 from compress.errors import PassError
 from compress.files import write_json
 from compress.folders import own_folder, remove_own
-from compress.measure import blocks as timing
 from compress.measure import counts, target
 from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
@@ -104,14 +104,11 @@ class Imitation(nn.Module):
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Choose blocks, take them out, and report what went."""
     table: list[dict[str, Any]] = []
-    measured: dict[str, float] = {}
     if config.target is not None:
         if config.target.fraction == 1:
             return PassResult(model, changed=False, notes=target.REACHED)
-        table = _ranked(model, config, config.target.kind, context)
+        table = _ranked(model, config, config.target, context)
         chosen = _fewest(model, table, config.target, context.name)
-        if config.target.kind == "latency":
-            measured = {"latency": round(target.LEFT["latency"](without(model, chosen), model), 4)}
     elif config.layout is not None:
         chosen = _of_layout(model, config.layout, context.name)
     else:
@@ -125,7 +122,8 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             "the blocks that do"
         )
     notes: dict[str, Any] = {"removed": list(chosen), **counts.compared(model, pruned), "ranking": table}
-    notes["ratios"] |= measured
+    if config.target is not None and config.target.latency is not None:
+        notes["ratios"] |= {"latency": round(target.LEFT["latency"](pruned, model), 4)}
     return PassResult(pruned, changed=True, notes=notes)
 
 
@@ -146,18 +144,17 @@ def _of_layout(model: Denoiser, name: str, where: str) -> list[str]:
     return chosen
 
 
-def _ranked(model: Denoiser, config: Config, kind: str, context: Context) -> list[dict[str, Any]]:
+def _ranked(model: Denoiser, config: Config, wanted: Target, context: Context) -> list[dict[str, Any]]:
     """Every block that can go, with what taking it out costs and saves; the cheapest first."""
     blocks = model.family.blocks(model.net)
     errors = _errors(model, list(blocks), config, context)
-    times = timing.times(model, context.progress, f"{context.name}: timing blocks") if kind == "latency" else {}
+    unit = "params" if wanted.params is not None else "macs"
     rows: list[dict[str, Any]] = []
     for path in blocks:
         sizes = counts.compared(model, without(model, [path]))
         saved = {key: before - sizes["after"][key] for key, before in sizes["before"].items()}
-        saved |= {"latency": round(times[path], 4)} if times else {}
         rows.append({"path": path, "error": errors[path], "saved": saved})
-    return sorted(rows, key=lambda row: row["error"] / row["saved"][kind] if row["saved"][kind] > 0 else math.inf)
+    return sorted(rows, key=lambda row: row["error"] / row["saved"][unit] if row["saved"][unit] > 0 else math.inf)
 
 
 def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Context) -> dict[str, float]:
