@@ -18,7 +18,7 @@ TINY = (
     "passes.quantize.evaluations=12",
     "passes.verify.samples=10",
     "passes.verify.rounds=10",
-    "passes.verify.gates={macs: {max: 0.9}}",
+    "passes.verify.gates={macs: {max: 0.9}, output_error: {max: 9}}",
 )
 
 

@@ -8,14 +8,8 @@ import torch
 from compress.model import edits
 from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
-from compress.model.paths import outermost
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
-
-
-def test_what_lies_within_another_is_not_named_twice() -> None:
-    paths = ["mid_block.resnets.0", "a.1", "mid_block", "a.1", "a.10"]
-    assert outermost(paths) == ["a.1", "mid_block", "a.10"]
 
 
 def test_inputs_are_read_as_long_as_a_block_reads_them(any_model: Denoiser) -> None:

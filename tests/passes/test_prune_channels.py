@@ -14,7 +14,7 @@ from compress.measure import counts
 from compress.measure.target import LEFT
 from compress.model import edits, low_rank
 from compress.model.channels import Couplings, importance
-from compress.model.denoiser import Denoiser, predict
+from compress.model.denoiser import predict
 from compress.passes import prune_channels
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, inputs_for, make_context, make_denoiser
@@ -186,10 +186,6 @@ def test_target_of_latency_is_measured(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(LEFT, "latency", LEFT["macs"])
     model, pruned = prune("class", tmp_path, importance="l2", target={"latency": 0.6})
     assert 0.4 < counts.macs(pruned) / counts.macs(model) <= 0.6
-
-
-def test_time_ratio_of_a_model_to_itself(class_model: Denoiser) -> None:
-    assert 0.5 < LEFT["latency"](class_model, class_model) < 2
 
 
 def test_importance_is_the_sum_over_all_layers() -> None:
