@@ -1,16 +1,14 @@
 """Take out residual blocks, attention blocks and the mid block: by path, by a BK-SDM layout, or until a target is met.
 
 A residual block leaves its shortcut behind, an attention block and the mid block leave nothing, so that no width
-changes. Layouts are those of Kim et al. 2023, "BK-SDM" (arXiv:2305.15798): `bk-base` keeps the first residual +
-attention pair of every down stage, and the first and the last of every up stage; `bk-small` takes the mid block too;
-`bk-tiny` also empties the innermost stage, whose resampling and 1×1 shortcut convolutions stay here.
+changes. Layouts are those of Kim et al. 2023, "BK-SDM" (arXiv:2305.15798), except that resampling and 1×1 shortcut
+convolutions stay.
 
-For a target every block is judged once, on its own: by the error of the output without it, against the model with
-it. Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be
-needed come back. A target of latency is met by measured times, in the order for multiply-accumulates: those of single
-blocks would drown in noise, and the choice is as steady as the clock. `recovery` takes
-the error after a short distillation where that is the lower one: the error right after removal says little about what
-training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
+For a target every block is judged once, on its own: by the error of the output without it, against the model with it.
+Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be needed
+come back. A target of latency is met by measured times, in the order for multiply-accumulates: the times of single
+blocks would drown in noise. `recovery` takes the error after a short distillation where that is the lower one: the
+error right after removal says little about what training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
 """
 
 import contextlib

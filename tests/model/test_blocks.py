@@ -1,11 +1,13 @@
 """What is left of a model without some of its blocks."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from compress.model import edits
+from compress.model import edits, scalars
 from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
 from compress.pipeline import checkpoint
@@ -50,3 +52,12 @@ def test_the_model_itself_is_not_changed(any_model: Denoiser) -> None:
     without(any_model, any_model.family.blocks(any_model.net))
     after = any_model.net.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_numbers_that_the_net_takes_are_inputs_too(any_model: Denoiser) -> None:
+    scalars.add(any_model.net, any_model.family, scalars.GUIDANCE_SCALE)
+    nn.init.normal_(any_model.net.class_embedding.embeddings[scalars.GUIDANCE_SCALE][2].weight)
+    model = dataclasses.replace(any_model)
+    blocks = model.family.blocks(model.net)
+    assert inputs_read(model) == {"timestep", *model.conditions, scalars.GUIDANCE_SCALE}
+    assert inputs_read(without(model, blocks)) == set()
