@@ -54,8 +54,8 @@ class ScalarEmbedding(nn.Module):
         labels, scalars = inputs
         total: torch.Tensor | None = None if self.given is None else self.given(labels)
         for name, scalar in zip(self.names, scalars, strict=True):
-            first: Any = self.embeddings[name][0]  # type: ignore[index]
-            embedded = self.embeddings[name](fourier(VALUES[name](scalar.float())).to(first.weight.dtype))
+            dtype = next(self.embeddings[name].parameters()).dtype
+            embedded = self.embeddings[name](fourier(VALUES[name](scalar.float())).to(dtype))
             total = embedded if total is None else total + embedded
         assert total is not None
         return total

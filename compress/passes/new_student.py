@@ -1,7 +1,8 @@
 """A student of another architecture: the config of the model so far with some values changed.
 
-The student is a plain diffusers model. It reads and writes what the model before it does; where levels are removed,
-the outer ones stay. Parameters that nothing is inherited for are drawn from the recipe's seed.
+The student is a plain diffusers model, but for the numbers that the model before it takes as inputs. It reads and
+writes what that does; where levels are removed, the outer ones stay. Parameters that nothing is inherited for are drawn
+from the recipe's seed.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from pydantic import Field
 from compress.contract import Context, PassConfig, PassResult
 from compress.errors import PassError, suggest
 from compress.measure import counts
-from compress.model import trial
+from compress.model import scalars, trial
 from compress.model.denoiser import Denoiser
 from compress.randomness import Draw, generator
 
@@ -63,6 +64,8 @@ def _build(model: Denoiser, config: Mapping[str, Any], seed: int, where: str) ->
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator(seed, Draw.NEW_STUDENT).initial_seed())
             net = family.build(named)
+            for name in scalars.names(model.net):
+                scalars.add(net, family, name)
         student = dataclasses.replace(model, net=net.to(model.device).eval().requires_grad_(False), kept={})
         theirs = _interface(model)
         for name, found in _interface(student).items():
