@@ -29,6 +29,10 @@ class Member:
     places: torch.Tensor
     channels: torch.Tensor
 
+    def weight(self, net: nn.Module) -> nn.Parameter:
+        """The layer's weight in a net of these paths."""
+        return net.get_submodule(self.path).get_parameter("weight")
+
 
 @dataclass(frozen=True)
 class Coupled:
@@ -137,8 +141,7 @@ def importance(one: Coupled, net: nn.Module, score: Callable[[nn.Parameter], tor
     """Importance [count] of a set's channels: `score` of every weight that is theirs, summed over all layers."""
     total = torch.zeros(one.count, dtype=torch.float64)
     for member in one.members:
-        weight = net.get_submodule(member.path).get_parameter("weight")
-        values = score(weight).detach().double().cpu()
+        values = score(member.weight(net)).detach().double().cpu()
         other = [dim for dim in range(values.ndim) if dim != member.dim]
         summed = values.sum(dim=other) if other else values
         total.index_add_(0, member.channels, summed[member.places])
@@ -165,7 +168,7 @@ def saved(one: Coupled, net: nn.Module, applied: Mapping[str, int] | None) -> fl
     """Parameters that one channel of a set takes; multiply-accumulates where `applied` comes from `counts.places`."""
     total = 0.0
     for member in one.members:
-        weight = net.get_submodule(member.path).get_parameter("weight")
+        weight = member.weight(net)
         share = weight.numel() / weight.shape[member.dim] * len(member.places) / one.count
         total += share * (1 if applied is None else applied.get(member.path, 0))
     return total

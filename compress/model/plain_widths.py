@@ -31,16 +31,13 @@ def width(one: Coupled, stock: nn.Module) -> int:
     A reader of a concatenation reads other sets too: by a layer that writes this one alone, or else the nearest.
     """
 
-    def weight(member: Member) -> nn.Parameter:
-        return stock.get_submodule(member.path).get_parameter("weight")
-
     def doubt(member: Member) -> tuple[bool, float]:
         count = len(member.places)
-        writes = count == one.count and member.dim == 0 and weight(member).ndim > 1
+        writes = count == one.count and member.dim == 0 and member.weight(stock).ndim > 1
         return not writes, count if count >= one.count else math.inf
 
     member = min(one.members, key=doubt)
-    return weight(member).shape[member.dim]
+    return member.weight(stock).shape[member.dim]
 
 
 def conform(pruned: Denoiser, stock: nn.Module) -> Denoiser:
