@@ -58,7 +58,7 @@ def measure(name: str) -> dict[str, Any]:
         teacher = inputs.teacher()
         pruned = prune_channels.run(teacher, prune_channels.Config.model_validate(configs["prune_channels"]), context)
         objective = distill.imitation(pruned.model, config, context)
-        student = objective.models[0]
+        student = objective.student
         few, data = config.model_copy(update={"steps": STEPS}), context.training_data()
         plain = floor(teacher, student, config.batch_size * (2 if config.losses.guided else 1))
         taken: dict[str, list[float]] = {"distill": [], "floor": []}

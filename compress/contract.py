@@ -95,13 +95,18 @@ class Context:
     finished: Sequence[Finished] = ()
     allow_pickle: bool = False
 
-    def earlier(self, name: str) -> Any:
-        """The model that a pass before this one gave. Raises PassError."""
+    def leader(self, name: str | None) -> Denoiser:
+        """The float model that a pass before this one gave, by the pass's name; None: the teacher. Raises PassError."""
+        if name is None:
+            return self.teacher()
         found = next((one for one in self.finished if one.name == name), None)
         if found is None:
             known = ", ".join(one.name for one in self.finished) or "none"
             raise PassError(f"{self.name}: teacher: no pass {name!r} before this one; there are: {known}")
-        return found.load()
+        model = found.load()
+        if not isinstance(model, Denoiser) or model.precision is not None:
+            raise PassError(f"{self.name}: teacher: {name} gives no float model")
+        return model
 
     def training_data(self) -> Dataset:
         """The part of the data that may be trained on."""

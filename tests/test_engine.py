@@ -112,7 +112,7 @@ def test_code_of_a_pass_is_what_it_can_reach() -> None:
     training, judging = names("distill"), names("verify")
     assert {"passes/distill.py", "pipeline/checkpoint.py", "recipe/inputs.py", "data.py", "__init__.py"} <= training
     assert not {name for name in training if name.startswith(("judge", "pages", "onnx_graph"))}
-    assert "training.py" not in judging and "judge/quality.py" in judging
+    assert "training/loop.py" in training and "training/loop.py" not in judging and "judge/quality.py" in judging
     assert engine.code_identity("prune_channels") != engine.code_identity("verify")
 
 
@@ -212,8 +212,8 @@ def test_damaged_training_state_is_reported(teacher: Path, tmp_path: Path) -> No
 
 RESUMABLE = """
 import sys
-import compress.training
-compress.training.CHECKPOINT_SECONDS = 0.05
+import compress.training.loop
+compress.training.loop.CHECKPOINT_SECONDS = 0.05
 from compress.cli import main
 sys.argv = ["compress", *sys.argv[1:]]
 main()

@@ -8,20 +8,17 @@ from collections.abc import Iterable
 import torch
 
 from compress.diffusion.levels import spread
-from compress.diffusion.prediction import PredictionType, clean_coefficients
+from compress.diffusion.prediction import clean_coefficients
 from compress.diffusion.sampling import Sampling
+
+Place = torch.Tensor | int  # of a grid, one for each sample or one for all
 
 
 def clean_sample(
-    kind: PredictionType,
-    sample: torch.Tensor,
-    output: torch.Tensor,
-    alpha: torch.Tensor,
-    sigma: torch.Tensor,
-    data: float = 1.0,
+    sampling: Sampling, sample: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
 ) -> torch.Tensor:
     """x̂_0 that a model's output says. ε-prediction has none at α = 0: the result is then not finite."""
-    from_sample, from_output = clean_coefficients(kind, alpha, sigma, data)
+    from_sample, from_output = clean_coefficients(sampling.prediction_type, alpha, sigma, sampling.sigma_data)
     clean: torch.Tensor = from_sample * sample + from_output * output
     return clean
 
@@ -59,6 +56,12 @@ def truncated_snr(alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return (alpha / sigma).square().clamp_min(1)
 
 
+def relative_error(found: torch.Tensor, wanted: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The squared error of x̂_0, so weighted, ÷ the same of what is wanted: it means the same on every model."""
+    weight = truncated_snr(alpha, sigma)
+    return (weight * (found - wanted).square()).mean() / (weight * wanted.square()).mean()
+
+
 def spaced(length: int, count: int) -> list[int]:
     """Places of `count` steps in a grid of `length`, from its first on; those of 2·count contain those of count."""
     return [round(i * length / count) for i in range(count)]
@@ -77,6 +80,17 @@ class Grid:
         chosen = [sampling.timesteps.index(t) for t in own] if set(own) <= set(sampling.timesteps) else []
         self.places = {n: [*(chosen if len(chosen) == n else spaced(length, n)), length] for n in counts}
 
-    def levels(self, place: torch.Tensor | int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def levels(self, place: Place, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(α, σ) at places of the grid, for samples like these."""
         return spread(self.alpha[place], like), spread(self.sigma[place], like)
+
+    def arrive(self, clean: torch.Tensor, sample: torch.Tensor, begin: Place, end: Place) -> torch.Tensor:
+        """Where a step from place to place arrives that finds this clean sample."""
+        return arrival(clean, sample, *self.levels(begin, sample), *self.levels(end, sample))
+
+    def error(
+        self, clean: torch.Tensor, arrived: torch.Tensor, sample: torch.Tensor, begin: Place, end: Place
+    ) -> torch.Tensor:
+        """How far a clean sample is from the one with which the step from place to place arrives at `arrived`."""
+        levels = self.levels(begin, sample)
+        return relative_error(clean, clean_target(arrived, sample, *levels, *self.levels(end, sample)), *levels)

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress.families.family import Projections
-from compress.model.denoiser import Denoiser
+from compress.model.denoiser import Denoiser, example_inputs
 from compress.model.paths import watched
 
 
@@ -51,3 +52,53 @@ def attention_maps(model: Denoiser, paths: Iterable[str]) -> Iterator[dict[str, 
 
     with watched(model.net, layers, look):
         yield maps
+
+
+class CommonStages(nn.Module):
+    """The stages of a student whose feature maps are as large as the teacher's, and what makes them as wide.
+
+    taps: their names. Where the student's are narrower, a linear map of channels is trained with it; it starts by
+    putting each surviving channel in its place, see `Denoiser.kept`.
+    """
+
+    def __init__(self, student: Denoiser, teacher: Denoiser) -> None:
+        super().__init__()
+        ours, theirs = _stages(student), _stages(teacher)
+        self.taps = [tap for tap, (_, size) in ours.items() if tap in theirs and theirs[tap][1] == size]
+        self.axis = student.family.channel_axis
+        self.projections = nn.ModuleDict()
+        for tap in self.taps:
+            narrow, wide = ours[tap][0], theirs[tap][0]
+            if narrow != wide:
+                places = student.kept.get(tap, range(narrow))
+                self.projections[tap.replace(".", "_")] = _projection(narrow, wide, places).to(student.device)
+
+    def forward(self, tap: str, feature: torch.Tensor) -> torch.Tensor:
+        """A feature map of the student, as wide as the teacher's."""
+        name = tap.replace(".", "_")
+        if name not in self.projections:
+            return feature
+        projected: torch.Tensor = self.projections[name](feature.movedim(self.axis, -1)).movedim(-1, self.axis)
+        return projected
+
+
+def _projection(narrow: int, wide: int, places: Iterable[int]) -> nn.Linear:
+    """The map from the channels of a student's stage to the teacher's. places: of the teacher's that survive."""
+    projection = nn.Linear(narrow, wide)
+    nn.init.zeros_(projection.weight)
+    nn.init.zeros_(projection.bias)
+    with torch.no_grad():
+        for ours, theirs in enumerate(places):
+            if theirs < wide:  # a new student may be wider than its teacher
+                projection.weight[theirs, ours] = 1
+    return projection
+
+
+@torch.no_grad()
+def _stages(model: Denoiser) -> dict[str, tuple[int, torch.Size]]:
+    """Of every stage's feature map the channels, and the rest of its shape: height and width, or tokens."""
+    axis = model.family.channel_axis
+    with tapped(model, model.family.stages(model.net)) as features:
+        model.module(*example_inputs(model, batch=1))
+    shapes = {tap: feature.shape for tap, feature in features.items()}
+    return {tap: (shape[axis], shape[1:axis] + shape[axis:][1:]) for tap, shape in shapes.items()}

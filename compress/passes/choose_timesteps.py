@@ -14,9 +14,10 @@ from pydantic import Field
 from compress.contract import Context, PassConfig, PassResult
 from compress.diffusion.schedules import cheapest_path
 from compress.diffusion.solvers import SolverName
-from compress.diffusion.targets import arrival, clean_sample
+from compress.diffusion.targets import arrival
 from compress.errors import PassError
-from compress.model.denoiser import Denoiser, guided, walk
+from compress.model.denoiser import Denoiser, walk
+from compress.model.noising import clean_estimate
 from compress.model.reference import conditions_for, noise_like
 from compress.randomness import Draw
 
@@ -64,9 +65,7 @@ def errors(model: Denoiser, samples: int, context: Context) -> np.ndarray:
     with context.progress(f"{context.name}: errors of steps", count) as task:
         for i, timestep in enumerate(sampling.timesteps):
             times = torch.full((samples,), timestep, device=model.device)
-            output = guided(model, states[i], times, conditions)
-            kind, data = sampling.prediction_type, sampling.sigma_data
-            clean = clean_sample(kind, states[i], output, alpha[i], sigma[i], data)
+            clean = clean_estimate(model, states[i], times, conditions, (alpha[i], sigma[i]))
             for j in range(i + 1, count + 1):
                 landed = arrival(clean, states[i], alpha[i], sigma[i], alpha[j], sigma[j])
                 found[i, j] = float((landed - states[j]).square().mean().sqrt())

@@ -26,19 +26,18 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
 from compress.errors import PassError
-from compress.model import trajectories
-from compress.model.denoiser import Denoiser, example_inputs, guided, predict
-from compress.model.features import attending, attention_maps, tapped
-from compress.model.noising import noised, null_share, with_null
-from compress.model.scalars import GUIDANCE_SCALE, STEPS
-from compress.model.trajectories import Trajectories
+from compress.model.denoiser import Denoiser, guided, null_conditions, predict
+from compress.model.features import CommonStages, attending, attention_maps, tapped
+from compress.model.noising import Question, noised, null_share, with_null, with_scale
+from compress.model.scalars import STEPS
 from compress.runtime.sampling import classifier_free_guidance
+from compress.training import trajectories
+from compress.training.trajectories import Trajectories
 
 AVERAGE = "average"
 
@@ -82,17 +81,7 @@ class Config(training.TrainingConfig):
         return self
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What both models are asked: sample [b,c,h,w], timestep [b], conditions. truth: the answer, if known."""
-
-    sample: torch.Tensor
-    timestep: torch.Tensor
-    conditions: Mapping[str, torch.Tensor]
-    truth: torch.Tensor | None
-
-
-class Imitation(nn.Module):
+class Imitation(training.Objective):
     """The distillation objective. Only the student and the projections are trained."""
 
     def __init__(
@@ -103,17 +92,11 @@ class Imitation(nn.Module):
         where: str,
         walked: Trajectories | None = None,
     ) -> None:
-        super().__init__()
-        self.net = student.module
-        self.models = (student, teacher)  # in a tuple, so that the teacher's weights are not the module's
-        self.own_average = config.teacher == AVERAGE
-        self.losses = config.losses
-        self.walked = walked
+        super().__init__(student, teacher)
+        self.losses, self.random_conditions, self.walked = config.losses, config.random_conditions, walked
+        self.leads = teacher if config.teacher == AVERAGE else None
         share = null_share(student.sampling.guidance.scale)
         self.null_fraction = share if config.null_fraction is None else config.null_fraction
-        self.random_conditions = config.random_conditions
-        self.projections = nn.ModuleDict()
-        self.taps: list[str] = []
         if config.losses.guided and student.sampling.guidance.kind != "cfg":
             raise PassError(f"{where}: losses.guided needs a model whose guidance takes two evaluations; set it to 0")
         if student.sampling.distilled and not teacher.sampling.distilled:
@@ -121,101 +104,78 @@ class Imitation(nn.Module):
                 f"{where}: one evaluation of the student does the work of several of its teacher's; name the pass that "
                 "distilled the steps, or one after it, as `teacher`"
             )
-        if config.losses.feature:
-            ours, theirs = (_stage_sizes(model) for model in (student, teacher))
-            self.taps = [tap for tap, size in ours.items() if theirs.get(tap) == size]
-            if not self.taps:
-                raise PassError(f"{where}: student and teacher have no stage in common; set losses.feature to 0")
-            for tap in self.taps:
-                projection = _projection(student, teacher, tap)
-                if projection is not None:
-                    self.projections[tap.replace(".", "_")] = projection
+        self.stages = CommonStages(student, teacher) if config.losses.feature else None
+        if self.stages and not self.stages.taps:
+            raise PassError(f"{where}: student and teacher have no stage in common; set losses.feature to 0")
         self.attending: list[str] = []
         if config.losses.attention:
             self.attending = [path for path in attending(student) if path in attending(teacher)]
             if not self.attending:
                 raise PassError(f"{where}: student and teacher share no attention; set losses.attention to 0")
 
-    @property
-    def average(self) -> nn.Module | None:
-        """The student's moving average, where that is the teacher."""
-        return self.models[1].net if self.own_average else None
-
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Weighted losses of one batch."""
-        student, teacher = self.models
-        given = self._inputs(batch, random)
+        student, teacher, weight = self.student, self.teacher, self.losses
+        question = self._question(batch, random)
+        taps = self.stages.taps if self.stages else []
         with (
-            tapped(student, self.taps) as narrow,
-            tapped(teacher, self.taps) as wide,
+            tapped(student, taps) as narrow,
+            tapped(teacher, taps) as wide,
             attention_maps(student, self.attending) as looks,
             attention_maps(teacher, self.attending) as wanted_looks,
         ):
             with torch.no_grad():
                 # a student whose one evaluation is guided learns the guided output; features of the conditional half
                 ask = predict if student.sampling.guidance.online else guided
-                wanted = ask(teacher, given.sample, given.timestep, given.conditions)
-            output = predict(student, given.sample, given.timestep, given.conditions)
+                wanted = ask(teacher, *question.asked)
+            output = predict(student, *question.asked)
         losses = {}
-        if self.losses.output:
-            losses["output"] = self.losses.output * _relative_error(output, wanted)
-        if self.losses.guided:
+        if weight.output:
+            losses["output"] = weight.output * _relative_error(output, wanted)
+        if weight.guided:
             scale = student.sampling.guidance.scale
-            pairs = (both.chunk(2) for both in (output, wanted))
-            ours, theirs = (classifier_free_guidance(with_it, without, scale) for with_it, without in pairs)
-            losses["guided"] = self.losses.guided * _relative_error(ours, theirs)
-        if self.losses.feature:
-            count = len(output)
-            terms = [_relative_error(self._projected(tap, narrow[tap]), wide[tap][:count]) for tap in self.taps]
-            losses["feature"] = self.losses.feature * torch.stack(terms).mean()
-        if self.losses.attention:
+            ours, theirs = (_guided(both, scale) for both in (output, wanted))
+            losses["guided"] = weight.guided * _relative_error(ours, theirs)
+        if self.stages:
+            terms = [_relative_error(self.stages(tap, narrow[tap]), wide[tap][: len(output)]) for tap in taps]
+            losses["feature"] = weight.feature * torch.stack(terms).mean()
+        if weight.attention:
             terms = [_relative_error(looks[path], wanted_looks[path][: len(output)]) for path in self.attending]
-            losses["attention"] = self.losses.attention * torch.stack(terms).mean()
-        if self.losses.task:
-            assert given.truth is not None
-            losses["task"] = self.losses.task * _relative_error(output, given.truth)
+            losses["attention"] = weight.attention * torch.stack(terms).mean()
+        if weight.task:
+            assert question.answer is not None
+            losses["task"] = weight.task * _relative_error(output, question.answer)
         return losses
 
-    def _inputs(self, batch: Batch, random: torch.Generator) -> Inputs:
-        student = self.models[0]
-        count = len(batch.images)
+    def _question(self, batch: Batch, random: torch.Generator) -> Question:
+        """What both models are asked; with a guided loss twice, the second time with the null condition."""
+        student, count = self.student, len(batch.images)
         paths = (student.sampling.timesteps, *student.sampling.others)
         path = paths[int(torch.randint(len(paths), (), generator=random))] if len(paths) > 1 else paths[0]
         if self.walked is None:
-            met = noised(student, batch, random, torch.tensor(path))
-            given = Inputs(met.sample, met.timestep, met.conditions, met.truth)
+            question = noised(student, batch, random, torch.tensor(path))
         else:
             timestep, states = self.walked.draw(count, random, held_out=not self.training)
             states = states.to(batch.images.device)
-            given = Inputs(states.images, timestep.to(states.images.device), states.conditions, None)
-        conditions = given.conditions
+            question = Question(states.images, timestep.to(states.images.device), states.conditions)
+        sample, timestep, conditions = question.asked
         if self.random_conditions:
             strange = torch.rand(count, generator=random) < self.random_conditions
             places = torch.where(strange, torch.randperm(count, generator=random), torch.arange(count))
             conditions = {name: value[places.to(value.device)] for name, value in conditions.items()}
-        if student.sampling.guidance.scales:
-            low, high = student.sampling.guidance.scales
-            drawn = low + (high - low) * torch.rand(count, generator=random)
-            conditions = {GUIDANCE_SCALE: drawn.to(given.sample.device), **conditions}
+        conditions = with_scale(student.sampling.guidance.scales, conditions, sample, random)
         if STEPS in student.inputs:
-            conditions = {**conditions, STEPS: torch.full((count,), float(len(path)), device=given.sample.device)}
+            conditions = {**conditions, STEPS: torch.full((count,), float(len(path)), device=sample.device)}
         if not self.losses.guided:
-            null = torch.rand(count, generator=random) < self.null_fraction
-            return dataclasses.replace(given, conditions=with_null(student, conditions, null))
-        null_too = with_null(student, conditions, torch.ones(count, dtype=torch.bool))
-        return Inputs(
-            torch.cat([given.sample] * 2),
-            torch.cat([given.timestep] * 2),
-            {name: torch.cat([value, null_too[name]]) for name, value in conditions.items()},
-            None if given.truth is None else torch.cat([given.truth] * 2),
+            question = dataclasses.replace(question, conditions=conditions)
+            return with_null(student, question, random, self.null_fraction)
+        null = null_conditions(student, conditions)
+        return Question(
+            torch.cat([sample] * 2),
+            torch.cat([timestep] * 2),
+            {name: torch.cat([value, null[name]]) for name, value in conditions.items()},
+            answer=None if question.answer is None else torch.cat([question.answer] * 2),
         )
-
-    def _projected(self, tap: str, feature: torch.Tensor) -> torch.Tensor:
-        name, axis = tap.replace(".", "_"), self.models[0].family.channel_axis
-        if name not in self.projections:
-            return feature
-        projected: torch.Tensor = self.projections[name](feature.movedim(axis, -1)).movedim(-1, axis)
-        return projected
 
 
 def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -223,47 +183,22 @@ def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (value.float() - wanted).square().mean() / wanted.square().mean()
 
 
-def _projection(student: Denoiser, teacher: Denoiser, tap: str) -> nn.Linear | None:
-    """The map from the channels of a student's stage to the teacher's; None where widths agree."""
-    narrow_width, wide_width = (_stage_width(model, tap) for model in (student, teacher))
-    if narrow_width == wide_width:
-        return None
-    projection = nn.Linear(narrow_width, wide_width).to(student.device)
-    nn.init.zeros_(projection.weight)
-    nn.init.zeros_(projection.bias)
-    with torch.no_grad():
-        for narrow, wide in enumerate(student.kept.get(tap, range(narrow_width))):
-            if wide < wide_width:  # a new student may be wider than its teacher
-                projection.weight[wide, narrow] = 1
-    return projection
-
-
-def _stage_sizes(model: Denoiser) -> dict[str, torch.Size]:
-    """The shape of every stage's feature map, apart from its channels: height and width, or tokens."""
-    axis = model.family.channel_axis
-    with tapped(model, model.family.stages(model.net)) as features, torch.no_grad():
-        model.module(*example_inputs(model, batch=1))
-    return {tap: feature.shape[1:axis] + feature.shape[axis + 1 :] for tap, feature in features.items()}
-
-
-def _stage_width(model: Denoiser, tap: str) -> int:
-    writer = model.net.get_submodule(model.family.stages(model.net)[tap][1])
-    return int(writer.get_parameter("weight").shape[0])
+def _guided(both: torch.Tensor, scale: float) -> torch.Tensor:
+    """From outputs [2b,…] with the conditions and without."""
+    conditional, unconditional = both.chunk(2)
+    result: torch.Tensor = classifier_free_guidance(conditional, unconditional, scale)
+    return result
 
 
 def imitation(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
     """The objective of a copy of `model` that is trained."""
-    student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    return Imitation(student, _teacher(model, config, context), config, context.name, walked)
+    return Imitation(training.student_of(model), _teacher(model, config, context), config, context.name, walked)
 
 
 def _teacher(model: Denoiser, config: Config, context: Context) -> Denoiser:
-    if config.teacher is None:
-        return context.teacher()
     if config.teacher == AVERAGE:
         return dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(False))
-    teacher: Denoiser = context.earlier(config.teacher)
-    return teacher
+    return context.leader(config.teacher)
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
@@ -272,28 +207,17 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
         return PassResult(model, changed=False, notes={"reason": "all losses have weight 0"})
     walked = None
     if config.states == "trajectory":
-        walked = trajectories.drawn(
-            _teacher(model, config, context),
-            config.trajectories,
-            context.seed,
-            context.dataset,
-            context.progress,
-            f"{context.name}: the teacher's trajectories",
-        )
+        walked = trajectories.drawn(_teacher(model, config, context), config.trajectories, context)
     objective = imitation(model, config, context, walked)
-    student = objective.models[0]
-    notes = training.train(objective, student.net, config, context, context.training_data())
-    student.net.requires_grad_(False).eval()
-    notes["null_fraction"] = round(objective.null_fraction, 4)
-    notes["projected_stages"] = list(objective.projections)
-    return PassResult(student, changed=True, notes=notes)
+    stages = list(objective.stages.projections) if objective.stages else []
+    null = round(objective.null_fraction, 4)
+    return training.trained(objective, config, context, null_fraction=null, projected_stages=stages)
 
 
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """The model keeps its size; training time is measured on a few steps."""
-    objective = imitation(model, config, context)
-    seconds, memory = training.forecast(objective, objective.models[0], config, context.seed)
-    if config.states == "trajectory":
-        teacher = _teacher(model, config, context)
-        seconds += config.trajectories * trajectories.seconds_each(teacher, context.seed, context.dataset)
-    return Forecast(model, seconds, memory)
+    found = training.forecast_of(imitation(model, config, context), config, context)
+    if config.states == "data":
+        return found
+    drawing = config.trajectories * trajectories.seconds_each(_teacher(model, config, context), context)
+    return dataclasses.replace(found, seconds=found.seconds + drawing)

@@ -7,23 +7,20 @@ Loss (Meng et al. 2023, eq. 3): max(α²/σ², 1)·(x̂_0 of the student − gui
 the teacher's x̂_0 alone so that it means the same on every model; timesteps uniform over the student's own.
 """
 
-import copy
-import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassResult
 from compress.data import Batch
-from compress.diffusion.targets import clean_sample, truncated_snr
+from compress.diffusion.targets import relative_error
 from compress.errors import PassError
 from compress.model import scalars
-from compress.model.denoiser import Denoiser, guided
-from compress.model.noising import noised
+from compress.model.denoiser import Denoiser
+from compress.model.noising import clean_estimate, noised, with_scale
 from compress.settings import Pair
 
 
@@ -44,36 +41,22 @@ class Config(training.TrainingConfig):
         return self
 
 
-class GuidedImitation(nn.Module):
-    """The objective. Only the student is trained."""
-
-    average = None
-
-    def __init__(self, student: Denoiser, teacher: Denoiser, config: Config) -> None:
-        super().__init__()
-        self.net = student.module
-        self.models = (student, teacher)  # in a tuple, so that the teacher's weights are not the module's
-        self.scales = config.scales if config.mode == "embedded" else None
+class Guided(training.Objective):
+    """The error of the student's one evaluation against the teacher's guided output."""
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """The weighted loss of one batch."""
-        student, teacher = self.models
-        given = noised(student, batch, random)
-        sample, timestep, alpha, sigma = given.sample, given.timestep, given.alpha, given.sigma
-        conditions = dict(batch.conditions)
-        if self.scales:
-            low, high = self.scales
-            scale = low + (high - low) * torch.rand(len(sample), generator=random)
-            conditions[scalars.GUIDANCE_SCALE] = scale.to(sample.device)
-        kind, data = student.sampling.prediction_type, student.sampling.sigma_data
+        question = noised(self.student, batch, random)
+        sample, timestep, conditions = question.asked
+        assert question.levels is not None
+        conditions = with_scale(self.student.sampling.guidance.scales, conditions, sample, random)
         with torch.no_grad():
-            wanted = clean_sample(kind, sample, guided(teacher, sample, timestep, conditions), alpha, sigma, data)
-        found = clean_sample(kind, sample, guided(student, sample, timestep, conditions), alpha, sigma, data)
-        weight = truncated_snr(alpha, sigma)
-        return {"guided": (weight * (found - wanted).square()).mean() / (weight * wanted.square()).mean()}
+            wanted = clean_estimate(self.teacher, sample, timestep, conditions, question.levels)
+        found = clean_estimate(self.student, sample, timestep, conditions, question.levels)
+        return {"guided": relative_error(found, wanted, *question.levels)}
 
 
-def objective(model: Denoiser, config: Config, context: Context) -> GuidedImitation:
+def objective(model: Denoiser, config: Config, context: Context) -> Guided:
     """The objective of a copy of `model`, which takes the scale where it is embedded. Raises PassError."""
     teacher = context.teacher()
     guidance = model.sampling.guidance
@@ -81,36 +64,28 @@ def objective(model: Denoiser, config: Config, context: Context) -> GuidedImitat
         raise PassError(f"{context.name}: the teacher is not guided, so there is nothing to distill; remove the pass")
     if not guidance.online:
         raise PassError(f"{context.name}: the model's guidance is {guidance.kind} already; remove the pass")
-    net = copy.deepcopy(model.net).requires_grad_(True)
-    scales = None
-    if config.mode == "embedded":
-        scales = config.scales
+    scales = config.scales if config.mode == "embedded" else None
+    guidance = guidance.model_copy(update={"kind": config.mode, "scales": scales})
+    sampling = model.sampling.model_copy(update={"guidance": guidance})
+    student = training.student_of(model, sampling=sampling, classifier=None)
+    if scales:
         if not scales[0] <= guidance.scale <= scales[1]:
             raise PassError(
                 f"{context.name}: the recipe's guidance scale {guidance.scale} is not in scales: {list(scales)}"
             )
         try:
-            scalars.add(net, model.family, scalars.GUIDANCE_SCALE)
+            scalars.add(student.net, model.family, scalars.GUIDANCE_SCALE)
         except ValueError as error:
             raise PassError(f"{context.name}: {error}; use mode: baked") from None
-    guidance = guidance.model_copy(update={"kind": config.mode, "scales": scales})
-    sampling = model.sampling.model_copy(update={"guidance": guidance})
-    student = dataclasses.replace(model, net=net.requires_grad_(True), sampling=sampling, classifier=None)
-    return GuidedImitation(student, teacher, config)
+        student.net.requires_grad_(True)
+    return Guided(student, teacher)
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Distill and return the averaged student, which evaluates once."""
-    made = objective(model, config, context)
-    student = made.models[0]
-    notes = training.train(made, student.net, config, context, context.training_data())
-    student.net.requires_grad_(False).eval()
-    return PassResult(student, changed=True, notes=notes)
+    return training.trained(objective(model, config, context), config, context)
 
 
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """Training time is measured on a few steps."""
-    made = objective(model, config, context)
-    seconds, memory = training.forecast(made, made.models[0], config, context.seed)
-    made.models[0].net.requires_grad_(False)
-    return Forecast(made.models[0], seconds, memory)
+    return training.forecast_of(objective(model, config, context), config, context)

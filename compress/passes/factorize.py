@@ -22,7 +22,7 @@ from compress.measure import counts, target
 from compress.model import edits, low_rank, ranks
 from compress.model.denoiser import Denoiser, predict
 from compress.model.low_rank import Readings, Spectrum
-from compress.model.noising import as_sampled
+from compress.model.noising import noised, with_null
 from compress.model.paths import matches, meant, outermost, watched
 from compress.randomness import Draw, generator
 from compress.settings import Many
@@ -105,9 +105,10 @@ def _read(model: Denoiser, layers: dict[str, nn.Module], config: Config, context
         for step in range(config.batches):
             key = (context.seed, Draw.FACTORIZE, step)
             random = generator(*key)
-            given = as_sampled(model, dataset.batch(BATCH, *key).to(context.device), random)
+            batch = dataset.batch(BATCH, *key).to(context.device)
+            question = with_null(model, noised(model, batch, random), random)
             with torch.set_grad_enabled(together):
-                output = predict(model, given.sample, given.timestep, given.conditions)
+                output = predict(model, *question.asked)
             if together:
                 signs = torch.randint(2, output.shape, generator=random).to(output) * 2 - 1
                 output.backward(signs)

@@ -22,7 +22,6 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
@@ -33,7 +32,7 @@ from compress.folders import own_folder, remove_own
 from compress.measure import counts, target
 from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
-from compress.model.noising import as_sampled
+from compress.model.noising import noised, with_null
 from compress.model.paths import meant, outermost
 from compress.randomness import Draw, generator
 from compress.settings import Many, only
@@ -81,21 +80,15 @@ class Config(PassConfig):
         return self
 
 
-class Imitation(nn.Module):
-    """The error of a model without a block against the whole one, at the model's own timesteps and guidance."""
-
-    def __init__(self, less: Denoiser, whole: Denoiser) -> None:
-        super().__init__()
-        self.net = less.module
-        self.models = (less, whole)  # in a tuple, so that the whole model's weights are not trained
+class Imitation(training.Objective):
+    """The error of a model without a block, the student, against the whole one, as the model is sampled."""
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Mean (S − T)² ÷ mean T² of the outputs S without the block and T with it [b,…]."""
-        less, whole = self.models
-        given = as_sampled(whole, batch, random)
+        question = with_null(self.teacher, noised(self.teacher, batch, random), random)
         with torch.no_grad():
-            wanted = predict(whole, given.sample, given.timestep, given.conditions).float()
-        error = (predict(less, given.sample, given.timestep, given.conditions).float() - wanted).square().mean()
+            wanted = predict(self.teacher, *question.asked).float()
+        error = (predict(self.student, *question.asked).float() - wanted).square().mean()
         return {"output": error / wanted.square().mean()}
 
 
@@ -238,6 +231,6 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     if config.target and config.ranking == "recovery" and result.changed:
         less = without(model, result.notes["removed"][:1])
         less.net.requires_grad_(True)
-        each, memory = training.forecast(Imitation(less, model), model, _recovery(config), context.seed)
-        seconds += each * len(result.notes["ranking"])
+        each = training.forecast_of(Imitation(less, model), _recovery(config), context)
+        seconds, memory = seconds + each.seconds * len(result.notes["ranking"]), each.memory_bytes
     return Forecast(result.model, seconds, memory)

@@ -21,7 +21,7 @@ from compress.measure import counts, target
 from compress.model import channels, plain_widths
 from compress.model.channels import Coupled, Couplings
 from compress.model.denoiser import Denoiser, predict
-from compress.model.noising import as_sampled
+from compress.model.noising import noised, with_null
 from compress.model.paths import meant
 from compress.randomness import Draw, generator
 from compress.settings import Many
@@ -132,11 +132,12 @@ def _accumulate_gradients(model: Denoiser, config: Config, context: Context) -> 
     with context.progress(f"{context.name}: importance", config.batches) as task:
         for step in range(config.batches):
             key = (context.seed, Draw.IMPORTANCE, 0 if along else step)
+            random = generator(*key)
             batch = dataset.batch(BATCH, *key).to(context.device)
-            at = known[step * len(known) // config.batches][None] if along else None
-            given = as_sampled(model, batch, generator(*key), at)
-            output = predict(model, given.sample, given.timestep, given.conditions)
-            loss = nn.functional.mse_loss(output, given.truth)
+            at = known[step * len(known) // config.batches].expand(BATCH) if along else None
+            question = with_null(model, noised(model, batch, random, at=at), random)
+            assert question.answer is not None
+            loss = nn.functional.mse_loss(predict(model, *question.asked), question.answer)
             largest = max(largest, float(loss.detach()))
             if along and float(loss.detach()) < 0.05 * largest:
                 break

@@ -5,8 +5,6 @@ labels are replaced by the null condition with probability `label_dropout`, as c
 Salimans 2022, algorithm 1).
 """
 
-import copy
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,22 +48,20 @@ class Config(training.TrainingConfig):
         return model
 
 
-class Denoising(nn.Module):
-    """The plain denoising objective."""
+class Denoising(training.Objective):
+    """The plain denoising objective, whose teacher is the data."""
 
     def __init__(self, model: Denoiser, label_dropout: float) -> None:
-        super().__init__()
-        self.net = model.module
-        self.model = model
+        super().__init__(model, model)
         self.label_dropout = label_dropout if model.sampling.guidance.kind == "cfg" else 0.0
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """Mean squared error of the prediction. Ho et al. 2020, eq. 14, for any prediction type."""
-        given = noised(self.model, batch, random, self.model.sampling.training)
-        null = torch.rand(len(given.sample), generator=random) < self.label_dropout
-        conditions = with_null(self.model, given.conditions, null)
-        output = predict(self.model, given.sample, given.timestep, conditions)
-        return {"task": nn.functional.mse_loss(output.float(), given.truth)}
+        question = noised(self.student, batch, random, self.student.sampling.training)
+        question = with_null(self.student, question, random, self.label_dropout)
+        assert question.answer is not None
+        output = predict(self.student, *question.asked)
+        return {"task": nn.functional.mse_loss(output.float(), question.answer)}
 
 
 def build(config: Config, context: Context) -> Denoiser:
@@ -91,29 +87,20 @@ def build(config: Config, context: Context) -> Denoiser:
     return model.to(context.device)
 
 
-def _start(model: Denoiser | None, config: Config, context: Context) -> Denoiser:
+def objective(model: Denoiser | None, config: Config, context: Context) -> Denoising:
+    """The objective of a new model, or of a copy of the one so far. Raises PassError."""
     if config.model is not None:
-        return build(config, context)
+        model = build(config, context)
     if model is None:
         raise PassError(f"{context.name}: give a `checkpoint` in the recipe, or `model` (a diffusers config) here")
-    return dataclasses.replace(model, net=copy.deepcopy(model.net))
+    return Denoising(training.student_of(model), config.label_dropout)
 
 
 def run(model: Denoiser | None, config: Config, context: Context) -> PassResult[Denoiser]:
     """Train and return the averaged model."""
-    trained = _start(model, config, context)
-    trained.net.requires_grad_(True)
-    notes = training.train(
-        Denoising(trained, config.label_dropout), trained.net, config, context, context.training_data()
-    )
-    trained.net.requires_grad_(False).eval()
-    return PassResult(trained, changed=True, notes=notes)
+    return training.trained(objective(model, config, context), config, context)
 
 
 def forecast(model: Denoiser | None, config: Config, context: Context) -> Forecast:
-    """The model's size is known at once; training time is measured on one step."""
-    trained = _start(model, config, context)
-    trained.net.requires_grad_(True)
-    seconds, memory = training.forecast(Denoising(trained, config.label_dropout), trained, config, context.seed)
-    trained.net.requires_grad_(False)
-    return Forecast(trained, seconds, memory)
+    """The model's size is known at once; training time is measured on a few steps."""
+    return training.forecast_of(objective(model, config, context), config, context)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from compress.diffusion.prediction import add_noise, target
+from compress.diffusion.sampling import Sampling
 from compress.diffusion.targets import arrival, clean_sample, clean_target, spaced, truncated_snr
 
 LEVELS = [(0.0, 1.0), (0.1, math.sqrt(0.99)), (0.6, 0.8), (0.9, math.sqrt(0.19))]
@@ -34,7 +35,8 @@ def test_clean_sample_undoes_the_noise(kind: str, alpha: float, sigma: float) ->
     clean, noise = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64).unbind()
     sample = add_noise(clean, noise, level(alpha), level(sigma))
     output = target(kind, clean, noise, level(alpha), level(sigma))
-    torch.testing.assert_close(clean_sample(kind, sample, output, level(alpha), level(sigma)), clean)
+    sampling = Sampling(prediction_type=kind, timesteps=(500,))
+    torch.testing.assert_close(clean_sample(sampling, sample, output, level(alpha), level(sigma)), clean)
 
 
 @pytest.mark.parametrize("at", LEVELS)

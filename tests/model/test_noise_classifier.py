@@ -141,14 +141,14 @@ def test_its_guidance_is_distilled(mode: str, tmp_path: Path) -> None:
     few = {"mode": mode, "steps": 100, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.9}
     few |= {"scales": [50.0, 70.0]} if mode == "embedded" else {}
     config = distill_guidance.Config.model_validate(few)
-    untrained = distill_guidance.objective(teacher, config, context).models[0]
+    untrained = distill_guidance.objective(teacher, config, context).student
     student = distill_guidance.run(teacher, config, context).model
     assert student.classifier is None and student.sampling.guidance.kind == mode
     batch = dataset_for(teacher).batch(40, 5, 0)
     losses = []
     for one in (untrained, student):
         with torch.no_grad():
-            found = distill_guidance.GuidedImitation(one, teacher, config)(batch, generator(7))
+            found = distill_guidance.Guided(one, teacher)(batch, generator(7))
         losses.append(float(sum(found.values())))
     assert losses[1] < 0.9 * losses[0], losses
     sample, _, conditions = inputs_for(teacher)

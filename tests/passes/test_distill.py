@@ -9,13 +9,13 @@ import torch
 from compress import training
 from compress.contract import Finished
 from compress.errors import PassError
-from compress.model import trajectories
 from compress.model.denoiser import Denoiser, draw, guided, predict
 from compress.model.features import attending, attention_maps, tapped
 from compress.model.noising import null_share
-from compress.model.trajectories import Trajectories
 from compress.passes import distill, prune_channels
 from compress.randomness import generator
+from compress.training import trajectories
+from compress.training.trajectories import Trajectories
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, inputs_for, make_context, make_denoiser
 
 ALL = {"losses": {"output": 1, "feature": 1, "task": 1}}
@@ -27,7 +27,7 @@ def test_teacher_as_its_own_student_has_no_loss_but_the_task() -> None:
     losses = objective(dataset_for(teacher).batch(8, 0, 0), generator(0))
     assert losses["output"] == losses["feature"] == 0
     assert losses["task"] > 0
-    assert not objective.projections
+    assert not objective.stages.projections
 
 
 def test_losses_do_not_depend_on_the_scale_of_the_teacher() -> None:
@@ -43,12 +43,13 @@ def test_projection_starts_by_putting_surviving_channels_in_their_places(tmp_pat
     config = prune_channels.Config.model_validate({"target": {"macs": 0.6}, "importance": "l2"})
     student = prune_channels.run(teacher, config, make_context(teacher, tmp_path)).model
     objective = distill.Imitation(student, teacher, distill.Config(), "distill")
-    assert objective.projections
+    stages = objective.stages
+    assert stages.projections
     sample, timestep, conditions = inputs_for(student)
-    with tapped(student, objective.taps) as features, torch.no_grad():
+    with tapped(student, stages.taps) as features, torch.no_grad():
         student.module(sample, timestep, *conditions.values())
-        for tap in objective.taps:
-            wide = objective._projected(tap, features[tap])
+        for tap in stages.taps:
+            wide = stages(tap, features[tap])
             kept = list(student.kept[tap])
             assert torch.equal(wide[:, kept], features[tap])
 
@@ -87,7 +88,7 @@ def test_guided_loss_is_that_of_the_guided_outputs() -> None:
     losses = {"output": 0, "feature": 0, "guided": 1}
     objective = distill.Imitation(student, teacher, distill.Config.model_validate({"losses": losses}), "distill")
     batch = dataset_for(teacher).batch(6, 0, 0)
-    given = objective._inputs(batch, generator(7))
+    given = objective._question(batch, generator(7))
     half = slice(0, 6)
     conditions = {name: value[half] for name, value in given.conditions.items()}
     with torch.no_grad():
@@ -121,7 +122,7 @@ def test_states_are_those_of_the_teachers_sampling(tmp_path: Path) -> None:
     teacher = make_denoiser(CLASS_CONFIG)
     context = dataclasses.replace(make_context(teacher, tmp_path), teacher=lambda: teacher)
     config = distill.Config.model_validate({"states": "trajectory", "trajectories": 7, "steps": 2, "batch_size": 4})
-    walked = trajectories.drawn(teacher, 7, 0, context.dataset, context.progress, "")
+    walked = trajectories.drawn(teacher, 7, context)
     assert walked.states.shape == (len(teacher.sampling.timesteps) + 1, 7, *teacher.sample_shape)
     assert torch.equal(walked.states[-1], draw(teacher, walked.states[0], walked.conditions))
     for held_out, part in ((False, slice(0, 6)), (True, slice(6, 7))):
@@ -136,7 +137,7 @@ def test_conditions_of_other_images(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     batch = dataset_for(model).batch(64, 0, 0)
     settings = {"random_conditions": 1.0, "null_fraction": 0.0}
-    given = objective_for(model, settings)._inputs(batch, generator(0)).conditions["class_labels"]
+    given = objective_for(model, settings)._question(batch, generator(0)).conditions["class_labels"]
     assert not torch.equal(given, batch.conditions["class_labels"])
     assert torch.equal(given.sort().values, batch.conditions["class_labels"].sort().values)
 
@@ -161,13 +162,13 @@ def test_the_students_own_average_is_the_teacher(tmp_path: Path) -> None:
     settings = {"teacher": "average", "losses": {"output": 1, "feature": 0, "task": 1}, "steps": 4, "batch_size": 4}
     config = distill.Config.model_validate({**settings, "ema": 0.5, "learning_rate": 0.01})
     objective = distill.imitation(model, config, make_context(model, tmp_path))
-    assert objective.average is not objective.models[0].net
+    assert objective.average is not objective.student.net
     random = generator(3)
     batch = dataset_for(model).batch(4, 0, 0)
     assert objective(batch, random)["output"] == 0, "it begins with itself"
     average = next(objective.average.parameters()).clone()
     training.train(objective, objective.net, config, make_context(model, tmp_path), dataset_for(model))
-    trained, shown = next(objective.models[0].net.parameters()), next(objective.average.parameters())
+    trained, shown = next(objective.student.net.parameters()), next(objective.average.parameters())
     assert not torch.equal(shown, average) and not torch.equal(shown, trained)
     result = distill.run(model, config, make_context(model, tmp_path / "run"))
     assert any(loss > 0 for _, loss, _ in result.notes["history"])

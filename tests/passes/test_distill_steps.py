@@ -14,8 +14,8 @@ from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import BundleError, PassError
 from compress.model.denoiser import Denoiser, draw, walk
 from compress.model.reference import conditions_for, noise_like
-from compress.model.trajectories import Trajectories
 from compress.pipeline import checkpoint
+from compress.training.trajectories import Trajectories
 from tests.conftest import (
     FLOW,
     SCHEDULER,
@@ -290,10 +290,10 @@ def test_of_several_numbers_of_steps_every_step_counts_alike(tmp_path: Path, mon
     noise = noise_like(student, 8, 0)
     conditions = conditions_for(student, 8, make_context(teacher, tmp_path).dataset, 0)
     walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
-    objective = STEPS.Steps(student, leads, config, grid, config.sampling_steps, walked)
-    monkeypatch.setattr(objective, "_distance", lambda *given: torch.ones(()))
+    objective = STEPS.Steps(student, leads, grid, config.sampling_steps, walked)
+    monkeypatch.setattr(objective.grid, "error", lambda *given: torch.ones(()))
     random = torch.Generator().manual_seed(0)
-    losses = {round(float(objective._walk(4, random, noise.device)["steps"]), 6) for _ in range(20)}
+    losses = {round(float(objective._walk(walked, 4, random, noise.device)["steps"]), 6) for _ in range(20)}
     assert losses == {4 * 2 / 5, 1 * 2 / 5}, "one number of steps would be 1: their mean is"
 
 
@@ -321,7 +321,8 @@ def test_a_student_that_takes_all_steps_has_no_error(scheduler: dict, tmp_path: 
         config = STEPS.Config.model_validate(settings)
         student, leader, grid = STEPS._student(teacher, config, context)
         states = walk(teacher, noise_like(teacher, 8, 1), {})
-        objective = STEPS.Steps(student, leader, config, grid, (4,), Trajectories(states, grid.timesteps, {}))
+        walked = Trajectories(states, grid.timesteps, {}) if config.method == "trajectory" else None
+        objective = STEPS._objective(student, leader, grid, config, walked)
         with torch.no_grad():
             losses = objective(context.dataset().batch(8, 0, 0), torch.Generator().manual_seed(0))
         assert float(losses["steps"]) < 1e-9

@@ -13,7 +13,8 @@ from compress.contract import Context
 from compress.data import Batch
 from compress.errors import PassError
 from compress.randomness import Draw, generator
-from compress.training import TrainingConfig
+from compress.training import TrainingConfig, loop
+from compress.training import config as training_config
 from tests.conftest import CLASS_CONFIG, dataset_for, make_context, make_denoiser
 
 
@@ -120,7 +121,7 @@ def test_without_a_better_end_the_last_weights_are_the_best(tmp_path: Path) -> N
 def test_killed_and_run_again_it_ends_with_the_same_weights(
     tmp_path: Path, killed_at: int, stop: dict | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     whole = Line()
     notes = run(tmp_path / "whole", whole, early_stop=stop)
     with pytest.raises(KeyboardInterrupt):
@@ -171,7 +172,7 @@ def test_an_average_that_an_objective_asks_for_is_kept(tmp_path: Path) -> None:
 def test_bf16_on_a_processor_without_it_is_said_before_training(
     flags: set[str], slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(training_config, "_processor_flags", lambda: flags)
     said: list[str] = []
     context = dataclasses.replace(context_for(tmp_path), log=said.append)
     objective = Line()

@@ -1,7 +1,6 @@
 """States that a model's own sampling goes through: what a student is asked about when it is used."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from compress.data import HELD_OUT, Batch, Dataset
+from compress.contract import Context
+from compress.data import HELD_OUT, Batch
 from compress.files import cache_folder, write_atomically
 from compress.model.denoiser import Denoiser, guided, walk
-from compress.model.reference import Progress, conditions_for, identity, key_of, noise_like
+from compress.model.reference import conditions_for, identity, key_of, noise_like
 from compress.model.scalars import GUIDANCE_SCALE
 from compress.randomness import Draw, generator
 
@@ -47,27 +47,21 @@ class Trajectories:
 
 
 def drawn(
-    model: Denoiser,
-    count: int,
-    seed: int,
-    dataset: Callable[[], Dataset],
-    progress: Progress,
-    title: str,
-    scales: tuple[float, float] | None = None,
-    skip: int = 0,
+    model: Denoiser, count: int, context: Context, scales: tuple[float, float] | None = None, skip: int = 0
 ) -> Trajectories:
     """`count` trajectories of the model's own sampling, drawn once and then kept in the cache, fifty a file.
 
     Stopped and called again, it goes on with the first file that is missing.
-    scales: draw each at a guidance scale of its own in this range. skip: leave out the first so many of this seed.
+    scales: draw each at a guidance scale of its own in this range. skip: leave out the first so many of the seed.
     """
+    seed = context.seed
     folder = cache_folder() / "trajectories" / identity(model)[:24]
-    conditions = conditions_for(model, skip + count, dataset, seed)
+    conditions = conditions_for(model, skip + count, context.dataset, seed)
     if scales:
         random = torch.rand(skip + count, generator=generator(seed, Draw.TRAJECTORY_SCALES))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
     parts = []
-    with progress(title, count) as task:
+    with context.progress(f"{context.name}: the teacher's trajectories", count) as task:
         for start in range(skip, skip + count, AT_ONCE):
             items = min(AT_ONCE, skip + count - start)
             given = {name: value[start : start + items] for name, value in conditions.items()}
@@ -94,10 +88,11 @@ def _read_kept(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def seconds_each(model: Denoiser, seed: int, dataset: Callable[[], Dataset]) -> float:
+def seconds_each(model: Denoiser, context: Context) -> float:
     """Time of one trajectory, from one measured evaluation."""
-    noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES).to(model.device)
-    given = {name: value.to(model.device) for name, value in conditions_for(model, AT_ONCE, dataset, seed).items()}
+    noise = noise_like(model, AT_ONCE, context.seed, Draw.TRAJECTORIES).to(model.device)
+    conditions = conditions_for(model, AT_ONCE, context.dataset, context.seed)
+    given = {name: value.to(model.device) for name, value in conditions.items()}
     timestep = torch.full((AT_ONCE,), model.sampling.timesteps[0], device=model.device)
     began = time.perf_counter()
     guided(model, noise, timestep, given)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.model import trajectories
+from compress.files import cache_folder
 from compress.model.denoiser import Denoiser
-from compress.model.reference import silent
 from compress.model.scalars import GUIDANCE_SCALE
-from tests.conftest import CLASS_CONFIG, dataset_for, make_denoiser
+from compress.training import trajectories
+from tests.conftest import CLASS_CONFIG, make_context, make_denoiser
 
 
 @pytest.fixture
@@ -19,8 +19,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "trajectories"
 
 
+def drawn(model: Denoiser, count: int, **more: object) -> trajectories.Trajectories:
+    return trajectories.drawn(model, count, make_context(model, cache_folder()), **more)
+
+
 def states(model: Denoiser, count: int, **more: object) -> torch.Tensor:
-    return trajectories.drawn(model, count, 0, lambda: dataset_for(model), silent, "", **more).states
+    return drawn(model, count, **more).states
 
 
 def test_drawing_goes_on_where_it_was_stopped(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,20 +34,20 @@ def test_drawing_goes_on_where_it_was_stopped(cache: Path, monkeypatch: pytest.M
     assert len(files) == 3
     files[1].write_bytes(files[1].read_bytes()[:100])
     files[2].unlink()
-    drawn = []
+    walks = []
     walk = trajectories.walk
-    monkeypatch.setattr(trajectories, "walk", lambda *given: drawn.append(1) or walk(*given))
-    assert torch.equal(states(model, 10), whole) and len(drawn) == 2
-    assert torch.equal(states(model, 10), whole) and len(drawn) == 2
-    assert torch.equal(states(model, 8), whole[:, :8]) and len(drawn) == 2, "a smaller count is the beginning"
-    assert not torch.equal(states(make_denoiser(CLASS_CONFIG, seed=1), 10), whole) and len(drawn) == 5
-    assert not torch.equal(states(model, 10, scales=(1.0, 4.0)), whole) and len(drawn) == 8
+    monkeypatch.setattr(trajectories, "walk", lambda *given: walks.append(1) or walk(*given))
+    assert torch.equal(states(model, 10), whole) and len(walks) == 2
+    assert torch.equal(states(model, 10), whole) and len(walks) == 2
+    assert torch.equal(states(model, 8), whole[:, :8]) and len(walks) == 2, "a smaller count is the beginning"
+    assert not torch.equal(states(make_denoiser(CLASS_CONFIG, seed=1), 10), whole) and len(walks) == 5
+    assert not torch.equal(states(model, 10, scales=(1.0, 4.0)), whole) and len(walks) == 8
 
 
 def test_those_left_to_an_earlier_pass_are_other_ones(cache: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    whole = trajectories.drawn(model, 12, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0))
-    rest = trajectories.drawn(model, 4, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0), skip=8)
+    whole = drawn(model, 12, scales=(1.0, 4.0))
+    rest = drawn(model, 4, scales=(1.0, 4.0), skip=8)
     assert torch.equal(rest.states, whole.states[:, 8:])
     assert all(torch.equal(value, whole.conditions[name][8:]) for name, value in rest.conditions.items())
     odd = states(model, 4, skip=3)
@@ -52,7 +56,7 @@ def test_those_left_to_an_earlier_pass_are_other_ones(cache: Path) -> None:
 
 def test_scales_belong_to_their_trajectories(cache: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    walked = trajectories.drawn(model, 6, 0, lambda: dataset_for(model), silent, "", (1.0, 4.0))
+    walked = drawn(model, 6, scales=(1.0, 4.0))
     one = {name: value[5:] for name, value in walked.conditions.items()}
     assert 1 <= float(one[GUIDANCE_SCALE]) <= 4
     again = trajectories.walk(model, walked.states[0, 5:], one)

@@ -1,0 +1,71 @@
+"""Settings of training, and what follows from them alone."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compress.contract import Context, PassConfig
+
+
+class EarlyStop(PassConfig):
+    """When to end before the last step."""
+
+    every: int = Field(100, ge=1, description="steps from one held-out probe to the next")
+    patience: int = Field(3, ge=1, description="probes without a new best after which training ends")
+    images: int = Field(256, ge=1, description="held-out images of a probe")
+
+
+class TrainingConfig(PassConfig):
+    """Settings that every training pass has."""
+
+    steps: int = Field(600, ge=1, description="optimizer steps")
+    batch_size: int = Field(64, ge=1, description="images a step")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for machines with little memory")
+    learning_rate: float = Field(4e-4, gt=0, description="peak learning rate of AdamW; decays to 0 by a cosine")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weight average, which is the result; 0: none")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the forward pass")
+    early_stop: EarlyStop | None = Field(
+        None, description="end when the losses of held-out images get no better, with the best weights so far"
+    )
+
+    @model_validator(mode="after")
+    def _parts(self) -> "TrainingConfig":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
+        return self
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Rate at `step`: linear warm-up, then half a cosine to 0."""
+    warmup = config.warmup * config.steps
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(config.steps - warmup, 1)))
+
+
+def say_slow(config: TrainingConfig, context: Context) -> None:
+    """Log that bf16 is asked of a processor that computes it piece by piece."""
+    if config.precision == "bf16" and context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+        context.log(
+            f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
+            "arithmetic; use precision: fp32"
+        )
+
+
+def _processor_flags() -> set[str]:
+    """What Linux says the processor can do; empty where there is no Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[-1].split()}
+
+
+def _has_bf16(flags: set[str]) -> bool:
+    """Whether bf16 is multiplied in hardware: by AVX-512, AMX or Arm's extension. Unknown flags: it may be."""
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})

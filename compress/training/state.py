@@ -1,0 +1,78 @@
+"""The state of a training run: saved while it runs, so that a killed run goes on and ends with the same weights."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from compress.errors import PassError
+from compress.files import write_atomically
+
+
+@dataclasses.dataclass
+class State:
+    """What a killed run needs to go on. probes: (step, loss on held-out images); best: the weights of the least."""
+
+    objective: nn.Module
+    optimizer: Any
+    ema: EMAModel
+    file: Path
+    step: int = 0
+    probes: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    best: list[torch.Tensor] = dataclasses.field(default_factory=list)
+
+    @property
+    def stale(self) -> int:
+        """Probes since the best one."""
+        values = [value for _, value in self.probes]
+        return len(values) - 1 - values.index(min(values)) if values else 0
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Parameters that training changes, and buffers."""
+        tensors: dict[str, torch.Tensor] = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        return tensors | dict(self.objective.named_buffers())
+
+    def save(self) -> None:
+        """Write the file."""
+        tensors = {f"objective.{name}": tensor for name, tensor in self._trained().items()}
+        tensors |= {f"ema.{i}": tensor for i, tensor in enumerate(self.ema.shadow_params)}
+        tensors |= {f"best.{i}": tensor for i, tensor in enumerate(self.best)}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"step": str(self.step), "probes": json.dumps(self.probes)}
+        write_atomically(self.file, lambda part: save_file(tensors, part, metadata), parents=False)
+
+    def restore(self) -> None:
+        """Read the file of a killed run, if there is one. Raises PassError for a damaged one."""
+        if not self.file.is_file():
+            return
+        try:
+            with safe_open(self.file, framework="pt") as opened:
+                metadata = opened.metadata()
+                self.step = int(metadata["step"])
+                self.probes = [(int(step), float(value)) for step, value in json.loads(metadata["probes"])]
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise PassError(f"{self.file}: is damaged ({error}); delete it, or start over with --fresh") from None
+        with torch.no_grad():
+            for name, tensor in self._trained().items():
+                tensor.copy_(tensors[f"objective.{name}"])
+        ema = self.ema
+        ema.shadow_params = [tensors[f"ema.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
+        if self.probes:
+            self.best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
+        ema.optimization_step = self.step
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                moments.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
