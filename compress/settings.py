@@ -117,6 +117,14 @@ def models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models(inner)
 
 
+def only(settings: BaseModel, *names: str) -> str:
+    """Which of these settings is given. Raises ValueError unless it is exactly one."""
+    found = [name for name in names if getattr(settings, name) is not None]
+    if len(found) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}")
+    return found[0]
+
+
 def choices(annotation: Any) -> list[str]:
     """The words that a type allows, where it allows some words alone."""
     if get_origin(annotation) is Literal:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.families.replacements import LowRank, channel_axis
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.paths import watched
 
 _COUNTED: dict[str, int] = {}  # macs, by structure
 
@@ -42,9 +42,9 @@ def macs(model: Denoiser) -> int:
 
 def compared(before: Denoiser, after: Denoiser) -> dict[str, dict[str, float]]:
     """MACs and parameters of two models and their ratios, for the record of a pass."""
-    sizes = [{"macs": macs(model), "params": parameters(model)} for model in (before, after)]
-    ratios = {key: round(sizes[1][key] / sizes[0][key], 4) for key in sizes[0]}
-    return {"before": dict(sizes[0]), "after": dict(sizes[1]), "ratios": ratios}
+    first, second = ({"macs": macs(model), "params": parameters(model)} for model in (before, after))
+    ratios = {key: round(second[key] / first[key], 4) for key in first}
+    return {"before": dict(first), "after": dict(second), "ratios": ratios}
 
 
 def places(model: Denoiser) -> dict[str, int]:
@@ -53,14 +53,13 @@ def places(model: Denoiser) -> dict[str, int]:
     Layers of low rank count as one; layers that are never called are left out.
     """
     shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, LowRank)
+    layers = [path for path, module in shadow.net.named_modules() if isinstance(module, kinds)]
     found: dict[str, int] = {}
-    for path, module in shadow.net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
 
-            def count(layer: nn.Module, _inputs: object, output: Any, path: str = path) -> None:
-                found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]
+    def count(path: str, layer: nn.Module, _inputs: object, _named: object, output: torch.Tensor) -> None:
+        found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]
 
-            module.register_forward_hook(count)
-    with torch.no_grad():
+    with torch.no_grad(), watched(shadow.net, layers, count):
         shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
     return found

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from compress.model import edits
-from compress.model.denoiser import Denoiser
+from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.paths import outermost
 from compress.randomness import Draw, generator
 
 
@@ -22,30 +23,18 @@ def without(model: Denoiser, paths: Iterable[str]) -> Denoiser:
     return dataclasses.replace(model, net=net, kept=kept)
 
 
-def outermost(paths: Iterable[str]) -> list[str]:
-    """Paths without those that lie within another of them, none twice."""
-    paths = list(dict.fromkeys(paths))
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
-
-
 @torch.no_grad()
 def inputs_read(model: Denoiser) -> set[str]:
     """Names of the inputs beside the sample on which the output depends."""
     random, device = generator(0, Draw.INPUTS_READ), model.device
-    sample = torch.randn(1, *model.sample_shape, generator=random).to(device)
     told = model.sampling.told(model.sampling.training[[0, -1]]).to(device)
-    pairs = {"timestep": list(told[:, None])}
-    for name, condition in model.conditions.items():
-        shape = (1, *condition.shape)
+    inputs = dict(zip(("sample", "timestep", *model.inputs), example_inputs(model, batch=1), strict=True))
+    inputs |= {"sample": torch.randn(inputs["sample"].shape, generator=random).to(device), "timestep": told[:1]}
+    others = {"timestep": told[1:]}
+    for name, condition in model.inputs.items():
         if condition.dtype == torch.int64:
-            other = torch.full(shape, (model.family.classes(model.net) or 1) - 1)
-        else:
-            other = torch.randn(shape, generator=random)
-        pairs[name] = [torch.zeros_like(other).to(device), other.to(device)]
-
-    def output(changed: str | None) -> torch.Tensor:
-        result: torch.Tensor = model.module(sample, *(pair[int(name == changed)] for name, pair in pairs.items()))
-        return result
-
-    base = output(None)
-    return {name for name in pairs if not torch.equal(output(name), base)}
+            others[name] = torch.full_like(inputs[name], (model.family.classes(model.net) or 1) - 1)
+        else:  # scalars are positive
+            others[name] = inputs[name] + torch.randn(inputs[name].shape, generator=random).abs().to(device)
+    base = model.module(*inputs.values())
+    return {name for name in others if not torch.equal(model.module(*(inputs | {name: others[name]}).values()), base)}

@@ -6,7 +6,7 @@ others of its layer; which ones it loses is its own affair.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class Member:
     places: torch.Tensor
     channels: torch.Tensor
 
+    def weight(self, net: nn.Module) -> nn.Parameter:
+        """The layer's weight in a net of these paths."""
+        return net.get_submodule(self.path).get_parameter("weight")
+
 
 @dataclass(frozen=True)
 class Coupled:
@@ -47,19 +51,17 @@ class Coupled:
 
 
 class Couplings:
-    """The coupled sets of a model, found once, and taken out in place. ignored: layers whose outputs stay."""
+    """The coupled sets of a model but of its family's protected layers, found once, and taken out in place."""
 
-    def __init__(self, model: Denoiser, ignored: Iterable[nn.Module]) -> None:
+    def __init__(self, model: Denoiser) -> None:
         self.model = model
         self._paths = {module: path for path, module in model.net.named_modules()}
         self._heads = model.family.heads(model.net)
-        trained = [parameter.requires_grad for parameter in model.net.parameters()]
         model.net.requires_grad_(True)  # the graph is read off autograd's
         with torch.enable_grad():
             self._graph = tp.DependencyGraph().build_dependency(model.module, example_inputs(model, batch=2))
-        for parameter, before in zip(model.net.parameters(), trained, strict=True):
-            parameter.requires_grad_(before)
-        groups = self._graph.get_all_groups(list(ignored), (nn.modules.conv._ConvNd, nn.Linear))
+        protected = model.family.protected(model.net)
+        groups = self._graph.get_all_groups(protected, (nn.modules.conv._ConvNd, nn.Linear))
         self.sets = [self._coupled(group) for group in groups]
 
     def _coupled(self, group: Any) -> Coupled:
@@ -96,26 +98,25 @@ class Couplings:
 
         heads: those of attention are whole heads.
         """
-        model = self.model
-        writers = {tap: model.net.get_submodule(name) for tap, (_, name) in model.family.stages(model.net).items()}
-        alive = {tap: list(range(len(layer.get_parameter("weight")))) for tap, layer in writers.items()}
+        net, family = self.model.net, self.model.family
+        writers = {tap: name for tap, (_, name) in family.stages(net).items()}
+        widths = {tap: len(net.get_submodule(name).get_parameter("weight")) for tap, name in writers.items()}
+        lost: dict[str, set[int]] = {name: set() for name in writers.values()}
         for one in self.sets:
             gone = sorted(chosen.get(one.name, ()))
             if not gone:
                 continue
-            group = self._graph.get_pruning_group(one.root, one.handler, gone)
-            for item in group:
-                for tap, layer in writers.items():
-                    if item.dep.target.module is layer and not self._reads(item.dep.handler):
-                        lost = set(item.idxs)
-                        alive[tap] = [channel for i, channel in enumerate(alive[tap]) if i not in lost]
-            group.prune()
+            self._graph.get_pruning_group(one.root, one.handler, gone).prune()
+            for member in one.members:
+                if member.dim == 0 and member.path in lost:
+                    lost[member.path].update(member.places[torch.isin(member.channels, torch.tensor(gone))].tolist())
             if one.heads:
                 self._attend(one, len(gone), heads)
-        model.family.repair(model.net)
+        family.repair(net)
+        before = {tap: self.model.kept.get(tap, range(width)) for tap, width in widths.items()}
         return {
-            tap: tuple(model.kept[tap][i] for i in left) if tap in model.kept else tuple(left)
-            for tap, left in alive.items()
+            tap: tuple(channel for i, channel in enumerate(before[tap]) if i not in lost[name])
+            for tap, name in writers.items()
         }
 
     def _attend(self, one: Coupled, gone: int, whole: bool) -> None:
@@ -140,8 +141,7 @@ def importance(one: Coupled, net: nn.Module, score: Callable[[nn.Parameter], tor
     """Importance [count] of a set's channels: `score` of every weight that is theirs, summed over all layers."""
     total = torch.zeros(one.count, dtype=torch.float64)
     for member in one.members:
-        weight = net.get_submodule(member.path).get_parameter("weight")
-        values = score(weight).detach().double().cpu()
+        values = score(member.weight(net)).detach().double().cpu()
         other = [dim for dim in range(values.ndim) if dim != member.dim]
         summed = values.sum(dim=other) if other else values
         total.index_add_(0, member.channels, summed[member.places])
@@ -168,7 +168,7 @@ def saved(one: Coupled, net: nn.Module, applied: Mapping[str, int] | None) -> fl
     """Parameters that one channel of a set takes; multiply-accumulates where `applied` comes from `counts.places`."""
     total = 0.0
     for member in one.members:
-        weight = net.get_submodule(member.path).get_parameter("weight")
+        weight = member.weight(net)
         share = weight.numel() / weight.shape[member.dim] * len(member.places) / one.count
         total += share * (1 if applied is None else applied.get(member.path, 0))
     return total

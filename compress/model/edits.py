@@ -5,6 +5,7 @@ one it replaces, and `found` reads the edits back off a net.
 """
 
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from compress.families.replacements import Edit, LowRank, Replacement
 from compress.model.scalars import VALUES, ScalarEmbedding
 
 LARGEST = 2**20  # of any width; a product of four still has a size
+NAMES = [list(names) for count in range(1, len(VALUES) + 1) for names in permutations(VALUES, count)]  # of scalars
 
 
 def put(net: nn.Module, family: Family, path: str, edit: Mapping[str, Any]) -> None:
@@ -26,32 +28,23 @@ def put(net: nn.Module, family: Family, path: str, edit: Mapping[str, Any]) -> N
     if not path or not isinstance(module, nn.Module | None):
         raise ValueError("the net itself cannot be replaced" if not path else f"{path} is no module")
     made: nn.Module
-    kind, settings = edit.get("kind"), {key: value for key, value in edit.items() if key != "kind"}
-    if edit == family.blocks(net).get(path):
-        made = family.left[edit["kind"]](module)
-    elif kind == ScalarEmbedding.kind and _are_scalars(settings) and path in family.scalars(net):
-        made = ScalarEmbedding(module, settings["names"], settings["width"])
-    elif kind == LowRank.kind and can_be_low_rank(module) and _is_rank(settings):
-        made = LowRank(module, settings["rank"])
-    else:
-        raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
+    match edit:
+        case _ if edit == family.blocks(net).get(path):
+            made = family.left[edit["kind"]](module)
+        case {"kind": LowRank.kind, "rank": rank, **more} if not more and is_size(rank) and can_be_low_rank(module):
+            made = LowRank(module, rank)
+        case {"kind": ScalarEmbedding.kind, "names": names, "width": width, **more} if (
+            not more and names in NAMES and is_size(width) and path in family.scalars(net)
+        ):
+            made = ScalarEmbedding(module, names, width)
+        case _:
+            raise ValueError(f"cannot put {dict(edit)} in place of a {type(module).__name__}")
     setattr(net.get_submodule(owner), name, made)
 
 
-def _is_rank(settings: Mapping[str, Any]) -> bool:
-    return set(settings) == {"rank"} and type(settings["rank"]) is int and 0 < settings["rank"] < LARGEST
-
-
-def _are_scalars(settings: Mapping[str, Any]) -> bool:
-    names, width = settings.get("names"), settings.get("width")
-    return (
-        set(settings) == {"names", "width"}
-        and isinstance(names, list)
-        and 0 < len(names) == len(set(map(str, names)))
-        and set(map(str, names)) <= set(VALUES)
-        and type(width) is int
-        and 0 < width < LARGEST
-    )
+def is_size(value: Any) -> bool:
+    """Whether a value read from a file can be a width."""
+    return type(value) is int and 0 < value <= LARGEST
 
 
 def can_be_low_rank(module: nn.Module | None) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from compress.families.family import Projections
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.paths import watched
 
 
 @contextmanager
@@ -15,21 +17,13 @@ def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Ten
     """While open, every evaluation of `model` leaves the outputs of its stages in the dictionary."""
     features: dict[str, torch.Tensor] = {}
     stages = model.family.stages(model.net)
-    handles = []
-    for tap in taps:
-        module = model.net.get_submodule(stages[tap][0])
+    names = {stages[tap][0]: tap for tap in taps}
 
-        def keep(
-            _module: object, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...], tap: str = tap
-        ) -> None:
-            features[tap] = output[0] if isinstance(output, tuple) else output
+    def keep(path: str, _module: object, _inputs: object, _named: object, output: Any) -> None:
+        features[names[path]] = output[0] if isinstance(output, tuple) else output
 
-        handles.append(module.register_forward_hook(keep))
-    try:
+    with watched(model.net, names, keep):
         yield features
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attending(model: Denoiser) -> dict[str, Projections]:
@@ -44,34 +38,20 @@ def attention_maps(model: Denoiser, paths: Iterable[str]) -> Iterator[dict[str, 
     Vaswani et al. 2017, eq. 1; computed beside the block's own attention, whose kernel keeps no map.
     """
     maps: dict[str, torch.Tensor] = {}
-    handles = []
+    queries: dict[str, torch.Tensor] = {}
     blocks = attending(model)
-    for path in paths:
-        heads, queries = blocks[path].heads, dict[str, torch.Tensor]()
+    layers = {str(layer): path for path in paths for layer in (blocks[path].query, blocks[path].key)}
 
-        def query(
-            _module: nn.Module, _inputs: object, output: torch.Tensor, queries: dict[str, torch.Tensor] = queries
-        ) -> None:
-            queries["q"] = output
+    def look(layer: str, _module: object, _inputs: object, _named: object, output: torch.Tensor) -> None:
+        path = layers[layer]
+        if layer == blocks[path].query:
+            queries[path] = output
+            return
+        q, k = (x.unflatten(-1, (blocks[path].heads, -1)).transpose(1, 2) for x in (queries.pop(path), output))
+        maps[path] = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
 
-        def key(
-            _module: nn.Module,
-            _inputs: object,
-            output: torch.Tensor,
-            queries: dict[str, torch.Tensor] = queries,
-            heads: int = heads,
-            path: str = path,
-        ) -> None:
-            q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries.pop("q"), output))
-            maps[path] = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
-
-        for layer, hook in ((blocks[path].query, query), (blocks[path].key, key)):
-            handles.append(model.net.get_submodule(str(layer)).register_forward_hook(hook))
-    try:
+    with watched(model.net, layers, look):
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class CommonStages(nn.Module):

@@ -1,4 +1,4 @@
-"""Layers as products of two of lower rank: which factors lose least, and which ranks a budget allows.
+"""Layers as products of two of lower rank: which factors lose least, by what is read of the layers while a net runs.
 
 A convolution is a linear map W [out, in·k·k] of patches x. Among the maps of rank r, W' = U_r U_r^T W has the least
 mean square error E|W x − W' x|², where U_r are the first r eigenvectors of E[y y^T], y = W x (Eckart & Young 1936,
@@ -7,16 +7,15 @@ applied to W X for patches X; the same as the singular value decomposition of W 
 the singular value decomposition of W itself.
 """
 
-import heapq
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from compress.families.replacements import LowRank, writer
+from compress.families.replacements import LowRank, channel_axis, writer
 
 # Share of the plain decomposition in a weighted one: what the calibration data never excites is kept by its weight.
 RIDGE = 1e-6
@@ -24,43 +23,84 @@ RIDGE = 1e-6
 WEAKEST = 1e-3
 
 
+def factors(layer: Any) -> list[torch.Tensor]:
+    """The weights of a layer as a matrix [out, in·k·k], or the two whose product that is."""
+    parts = (layer.up, layer.down) if isinstance(layer, LowRank) else (layer,)
+    return [part.weight.detach().flatten(1) for part in parts]
+
+
 def matrix(layer: Any) -> torch.Tensor:
     """The weights of a layer as one float64 matrix [out, in·k·k] on the CPU."""
-    parts = (layer.up, layer.down) if isinstance(layer, LowRank) else (layer,)
-    factors = [part.weight.detach().cpu().double().flatten(1) for part in parts]
-    return factors[0] @ factors[1] if len(factors) == 2 else factors[0]
+    first, *second = (factor.cpu().double() for factor in factors(layer))
+    return first @ second[0] if second else first
 
 
 def size(layer: Any) -> int:
     """Number of weights of a layer, without its bias."""
-    parts = (layer.up, layer.down) if isinstance(layer, LowRank) else (layer,)
-    return sum(part.weight.numel() for part in parts)
+    return sum(factor.numel() for factor in factors(layer))
 
 
 def full_rank(layer: Any) -> int:
     """The rank at which factors are exact, unless the weights happen to be of lower rank."""
-    if isinstance(layer, LowRank):
-        return min(len(layer.down.weight), len(layer.up.weight))
-    return min(layer.weight.flatten(1).shape)
+    return min(factors(layer)[0].shape)
 
 
 def rank_size(layer: Any) -> int:
     """Number of weights of one rank: out + in·k·k."""
-    parts = (layer.up.weight, layer.down.weight) if isinstance(layer, LowRank) else (layer.weight, layer.weight)
-    return len(parts[0]) + parts[1][0].numel()
-
-
-def bias(layer: Any) -> torch.Tensor | None:
-    """What a layer adds to its product, [out]."""
-    found: torch.Tensor | None = writer(layer).bias
-    return found
+    found = factors(layer)
+    return len(found[0]) + found[-1].shape[1]
 
 
 def basis(layer: Any) -> torch.Tensor:
     """Orthonormal directions [out, full rank], float64, that span all outputs of a layer without its bias."""
-    left = layer.up.weight.detach().cpu().double().flatten(1) if isinstance(layer, LowRank) else matrix(layer)
-    height, rank = len(left), full_rank(layer)
-    return torch.linalg.qr(left).Q if rank < height else torch.eye(height, dtype=torch.float64)
+    left = factors(layer)[0].cpu().double()
+    return torch.linalg.qr(left).Q if full_rank(layer) < len(left) else torch.eye(len(left), dtype=torch.float64)
+
+
+class Readings:
+    """Sums over all calls of layers, `read` being told of them; items: samples evaluated, which the caller counts.
+
+    Gradients are read of what is backpropagated, if anything: no parameter needs to require them.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        bases = {path: basis(layer) for path, layer in layers.items()}
+        self._turns = {path: one.float() for path, one in bases.items() if one.shape[0] > one.shape[1]}
+        self._outer: dict[str, torch.Tensor] = {}  # Σ z z^T over places
+        self._places: Counter[str] = Counter()
+        self._gradients: dict[str, float] = {}  # Σ g² over all values of output gradients g, ÷ the layer's width
+        self.items = 0
+
+    def read(self, path: str, layer: Any, _inputs: object, _named: object, output: torch.Tensor) -> None:
+        """Add one call."""
+        y = output.movedim(channel_axis(layer), -1).detach()
+        width = y.shape[-1]
+        y = y.reshape(-1, width)
+        bias = writer(layer).bias
+        y = y if bias is None else y - bias
+        y = y @ self._turns[path].to(y) if path in self._turns else y
+        self._outer[path] = self._outer.get(path, 0) + (y.T @ y).cpu().double()
+        self._places[path] += len(y)
+        if torch.is_grad_enabled():
+            if output.is_leaf:
+                output.requires_grad_(True)
+            output.register_hook(partial(self._respond, path, width))
+
+    def _respond(self, path: str, width: int, gradient: torch.Tensor) -> None:
+        total = float(gradient.double().square().sum()) / width
+        self._gradients[path] = self._gradients.get(path, 0.0) + total
+
+    def correlation(self, path: str) -> torch.Tensor | None:
+        """E[z z^T] [full rank, full rank] of a layer, z = basis^T y for outputs y without bias; None: never called."""
+        return self._outer[path] / self._places[path] if path in self._outer else None
+
+    def response(self, path: str) -> float:
+        """Mean square error of the model's output, summed over its values, for each unit of a layer's, at a place.
+
+        For errors that are small and independent: with v of random signs, E (v^T J)² over v is the sum of squares of
+        the Jacobian J of the output by the layer's (Hutchinson 1990).
+        """
+        return self._gradients.get(path, 0.0) / max(self.items, 1)
 
 
 @dataclass(frozen=True)
@@ -74,19 +114,24 @@ class Spectrum:
         """Share of the energy that `rank` directions hold."""
         return float(self.energies[:rank].sum() / self.energies.sum().clamp(min=torch.finfo(torch.float64).tiny))
 
+    def least_rank(self, share: float) -> int:
+        """The smallest rank that holds `share` of the energy."""
+        sums = self.energies.cumsum(0)
+        return int((sums < share * sums[-1] * (1 - 1e-12)).sum()) + 1
 
-def spectrum(layer: Any, moments: torch.Tensor | None = None) -> Spectrum:
+
+def spectrum(layer: Any, correlation: torch.Tensor | None = None) -> Spectrum:
     """The best directions of a layer, first things first.
 
-    moments: E[z z^T] [full rank, full rank] of its outputs without bias in its `basis`, z = basis^T y; None: as if
+    correlation: E[z z^T] [full rank, full rank] of its outputs without bias in its `basis`, z = basis^T y; None: as if
     its patches were white.
     """
     frame = basis(layer)
     inner = frame.T @ matrix(layer)
     gram = inner @ inner.T
-    if moments is not None:
-        scale = moments.trace() / gram.trace().clamp(min=torch.finfo(torch.float64).tiny)
-        gram = moments + RIDGE * scale * gram
+    if correlation is not None:
+        scale = correlation.trace() / gram.trace().clamp(min=torch.finfo(torch.float64).tiny)
+        gram = correlation + RIDGE * scale * gram
     energies, vectors = torch.linalg.eigh(gram)
     return Spectrum(frame @ vectors.flip(1), energies.flip(0).clamp(min=0))
 
@@ -100,95 +145,9 @@ def fill(low: LowRank, layer: nn.Module, found: Spectrum) -> None:
     directions = found.directions[:, :rank]
     sigma = found.energies[:rank].sqrt()
     sigma = sigma.clamp(min=max(float(sigma[0]) * WEAKEST, torch.finfo(torch.float32).tiny ** 0.5))
-    added = bias(layer)
+    bias = writer(layer).bias
     with torch.no_grad():
         low.up.weight.copy_((directions * sigma).reshape(low.up.weight.shape))
         low.down.weight.copy_((directions.T @ matrix(layer) / sigma[:, None]).reshape(low.down.weight.shape))
-        if added is not None and low.up.bias is not None:
-            low.up.bias.copy_(added)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a layer costs as it is and each rank of its factors; energies: what each rank holds [full rank], falling."""
-
-    whole: int
-    each: int
-    energies: np.ndarray
-
-    @property
-    def most(self) -> int:
-        """The largest rank that is cheaper than the layer; 0: there is none."""
-        return min(len(self.energies), (self.whole - 1) // self.each)
-
-    def lost(self, rank: int) -> float:
-        """Energy that `rank` leaves out."""
-        return float(self.energies[rank:].sum())
-
-
-def allocate(choices: Mapping[str, Choice], saving: int) -> dict[str, int]:
-    """Ranks of layers that together save at least `saving`, by one price for all: energy lost per cost saved.
-
-    On the lower convex hull of (cost, loss) every layer goes from whole to its best first rank, then down one by one;
-    the cheapest steps of all layers are taken. What the last step saved too much is given back, until no layer can
-    have another rank. Raises ValueError if rank 1 everywhere does not save enough.
-    """
-    steps = sorted(step for path, choice in choices.items() for step in _steps(path, choice))
-    ranks: dict[str, int] = {}
-    saved = 0
-    for _, path, falling, gain in steps:
-        if saved >= saving:
-            break
-        ranks[path] = -falling
-        saved += gain
-    if saved < saving:
-        raise ValueError(f"rank 1 everywhere saves {saved}")
-    _give_back(choices, ranks, saved - saving)
-    return ranks
-
-
-def _steps(path: str, choice: Choice) -> list[tuple[float, str, int, int]]:
-    """(loss per cost saved, path, −rank, cost saved), each dearer than the one before."""
-    if choice.most < 1:
-        return []
-    gains = choice.whole - choice.each * np.arange(1, choice.most + 1)
-    tails = choice.energies.sum() - choice.energies.cumsum()
-    prices = tails.clip(min=0)[: choice.most] / gains
-    first = int(np.argmin(prices)) + 1
-    price = float(prices[first - 1])
-    steps = [(price, path, -first, int(gains[first - 1]))]
-    for rank in range(first - 1, 0, -1):
-        price = max(price, float(choice.energies[rank]) / choice.each)
-        steps.append((price, path, -rank, choice.each))
-    return steps
-
-
-def _give_back(choices: Mapping[str, Choice], ranks: dict[str, int], spare: int) -> None:
-    """Raise ranks, best value first, while it costs no more than `spare` in all."""
-    waiting: list[tuple[float, str, int, int]] = []
-
-    def offer(path: str) -> None:
-        choice, rank = choices[path], ranks[path]
-        last = rank == choice.most
-        cost = choice.whole - choice.each * rank if last else choice.each
-        value = choice.lost(rank) if last else float(choice.energies[rank])
-        heapq.heappush(waiting, (-value / cost, path, 0 if last else rank + 1, cost))
-
-    for path in ranks:
-        offer(path)
-    while waiting:
-        _, path, rank, cost = heapq.heappop(waiting)
-        if cost > spare:
-            continue  # nor will it fit later: what is spare only shrinks
-        spare -= cost
-        if rank:
-            ranks[path] = rank
-            offer(path)
-        else:
-            del ranks[path]
-
-
-def least_rank(energies: torch.Tensor, share: float) -> int:
-    """The smallest rank that holds `share` of the energy."""
-    sums = energies.cumsum(0)
-    return int((sums < share * sums[-1] * (1 - 1e-12)).sum()) + 1
+        if bias is not None and low.up.bias is not None:
+            low.up.bias.copy_(bias)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from compress.errors import PassError
 from compress.model import edits
-from compress.model.channels import Coupled
+from compress.model.channels import Coupled, Member
 from compress.model.denoiser import Denoiser
 
 
@@ -26,18 +25,19 @@ def narrower(model: Denoiser, share: float, multiple_of: int, heads: Literal["na
     return model.family.narrower(model.net, share, multiple_of, heads)
 
 
-def counts(sets: Iterable[Coupled], stock: nn.Module) -> dict[str, int]:
-    """How many channels of every coupled set `stock` has."""
-    return {one.name: _width(one, stock) for one in sets}
+def width(one: Coupled, stock: nn.Module) -> int:
+    """How many channels of a coupled set `stock` has.
 
+    A reader of a concatenation reads other sets too: by a layer that writes this one alone, or else the nearest.
+    """
 
-def _width(one: Coupled, stock: nn.Module) -> int:
-    member = min(one.members, key=lambda m: len(m.places) / one.count if len(m.places) >= one.count else math.inf)
-    for other in one.members:  # a reader of a concatenation reads other sets too: prefer a layer that is read whole
-        weight = stock.get_submodule(other.path).get_parameter("weight")
-        if len(other.places) == one.count and other.dim == 0 and weight.ndim > 1:
-            return int(weight.shape[0])
-    return int(stock.get_submodule(member.path).get_parameter("weight").shape[member.dim])
+    def doubt(member: Member) -> tuple[bool, float]:
+        count = len(member.places)
+        writes = count == one.count and member.dim == 0 and member.weight(stock).ndim > 1
+        return not writes, count if count >= one.count else math.inf
+
+    member = min(one.members, key=doubt)
+    return member.weight(stock).shape[member.dim]
 
 
 def conform(pruned: Denoiser, stock: nn.Module) -> Denoiser:

@@ -41,23 +41,21 @@ class ScalarEmbedding(nn.Module):
 
     def __init__(self, given: Any, names: list[str], width: int) -> None:
         super().__init__()
-        known = list(given.names) if isinstance(given, ScalarEmbedding) else []
-        self.given: nn.Module | None = given.given if isinstance(given, ScalarEmbedding) else given
-        self.names: tuple[str, ...] = tuple(known + [name for name in names if name not in known])
-        self.embeddings = nn.ModuleDict()
-        for name in self.names:
-            if name in known:
-                self.embeddings[name] = given.embeddings[name]
-            else:
-                self.embeddings[name] = _perceptron(width)
+        earlier = given if isinstance(given, ScalarEmbedding) else None
+        self.given: nn.Module | None = earlier.given if earlier else given
+        known: dict[str, nn.Module] = dict(earlier.embeddings.items()) if earlier else {}
+        self.embeddings: nn.ModuleDict = nn.ModuleDict(
+            known | {name: _perceptron(width) for name in names if name not in known}
+        )
+        self.names: tuple[str, ...] = tuple(self.embeddings)
 
     def forward(self, inputs: tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]) -> torch.Tensor:
         """(what the class embedding takes or None, the scalars [b] in the order of `names`) -> [b,width]."""
         labels, scalars = inputs
         total: torch.Tensor | None = None if self.given is None else self.given(labels)
         for name, scalar in zip(self.names, scalars, strict=True):
-            first: Any = self.embeddings[name][0]  # type: ignore[index]
-            embedded = self.embeddings[name](fourier(VALUES[name](scalar.float())).to(first.weight.dtype))
+            dtype = next(self.embeddings[name].parameters()).dtype
+            embedded = self.embeddings[name](fourier(VALUES[name](scalar.float())).to(dtype))
             total = embedded if total is None else total + embedded
         assert total is not None
         return total

@@ -20,7 +20,6 @@ from compress.model import edits
 
 Structure = dict[str, dict[str, Any]]
 _VALUES = 2**35  # of one parameter
-_PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(net: nn.Module, stock: nn.Module, family: Family) -> Structure:
@@ -48,35 +47,37 @@ def describe(net: nn.Module, stock: nn.Module, family: Family) -> Structure:
     return {name: part for name, part in parts.items() if part}
 
 
-def apply(net: nn.Module, family: Family, structure: Structure, where: str) -> None:
-    """Give `net` (on the meta device) the shapes and attributes of a structure.
+def apply(net: nn.Module, family: Family, structure: Mapping[str, Any], where: str) -> None:
+    """Give `net` (on the meta device) the shapes and attributes of a structure as read from JSON.
 
-    where: the file it came from, for messages. Raises CheckpointError if it does not fit the net.
+    where: the file it came from, for messages. Raises CheckpointError if it is none, or does not fit the net.
     """
-    for path, edit in structure.get("edits", {}).items():
+    parts: dict[str, Any] = {"edits": {}, "attributes": {}, "shapes": {}, **structure}
+    whole = len(parts) == 3 and all(isinstance(part, dict) for part in parts.values())
+    items = [*parts["edits"].values(), *parts["attributes"].values()] if whole else []
+    if not whole or not all(isinstance(item, dict) for item in items):
+        raise CheckpointError(f"{where}: is damaged; save the model again")
+    for path, edit in parts["edits"].items():
         try:
             with torch.device("meta"):
-                edits.put(net, family, path, edit if isinstance(edit, dict) else {})
+                edits.put(net, family, path, edit)
         except ValueError as error:
             raise CheckpointError(f"{where}: {path}: {error}; it does not exist in the model of config.json") from None
-    if structure.get("edits"):
+    if parts["edits"]:
         family.repair(net)
     modules = dict(net.named_modules())
-    for path, changes in structure.get("attributes", {}).items():
-        known = _plain(modules[path]) if path in modules else None
-        if not isinstance(changes, dict):
-            raise CheckpointError(f"{where}: is damaged; save the model again")
+    for path, changes in parts["attributes"].items():
+        known = _plain(modules[path]) if path in modules else {}
         for name, value in changes.items():
-            if known is None or name not in known or not _is_plain(value):
+            if name not in known or not _is_plain(value):
                 raise CheckpointError(f"{where}: {path}.{name} does not exist in the model that config.json describes")
             setattr(modules[path], name, tuple(value) if isinstance(value, list) else value)
-    for name, shape in structure.get("shapes", {}).items():
+    for name, shape in parts["shapes"].items():
         path, _, parameter = name.rpartition(".")
-        module = modules.get(path)
-        old = getattr(module, parameter, None)
-        if module is None or not isinstance(old, torch.Tensor) or not _is_shape(shape, old.ndim):
+        old = getattr(modules.get(path), parameter, None)
+        if not isinstance(old, torch.Tensor) or not _is_shape(shape, old.ndim):
             raise CheckpointError(f"{where}: {name} does not exist in the model that config.json describes")
-        setattr(module, parameter, nn.Parameter(torch.empty(shape, dtype=old.dtype, device="meta")))
+        setattr(modules[path], parameter, nn.Parameter(torch.empty(shape, dtype=old.dtype, device="meta")))
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
@@ -91,21 +92,9 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(isinstance(item, int) for item in value)
-    return isinstance(value, _PLAIN)
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _is_shape(value: Any, dimensions: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == dimensions
-        and all(type(size) is int and 0 < size <= edits.LARGEST for size in value)
-        and math.prod(value) <= _VALUES
-    )
-
-
-def check(structure: Any, where: str) -> Structure:
-    """A structure as read from JSON, its outer form checked. Raises CheckpointError."""
-    parts: Mapping[str, Any] = structure if isinstance(structure, dict) else {"": None}
-    if any(key not in ("edits", "shapes", "attributes") or not isinstance(value, dict) for key, value in parts.items()):
-        raise CheckpointError(f"{where}: is damaged; save the model again")
-    return dict(parts)
+    sizes = isinstance(value, list) and len(value) == dimensions and all(map(edits.is_size, value))
+    return sizes and math.prod(value) <= _VALUES

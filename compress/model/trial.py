@@ -25,29 +25,41 @@ SAMPLE = 2**26  # values of one sample: 4096 × 4096 with four channels
 def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
     """The net of a config, on the meta device.
 
-    Raises ValueError, with the end of a sentence, for a config that cannot be built or that is beyond the limits above.
+    Raises ValueError, with the end of a sentence, for a config that the family refuses, that cannot be built, or that
+    is beyond the limits above.
     """
-    for key, value in _numbers(config):
-        if not 0 <= value <= NUMBER:  # NaN neither
-            raise ValueError(f"{family.name} cannot be built: {key} is {str(value)[:40]}; should lie in 0…{NUMBER:,}")
-    budget = _Budget()
+    reason = family.refuse(config)
+    if reason:
+        raise ValueError(reason)
+    failed = f"{family.name} cannot be built"
+    for key, value in config.items():
+        for number in _numbers(value):
+            if not 0 <= number <= NUMBER:  # NaN neither
+                raise ValueError(f"{failed}: {key} is {str(number)[:40]}; should lie in 0…{NUMBER:,}")
+    tensors = values = 0
+
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, values
+        tensors += 1
+        values += 0 if parameter is None else parameter.numel()
+        if tensors > TENSORS or values > VALUES:
+            raise ValueError(f"it is too large: more than {TENSORS:,} tensors or {VALUES:,} values")
+
     try:
-        with register_module_parameter_registration_hook(budget), torch.device("meta"):
+        with register_module_parameter_registration_hook(count), torch.device("meta"):
             net: nn.Module = family.build(config)
-    except _TooLargeError as error:
-        raise ValueError(f"{family.name} {error}") from None
     except Exception as error:  # a config can be wrong in more ways than diffusers names
-        raise ValueError(f"{family.name} cannot be built: {_first_line(error)}") from None
+        raise ValueError(f"{failed}: {_first_line(error)}") from None
     for key, default in _defaults(net).items():
         given = config.get(key)
         if isinstance(given, bool) and isinstance(default, int | float) and not isinstance(default, bool):
-            raise ValueError(f"{family.name} cannot be built: {key} is {given} and should be a number")
+            raise ValueError(f"{failed}: {key} is {given} and should be a number")
     return net
 
 
-def check_samples(family: Family, config: Mapping[str, Any]) -> None:
+def check_samples(family: Family, net: Any) -> None:
     """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
-    size, taken, given = config["sample_size"], config["in_channels"], family.channels(config)
+    size, taken, given = net.config["sample_size"], net.config["in_channels"], family.channels(net.config)
     sides = [size, size] if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and all(type(side) is int and side > 0 for side in sides)
     if not whole or len(sides) != 2:
@@ -71,11 +83,12 @@ def run(model: Denoiser) -> None:
     name, steps = model.family.name, model.family.multiple(model.config)
     # what does not divide stays so
     sides = [min(side, 2 * steps + side % steps) for side in model.sample_shape[1:]]
-    sample = torch.randn(1, model.sample_shape[0], *sides, generator=generator(0, Draw.TRIAL))
+    sample = torch.randn(1, model.sample_shape[0], *sides, generator=generator(0, Draw.TRIAL)).to(model.device)
     for timestep in (model.sampling.timesteps[0], model.sampling.timesteps[-1]):
+        told = model.sampling.told(torch.tensor([timestep], device=model.device))
         try:
             _, _, *others = example_inputs(model, 1)
-            output = model.module(sample, model.sampling.told(torch.tensor([timestep])), *others)
+            output = model.module(sample, told, *others)
         except Exception as error:  # as for `build`
             reason = f"{_first_line(error)}{_suspects(model, steps)}"
             raise ValueError(f"{name} is built, but cannot run on samples {list(sample.shape[1:])}: {reason}") from None
@@ -86,23 +99,6 @@ def run(model: Denoiser) -> None:
             raise ValueError(
                 f"{name} gives NaN or infinity at timestep {timestep}; its weights or a number are damaged"
             )
-
-
-class _TooLargeError(Exception):
-    """A net is beyond the limits."""
-
-
-class _Budget:
-    """Counts parameters as modules get them."""
-
-    def __init__(self) -> None:
-        self.tensors = self.values = 0
-
-    def __call__(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        self.tensors += 1
-        self.values += 0 if parameter is None else parameter.numel()
-        if self.tensors > TENSORS or self.values > VALUES:
-            raise _TooLargeError(f"is too large: more than {TENSORS:,} tensors or {VALUES:,} values")
 
 
 def _interface(taken: int, given: int) -> str:
@@ -142,16 +138,13 @@ def _defaults(net: nn.Module) -> dict[str, Any]:
     return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
 
-def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of a config, with the key that it belongs to."""
-    for key, value in config.items():
-        waiting = [value]
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, int | float) and not isinstance(one, bool):
-                yield key, one
-            elif isinstance(one, list | tuple):
-                waiting += one
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number of a value of a config."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A student of another architecture: the config of the model so far with some values changed.
 
-The student is a plain diffusers model. It reads and writes what the model before it does; where levels are removed,
-the outer ones stay. Parameters that nothing is inherited for are drawn from the recipe's seed.
+The student is a plain diffusers model, but for the numbers that the model before it takes as inputs. It reads and
+writes what that does; where levels are removed, the outer ones stay. Parameters that nothing is inherited for are drawn
+from the recipe's seed.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from pydantic import Field
 from compress.contract import Context, PassConfig, PassResult
 from compress.errors import PassError, suggest
 from compress.measure import counts
-from compress.model import trial
+from compress.model import scalars, trial
 from compress.model.denoiser import Denoiser
 from compress.randomness import Draw, generator
 
@@ -34,17 +35,18 @@ class Config(PassConfig):
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Build the student, inherit what fits and report its size."""
-    _check_keys(model, config, context.name)
-    changes = {key: value for key, value in config.config.items() if _plain(model.config[key]) != _plain(value)}
+    where = f"{context.name}: config"
+    known = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    for key in config.config:
+        if key not in known:
+            raise PassError(f"{where}: {model.family.name} knows no {key!r}{suggest(key, list(known))}")
+    changes = {key: value for key, value in config.config.items() if _plain(known[key]) != _plain(value)}
     if not changes:
         return PassResult(model, changed=False, notes={"reason": "no value of the config is changed"})
-    student = _build(model, changes, context)
+    student = _build(model, known | changes, context.seed, where)
     inherited = 0 if config.inherit == "none" else _inherit(student, model, config.inherit == "slices")
-    notes = {
-        **counts.compared(model, student),
-        "config": changes,
-        "inherited": round(inherited / counts.parameters(student), 4),
-    }
+    share = round(inherited / counts.parameters(student), 4)
+    notes = {**counts.compared(model, student), "config": changes, "inherited": share}
     return PassResult(student, changed=True, notes=notes)
 
 
@@ -53,54 +55,38 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _check_keys(model: Denoiser, config: Config, where: str) -> None:
-    known = [key for key in model.config if not key.startswith("_")]
-    for key in config.config:
-        if key not in known:
-            raise PassError(f"{where}: config: {model.family.name} knows no {key!r}{suggest(key, known)}")
-
-
-def _build(model: Denoiser, changes: Mapping[str, Any], context: Context) -> Denoiser:
+def _build(model: Denoiser, config: Mapping[str, Any], seed: int, where: str) -> Denoiser:
     """The student with random weights. Raises PassError if it cannot be built, run, or used in the model's place."""
-    where = f"{context.name}: config"
     family = model.family
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    config |= {"_class_name": family.name, **changes}
-    reason = family.refuse(config)
-    if reason:
-        raise PassError(f"{where}: {reason}")
+    named = {**config, "_class_name": family.name}
     try:
-        trial.build(family, config)
+        trial.build(family, named)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(generator(seed, Draw.NEW_STUDENT).initial_seed())
+            net = family.build(named)
+            for name in scalars.names(model.net):
+                scalars.add(net, family, name)
+        student = dataclasses.replace(model, net=net.to(model.device).eval().requires_grad_(False), kept={})
+        theirs = _interface(model)
+        for name, found in _interface(student).items():
+            if found != theirs[name]:
+                raise ValueError(
+                    f"changes {name} from {theirs[name]} to {found}; a student takes and gives what its teacher does, "
+                    "so leave out what sets it"
+                )
+        trial.run(student)
     except ValueError as error:
         raise PassError(f"{where}: {error}") from None
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator(context.seed, Draw.NEW_STUDENT).initial_seed())
-        net = family.build(config)
-    net = net.to(model.device).eval().requires_grad_(False)
-    student = dataclasses.replace(model, net=net, kept={})
-    mine, theirs = _interface(student), _interface(model)
-    for name, found in mine.items():
-        if found != theirs[name]:
-            raise PassError(
-                f"{where}: changes {name} from {theirs[name]} to {found}; a student takes and gives what its teacher "
-                "does, so leave out what sets it"
-            )
-    try:
-        counts.macs(student)
-    except Exception as error:  # widths that do not fit show when the net runs
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PassError(f"{where}: {family.name} is built, but cannot run: {reason}") from None
     return student
 
 
 def _interface(model: Denoiser) -> dict[str, Any]:
     """What must stay as it is."""
-    conditions = {name: (str(condition.dtype), *condition.shape) for name, condition in model.conditions.items()}
     return {
         "the sample's size": _plain(model.config["sample_size"]),
         "the sample's channels": (model.config["in_channels"], model.family.channels(model.config)),
         "the number of labels": model.family.classes(model.net),
-        "the conditions": conditions,
+        "the conditions": {name: (str(each.dtype), *each.shape) for name, each in model.conditions.items()},
     }
 
 

@@ -1,15 +1,14 @@
 """Take out residual blocks, attention blocks and the mid block: by path, by a BK-SDM layout, or until a target is met.
 
 A residual block leaves its shortcut behind, an attention block and the mid block leave nothing, so that no width
-changes. Layouts are those of Kim et al. 2023, "BK-SDM" (arXiv:2305.15798): `bk-base` keeps the first residual +
-attention pair of every down stage, and the first and the last of every up stage; `bk-small` takes the mid block too;
-`bk-tiny` also empties the innermost stage, whose resampling and 1×1 shortcut convolutions stay here.
+changes. Layouts are those of Kim et al. 2023, "BK-SDM" (arXiv:2305.15798), except that resampling and 1×1 shortcut
+convolutions stay.
 
-For a target every block is judged once, on its own: by the error of the output without it, against the model with
-it. Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be
-needed come back; a latency target is met by measured times, and its choice is as steady as they are. `recovery` takes
-the error after a short distillation where that is the lower one: the error right after removal says little about what
-training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
+For a target every block is judged once, on its own: by the error of the output without it, against the model with it.
+Blocks then go in the order of error per unit saved until the target is met, and those that turn out not to be needed
+come back. A target of latency is met by measured times, in the order for multiply-accumulates: the times of single
+blocks would drown in noise. `recovery` takes the error after a short distillation where that is the lower one: the
+error right after removal says little about what training can mend (Fang et al. 2024, "TinyFusion", arXiv:2412.01199).
 """
 
 import contextlib
@@ -17,46 +16,35 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch, Dataset
-from compress.errors import PassError, suggest
+from compress.errors import PassError
 from compress.files import write_json
 from compress.folders import own_folder, remove_own
-from compress.measure import blocks as timing
-from compress.measure import counts
-from compress.model.blocks import inputs_read, outermost, without
+from compress.measure import counts, target
+from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
 from compress.model.noising import noised, with_null
+from compress.model.paths import meant, outermost
 from compress.randomness import Draw, generator
-from compress.settings import Many
+from compress.settings import Many, only
 
 _RANKING = "ranking.json"
 _RANKING_FIELDS = ("ranking", "probe_steps", "learning_rate", "batch_size", "batches")
 
 
-class Target(PassConfig):
+class Target(target.Target):
     """How much is to be left, as a fraction of the model so far. Exactly one is given."""
 
-    macs: float | None = Field(None, gt=0, le=1, description="multiply-accumulates of one evaluation")
-    params: float | None = Field(None, gt=0, le=1, description="parameters")
-    latency: float | None = Field(
-        None, gt=0, le=1, description="time of one evaluation in PyTorch on this machine, measured"
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "Target":
-        if sum(value is not None for value in (self.macs, self.params, self.latency)) != 1:
-            raise ValueError("give exactly one of macs, params, latency")
-        return self
+    latency: float | None = Field(None, gt=0, le=1, description="measured time of one evaluation in PyTorch, here")
 
 
 class Config(PassConfig):
@@ -84,60 +72,39 @@ class Config(PassConfig):
     batches: int = Field(8, ge=1, description="for a target: batches on which the error is measured")
 
     @model_validator(mode="after")
-    def _one(self) -> "Config":
-        if sum(value is not None for value in (self.blocks, self.layout, self.target)) != 1:
-            raise ValueError("give exactly one of blocks, layout, target")
+    def _one(self) -> Self:
+        only(self, "blocks", "layout", "target")
         idle = [name for name in _RANKING_FIELDS if name in self.model_fields_set]
         if idle and self.target is None:
             raise ValueError(f"{', '.join(idle)}: only a target is met by ranking; leave out, or give a target")
         return self
 
 
-class Imitation(nn.Module):
-    """The error of a model without a block against the whole one, at the model's own timesteps and guidance."""
-
-    def __init__(self, less: Denoiser, whole: Denoiser) -> None:
-        super().__init__()
-        self.net = less.module
-        self.models = (less, whole)  # in a tuple, so that the whole model's weights are not trained
+class Imitation(training.Objective):
+    """The error of a model without a block, the student, against the whole one, as the model is sampled."""
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
-        """Mean (S − T)² ÷ mean T² of the outputs S without the block and T with it [b,c,h,w]."""
-        less, whole = self.models
-        question = with_null(whole, noised(whole, batch, random), random)
+        """Mean (S − T)² ÷ mean T² of the outputs S without the block and T with it [b,…]."""
+        question = with_null(self.teacher, noised(self.teacher, batch, random), random)
         with torch.no_grad():
-            wanted = predict(whole, *question.asked).float()
-        error = (predict(less, *question.asked).float() - wanted).square().mean()
+            wanted = predict(self.teacher, *question.asked).float()
+        error = (predict(self.student, *question.asked).float() - wanted).square().mean()
         return {"output": error / wanted.square().mean()}
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Choose blocks, take them out, and report what went."""
     table: list[dict[str, Any]] = []
-    extra: dict[str, float] = {}
     if config.target is not None:
-        kind, fraction = _wanted(config.target)
-        if fraction == 1:
-            return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
-        table = _ranked(model, config, kind, context)
-        share = _share(model, kind, table, context)
-        chosen = _least(model, table, kind, fraction, share, context)
-        extra = {kind: round(share(chosen), 4)} if kind == "latency" else {}
+        if config.target.fraction == 1:
+            return PassResult(model, changed=False, notes=target.REACHED)
+        table = _ranked(model, config, config.target, context)
+        chosen = _fewest(model, table, config.target, context.name)
     elif config.layout is not None:
-        layouts = model.family.layouts
-        if config.layout not in layouts:
-            raise PassError(
-                f"{context.name}: layout: {config.layout} is none of a {model.family.name}, which has "
-                f"{', '.join(layouts) or 'no layouts'}; use `blocks` or `target`"
-            )
-        chosen = layouts[config.layout](model.net)
-        if not chosen:
-            raise PassError(
-                f"{context.name}: {config.layout} takes nothing out of this model, whose stages have no second layer "
-                "(or lost it); use another layout, or `blocks` or `target`"
-            )
+        chosen = _of_layout(model, config.layout, context.name)
     else:
-        chosen = _named(model, config.blocks or (), context)
+        blocks = list(model.family.blocks(model.net))
+        chosen = outermost(meant(config.blocks or (), blocks, f"{context.name}: blocks", "block of this model"))
     pruned = without(model, chosen)
     unread = sorted(inputs_read(model) - inputs_read(pruned))
     if unread:
@@ -146,38 +113,39 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
             "the blocks that do"
         )
     notes: dict[str, Any] = {"removed": list(chosen), **counts.compared(model, pruned), "ranking": table}
-    notes["ratios"] |= extra
+    if config.target is not None and config.target.latency is not None:
+        notes["ratios"] |= {"latency": round(target.LEFT["latency"](pruned, model), 4)}
     return PassResult(pruned, changed=True, notes=notes)
 
 
-def _named(model: Denoiser, patterns: Sequence[str], context: Context) -> list[str]:
-    """The blocks that match one of the globs."""
-    blocks = list(model.family.blocks(model.net))
-    for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in blocks):
-            more = suggest(pattern, blocks) if blocks else "; none is left"
-            raise PassError(f"{context.name}: blocks: {pattern!r} matches no block of this model{more}")
-    return outermost(path for path in blocks if any(fnmatchcase(path, pattern) for pattern in patterns))
+def _of_layout(model: Denoiser, name: str, where: str) -> list[str]:
+    """The blocks that a layout leaves out, of which there is at least one."""
+    layouts = model.family.layouts
+    if name not in layouts:
+        raise PassError(
+            f"{where}: layout: {name} is none of a {model.family.name}, which has "
+            f"{', '.join(layouts) or 'no layouts'}; use `blocks` or `target`"
+        )
+    chosen = layouts[name](model.net)
+    if not chosen:
+        raise PassError(
+            f"{where}: {name} takes nothing out of this model, whose stages have no second layer (or lost it); use "
+            "another layout, or `blocks` or `target`"
+        )
+    return chosen
 
 
-def _wanted(target: Target) -> tuple[str, float]:
-    return next((name, value) for name, value in target.model_dump().items() if value is not None)
-
-
-def _ranked(model: Denoiser, config: Config, kind: str, context: Context) -> list[dict[str, Any]]:
+def _ranked(model: Denoiser, config: Config, wanted: Target, context: Context) -> list[dict[str, Any]]:
     """Every block that can go, with what taking it out costs and saves; the cheapest first."""
     blocks = model.family.blocks(model.net)
     errors = _errors(model, list(blocks), config, context)
-    before = {"macs": counts.macs(model), "params": counts.parameters(model)}
-    times = timing.times(model, context.progress, f"{context.name}: timing blocks") if kind == "latency" else {}
+    unit = "params" if wanted.params is not None else "macs"
     rows: list[dict[str, Any]] = []
     for path in blocks:
-        less = without(model, [path])
-        after = {"macs": counts.macs(less), "params": counts.parameters(less)}
-        saved: dict[str, float] = {key: before[key] - after[key] for key in after}
-        saved |= {"latency": round(times[path], 4)} if times else {}
+        sizes = counts.compared(model, without(model, [path]))
+        saved = {key: before - sizes["after"][key] for key, before in sizes["before"].items()}
         rows.append({"path": path, "error": errors[path], "saved": saved})
-    return sorted(rows, key=lambda row: row["error"] / row["saved"][kind] if row["saved"][kind] > 0 else math.inf)
+    return sorted(rows, key=lambda row: row["error"] / row["saved"][unit] if row["saved"][unit] > 0 else math.inf)
 
 
 def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Context) -> dict[str, float]:
@@ -185,29 +153,27 @@ def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Cont
     fitted, probe = context.training_data().split()  # what verify holds out is seen by neither
     file = context.workdir / _RANKING
     errors: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    steps = config.probe_steps if config.ranking == "recovery" else 1
+    recovers = config.ranking == "recovery"
+    steps = config.probe_steps if recovers else 1
     with context.progress(f"{context.name}: ranking", len(paths) * steps) as task:
         task.advance(len(errors) * steps)
         quiet = dataclasses.replace(context, progress=lambda _title, _total: contextlib.nullcontext(task))
-        for path in paths:
-            if path in errors:
-                continue
+        for path in paths[len(errors) :]:
             less = without(model, [path])
             objective = Imitation(less, model)
-            error = _error(objective, probe, config, context)
-            if config.ranking == "recovery":
+            errors[path] = _error(objective, probe, config, context)
+            if recovers:
                 work = context.workdir / path
                 own_folder(work)
                 less.net.requires_grad_(True)
                 own = dataclasses.replace(quiet, name=f"{context.name}: recovery without {path}", workdir=work)
                 training.train(objective, less.net, _recovery(config), own, fitted)
                 # Adam moves weights by the learning rate however small the gradient: what was right may get worse
-                error = min(error, _error(objective, probe, config, context))
-                write_json(file, errors | {path: error})
+                errors[path] = min(errors[path], _error(objective, probe, config, context))
+                write_json(file, errors)
                 remove_own(work)
             else:
                 task.advance()
-            errors[path] = error
     file.unlink(missing_ok=True)
     return errors
 
@@ -224,67 +190,47 @@ def _error(objective: Imitation, probe: Dataset, config: Config, context: Contex
     total = 0.0
     for i in range(config.batches):
         key = (context.seed, Draw.RECOVERY, i)
-        random = generator(*key)
         batch = probe.batch(config.batch_size, *key).to(context.device)
-        total += float(objective(batch, random)["output"])
+        total += float(objective(batch, generator(*key))["output"])
     if not math.isfinite(total):
         raise PassError(f"{context.name}: the error of the output became {total}; lower learning_rate")
     return total / config.batches
 
 
-def _least(
-    model: Denoiser,
-    table: Sequence[Mapping[str, Any]],
-    kind: str,
-    fraction: float,
-    share: Callable[[Iterable[str]], float],
-    context: Context,
-) -> list[str]:
+def _fewest(model: Denoiser, table: Sequence[Mapping[str, Any]], wanted: Target, where: str) -> list[str]:
     """The fewest blocks, from the front of the table, without which the target is met."""
-    wanted = inputs_read(model)
+
+    def left(paths: Iterable[str]) -> float:
+        return target.LEFT[wanted.kind](without(model, paths), model)
+
+    read = inputs_read(model)
     order: list[str] = []
     for row in table:
-        if inputs_read(without(model, [*order, row["path"]])) == wanted:  # it stays a denoiser, and guided
+        if inputs_read(without(model, [*order, row["path"]])) == read:  # it stays a denoiser, and guided
             order.append(row["path"])
-    low, high = 0, len(order)
-    least = share(order)
-    if least > fraction:
-        raise PassError(
-            f"{context.name}: {kind}: {fraction} is out of reach; taking out all {len(outermost(order))} blocks that "
-            f"can go leaves {least:.3f}; raise the target, or remove channels first (prune_channels)"
-        )
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if share(order[:middle]) <= fraction else (middle, high)
-    chosen = outermost(order[:high])
-    if kind != "latency":  # a measured share is too noisy to tell blocks apart one by one
+    least = left(order)
+    if least > wanted.fraction:
+        most = f"taking out all {len(outermost(order))} blocks that can go"
+        advice = "raise the target, or remove channels first (prune_channels)"
+        raise target.out_of_reach(where, wanted, most, least, advice)
+    count = 1 + bisect_left(range(1, len(order)), True, key=lambda count: left(order[:count]) <= wanted.fraction)
+    chosen = outermost(order[:count])
+    if wanted.kind != "latency":  # a measured share is too noisy to tell blocks apart one by one
         for row in sorted(table, key=lambda row: -row["error"]):
             rest = [path for path in chosen if path != row["path"]]
-            if share(rest) <= fraction:
+            if left(rest) <= wanted.fraction:
                 chosen = rest
     return chosen
 
 
-def _share(
-    model: Denoiser, kind: str, table: Sequence[Mapping[str, Any]], context: Context
-) -> Callable[[Iterable[str]], float]:
-    """Says what is left of the model without some blocks, in units of the target."""
-    if kind == "latency":
-        return lambda paths: timing.share(model, without(model, paths), context.progress, f"{context.name}: timing")
-    whole = counts.macs(model) if kind == "macs" else counts.parameters(model)
-    saved = {row["path"]: row["saved"][kind] for row in table}  # no width changes, so savings add up
-    return lambda paths: (whole - sum(saved[path] for path in outermost(paths))) / whole
-
-
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """Blocks are really taken out, for a target by the error right after; recovery is measured on a few steps."""
-    quick = config if config.target is None else config.model_copy(update={"ranking": "loss"})
     began = time.monotonic()
-    result = run(model, quick, context)
-    taken = time.monotonic() - began
-    if not result.changed or quick.ranking == config.ranking:
-        return Forecast(result.model, taken)
-    less = without(model, result.notes["removed"][:1])
-    less.net.requires_grad_(True)
-    seconds, memory = training.forecast(Imitation(less, model), model, _recovery(config), context.seed)
-    return Forecast(result.model, taken + seconds * len(result.notes["ranking"]), memory)
+    result = run(model, config.model_copy(update={"ranking": "loss"}), context)
+    seconds, memory = time.monotonic() - began, 0
+    if config.target and config.ranking == "recovery" and result.changed:
+        less = without(model, result.notes["removed"][:1])
+        less.net.requires_grad_(True)
+        each = training.forecast_of(Imitation(less, model), _recovery(config), context)
+        seconds, memory = seconds + each.seconds * len(result.notes["ranking"]), each.memory_bytes
+    return Forecast(result.model, seconds, memory)

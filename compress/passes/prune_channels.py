@@ -8,24 +8,21 @@ after each: a target is a fraction of the model so far.
 
 import copy
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Callable
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import Dataset
-from compress.errors import PassError, suggest
-from compress.measure import blocks as timing
-from compress.measure import counts
+from compress.measure import counts, target
 from compress.model import channels, plain_widths
 from compress.model.channels import Coupled, Couplings
 from compress.model.denoiser import Denoiser, predict
 from compress.model.noising import noised, with_null
-from compress.model.reference import silent
+from compress.model.paths import meant
 from compress.randomness import Draw, generator
 from compress.settings import Many
 
@@ -33,20 +30,12 @@ GRAIN = 2**12  # steps that the share of channels to remove is searched in
 BATCH = 64
 
 
-class Target(PassConfig):
+class Target(target.Target):
     """How much is to be left, as a fraction of the model so far. Exactly one is given."""
 
-    macs: float | None = Field(None, gt=0, le=1, description="multiply-accumulates of one evaluation")
-    params: float | None = Field(None, gt=0, le=1, description="parameters")
     bytes: float | None = Field(None, gt=0, le=1, description="bytes of the weights")
     latency: float | None = Field(None, gt=0, le=1, description="measured time of one evaluation in PyTorch, here")
     channels: float | None = Field(None, gt=0, le=1, description="channels of every layer")
-
-    @model_validator(mode="after")
-    def _one(self) -> "Target":
-        if sum(value is not None for value in self.model_dump().values()) != 1:
-            raise ValueError("give exactly one of macs, params, bytes, latency, channels")
-        return self
 
 
 class Config(PassConfig):
@@ -59,11 +48,11 @@ class Config(PassConfig):
         "the same over the schedule from t = 0 until the loss falls under 5% of its maximum (Diff-Pruning); l1, l2: "
         "magnitude; random: a baseline",
     )
-    ranking: Literal["per_layer", "global", "per_cost"] = Field(
-        "global",
+    ranking: Literal["per_layer", "global", "per_cost"] | None = Field(
+        None,
         description="per_layer: the same share of each layer; global: the least important channels of the whole net, "
-        "in units of the mean of their layer; per_cost: those whose importance is least for what they cost; default "
-        "for a target of channels and for widths: stock, which are shares of every layer: per_layer",
+        "in units of the mean of their layer; per_cost: those whose importance is least for what they cost; default: "
+        "global, and per_layer for a target of channels and for widths: stock, which are shares of every layer",
     )
     widths: Literal["free", "stock"] = Field(
         "free",
@@ -80,20 +69,17 @@ class Config(PassConfig):
     protect: Many[str] = Field((), description="patterns of layers that keep their width, e.g. mid_block.*")
     batches: int = Field(8, ge=1, description="batches of 64 images over which taylor importance is averaged")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _same_share(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        target = given.get("target")
-        same = given.get("widths") == "stock" or (isinstance(target, dict) and target.get("channels") is not None)
-        return {"ranking": "per_layer"} | given if same else given
-
     @model_validator(mode="after")
-    def _stock(self) -> "Config":
-        if self.widths == "stock" and (self.ranking != "per_layer" or self.protect):
+    def _stock(self) -> Self:
+        if self.widths == "stock" and (self.order != "per_layer" or self.protect):
             raise ValueError("widths: stock takes the same share of every level; leave ranking and protect away")
         return self
+
+    @property
+    def order(self) -> str:
+        """The ranking, as asked for or by default."""
+        shares = self.widths == "stock" or self.target.channels is not None
+        return self.ranking or ("per_layer" if shares else "global")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,38 +103,38 @@ class Ranked:
         """The channels of the `count` least important units."""
         return [channel for unit in self.units[:count] for channel in unit]
 
+    def down_to(self, width: int) -> list[int]:
+        """The channels that go for `width` to be left."""
+        return self.first((self.coupled.count - width) // len(self.units[0]))
+
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Prune to the target and report the surviving widths."""
-    wanted = next((name, value) for name, value in config.target.model_dump().items() if value is not None)
-    if wanted[1] == 1:
-        return PassResult(model, changed=False, notes={"reason": "the target is what the model has"})
+    if config.target.fraction == 1:
+        return PassResult(model, changed=False, notes=target.REACHED)
     source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     if "taylor" in config.importance:
-        _accumulate_gradients(source, context.training_data(), config, context)
-    pruned = _search(source, config, wanted, context)
-    notes = {
-        **counts.compared(model, pruned),
-        "widths": {tap: len(left) for tap, left in pruned.kept.items()},
-    }
-    return PassResult(pruned, changed=True, notes=notes)
+        _accumulate_gradients(source, config, context)
+    pruned = _search(source, config, context)
+    widths = {tap: len(left) for tap, left in pruned.kept.items()}
+    return PassResult(pruned, changed=True, notes={**counts.compared(model, pruned), "widths": widths})
 
 
-def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, context: Context) -> None:
+def _accumulate_gradients(model: Denoiser, config: Config, context: Context) -> None:
     """Leave the gradient of the denoising loss in the model's parameters.
 
     taylor: at the model's own timesteps, a new batch each time. diffusion_taylor: one batch and noise at t = 0, d, 2d,
     … until the loss is under 5% of its maximum (Fang et al. 2023, "Structural Pruning for Diffusion Models", eq. 8).
     """
+    dataset, known = context.training_data(), model.sampling.training
     along = config.importance == "diffusion_taylor"
-    known = model.sampling.training
     largest = 0.0
     with context.progress(f"{context.name}: importance", config.batches) as task:
         for step in range(config.batches):
             key = (context.seed, Draw.IMPORTANCE, 0 if along else step)
             random = generator(*key)
             batch = dataset.batch(BATCH, *key).to(context.device)
-            at = known[step * len(known) // config.batches].expand(len(batch.images)) if along else None
+            at = known[step * len(known) // config.batches].expand(BATCH) if along else None
             question = with_null(model, noised(model, batch, random, at=at), random)
             assert question.answer is not None
             loss = nn.functional.mse_loss(predict(model, *question.asked), question.answer)
@@ -162,17 +148,13 @@ def _accumulate_gradients(model: Denoiser, dataset: Dataset, config: Config, con
 def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]:
     """What may go from every coupled set. model: with gradients, where importance needs them."""
     net = model.net
-    sets = Couplings(model, model.family.protected(net)).sets
+    sets = Couplings(model).sets
     layers = sorted({member.path for one in sets for member in one.members})
-    for pattern in config.protect:
-        if not any(fnmatchcase(path, pattern) for path in layers):
-            raise PassError(f"{where}: protect: {pattern!r} matches no layer{suggest(pattern, layers)}")
-    applied = counts.places(model) if config.target.params is None and config.target.bytes is None else None
+    protected = meant(config.protect, layers, f"{where}: protect", "layer")
+    applied = None if config.target.kind in ("params", "bytes") else counts.places(model)
     found = []
     for place, one in enumerate(sets):
-        writers = [member.path for member in one.members if member.dim == 0]
-        kept = any(fnmatchcase(path, pattern) for pattern in config.protect for path in writers)
-        if kept or one.count % one.parts:
+        if one.count % one.parts or any(member.dim == 0 and member.path in protected for member in one.members):
             continue
         if config.importance == "random":
             random = generator(seed, Draw.RANDOM_IMPORTANCE, place)
@@ -181,7 +163,7 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
             scores = channels.importance(one, net, SCORES[config.importance])
         remove = one.heads and config.heads == "remove"
         units, sums = channels.whole_heads(scores, one.heads) if remove else channels.units(scores, one.parts)
-        if config.ranking == "per_cost":
+        if config.order == "per_cost":
             sums = sums / max(channels.saved(one, net, applied) * len(units[0]), 1e-30)
         else:
             sums = sums / sums.mean().clamp_min(1e-30)
@@ -203,65 +185,50 @@ def _gradient(weight: nn.Parameter) -> torch.Tensor:
 
 def choose(ranked: list[Ranked], config: Config, share: float) -> dict[str, list[int]]:
     """Channels to remove by coupled set; share: of max_ratio, in 0 … 1."""
-    if config.ranking == "per_layer":
-        return {
-            one.coupled.name: one.first(one.allowed(int(share * config.max_ratio * len(one.units)), config))
-            for one in ranked
-        }
-    every = torch.cat([one.scores for one in ranked]).sort().values
-    count = int(share * len(every))
-    limit = every[count - 1] if count else -torch.inf
-    return {one.coupled.name: one.first(one.allowed(int((one.scores <= limit).sum()), config)) for one in ranked}
+    if config.order == "per_layer":
+        wanted = [int(share * config.max_ratio * len(one.units)) for one in ranked]
+    else:
+        every = torch.cat([one.scores for one in ranked]).sort().values
+        count = int(share * len(every))
+        limit = every[count - 1] if count else -torch.inf
+        wanted = [int((one.scores <= limit).sum()) for one in ranked]
+    return {one.coupled.name: one.first(one.allowed(count, config)) for one, count in zip(ranked, wanted, strict=True)}
 
 
 def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -> Denoiser:
     """A pruned copy without gradients. share: of max_ratio, in 0 … 1."""
     copied = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    couplings = Couplings(copied, copied.family.protected(copied.net))
+    stock = None
     if config.widths == "stock":
         stock = plain_widths.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
-        counts_left = plain_widths.counts(couplings.sets, stock)
-        chosen = {
-            one.coupled.name: one.first((one.coupled.count - counts_left[one.coupled.name]) // len(one.units[0]))
-            for one in ranked
-        }
+        chosen = {one.coupled.name: one.down_to(plain_widths.width(one.coupled, stock)) for one in ranked}
     else:
         chosen = choose(ranked, config, share)
-    kept = couplings.remove(chosen, config.heads == "remove")
+    kept = Couplings(copied).remove(chosen, config.heads == "remove")
     copied.net.requires_grad_(False).zero_grad(set_to_none=True)
     pruned = dataclasses.replace(copied, kept=kept)
-    return plain_widths.conform(pruned, stock) if config.widths == "stock" else pruned
+    return plain_widths.conform(pruned, stock) if stock else pruned
 
 
-def _search(model: Denoiser, config: Config, wanted: tuple[str, float], context: Context) -> Denoiser:
+def _search(model: Denoiser, config: Config, context: Context) -> Denoiser:
     """The least pruning that meets the target: bisection over the share of channels to remove."""
-    kind, fraction = wanted
+    wanted = config.target
     ranked = rank(model, config, context.seed, context.name)
-    if kind == "channels":
-        return prune(model, ranked, config, min(1.0, (1 - fraction) / config.max_ratio))
-    measure = MEASURES[kind]
-    best, low, high = prune(model, ranked, config, 1.0), 0, GRAIN
-    least = measure(best, model)
-    if least > fraction:
-        raise PassError(
-            f"{context.name}: {kind}: {fraction} is out of reach; removing {config.max_ratio:.0%} of every layer's "
-            f"channels with legal widths leaves {least:.3f}; raise the target or max_ratio"
-        )
+    if wanted.channels is not None:
+        return prune(model, ranked, config, min(1.0, (1 - wanted.channels) / config.max_ratio))
+
+    def left(step: int) -> float:
+        return target.LEFT[wanted.kind](prune(model, ranked, config, step / GRAIN), model)
+
+    least = left(GRAIN)
+    if least > wanted.fraction:
+        most = f"removing {config.max_ratio:.0%} of every layer's channels with legal widths"
+        raise target.out_of_reach(context.name, wanted, most, least, "raise the target or max_ratio")
     with context.progress(f"{context.name}: search", GRAIN.bit_length() - 1) as task:
-        while high - low > 1:
-            middle = (low + high) // 2
-            candidate = prune(model, ranked, config, middle / GRAIN)
-            if measure(candidate, model) <= fraction:
-                best, high = candidate, middle
-            else:
-                low = middle
+
+        def met(step: int) -> bool:
             task.advance()
-    return best
+            return left(step) <= wanted.fraction
 
-
-MEASURES: dict[str, Callable[[Denoiser, Denoiser], float]] = {
-    "macs": lambda student, whole: counts.macs(student) / counts.macs(whole),
-    "params": lambda student, whole: counts.parameters(student) / counts.parameters(whole),
-    "bytes": lambda student, whole: counts.weight_bytes(student) / counts.weight_bytes(whole),
-    "latency": lambda student, whole: timing.share(whole, student, silent, ""),
-}
+        step = 1 + bisect_left(range(1, GRAIN), True, key=met)
+    return prune(model, ranked, config, step / GRAIN)

@@ -68,20 +68,17 @@ def build(config: Config, context: Context) -> Denoiser:
     """A model with random weights, determined by the recipe's seed. Raises PassError for a bad config."""
     assert config.model is not None
     family = FAMILIES[config.model["_class_name"]]
-    reason = family.refuse(config.model)
     scheduler = context.sampling.scheduler
     if scheduler is None:
-        reason = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
-    if reason:
-        raise PassError(f"{context.name}: {reason}")
-    assert scheduler is not None
+        missing = "a new model needs a noise schedule; write one under `sampling: {scheduler: …}`"
+        raise PassError(f"{context.name}: {missing}")
     try:
         sampling = from_scheduler_config(scheduler, context.sampling)
     except ValueError as error:
         raise PassError(f"{context.name}: sampling: {error}") from None
     sampling = sampling.model_copy(update={"guidance": context.guidance})
     try:
-        trial.check_samples(family, trial.build(family, config.model).config)  # type: ignore[arg-type]
+        trial.check_samples(family, trial.build(family, config.model))
         torch.manual_seed(generator(context.seed, Draw.NEW_NET).initial_seed())
         model = Denoiser(family.build(config.model), family, sampling, scheduler)
         trial.run(model)

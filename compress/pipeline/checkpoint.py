@@ -48,10 +48,10 @@ def load(
     scheme, float_layers = _quantization(quantization, where)
     try:
         net = trial.build(family, config)
-        trial.check_samples(family, net.config)  # type: ignore[arg-type]
+        trial.check_samples(family, net)
     except ValueError as error:
         raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
-    structures.apply(net, family, structures.check(structure, str(where)), str(where))
+    structures.apply(net, family, structure, str(where))
     for tap, (_, writer) in family.stages(net).items():
         if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]
             raise CheckpointError(f"{where}: kept {_DAMAGED}")
@@ -121,9 +121,6 @@ def _family(config: Mapping[str, Any], where: Path) -> Family:
         raise CheckpointError(
             f"{where}: architecture {str(name)[:100]} is not supported; supported: {', '.join(FAMILIES)}"
         )
-    reason = family.refuse(config)
-    if reason:
-        raise CheckpointError(f"{where / 'config.json'}: {reason}")
     return family
 
 

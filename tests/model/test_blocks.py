@@ -1,20 +1,17 @@
 """What is left of a model without some of its blocks."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from compress.model import edits
-from compress.model.blocks import inputs_read, outermost, without
+from compress.model import edits, scalars
+from compress.model.blocks import inputs_read, without
 from compress.model.denoiser import Denoiser, predict
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser
-
-
-def test_what_lies_within_another_is_not_named_twice() -> None:
-    paths = ["mid_block.resnets.0", "a.1", "mid_block", "a.1", "a.10"]
-    assert outermost(paths) == ["a.1", "mid_block", "a.10"]
 
 
 def test_inputs_are_read_as_long_as_a_block_reads_them(any_model: Denoiser) -> None:
@@ -55,3 +52,12 @@ def test_the_model_itself_is_not_changed(any_model: Denoiser) -> None:
     without(any_model, any_model.family.blocks(any_model.net))
     after = any_model.net.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_numbers_that_the_net_takes_are_inputs_too(any_model: Denoiser) -> None:
+    scalars.add(any_model.net, any_model.family, scalars.GUIDANCE_SCALE)
+    nn.init.normal_(any_model.net.class_embedding.embeddings[scalars.GUIDANCE_SCALE][2].weight)
+    model = dataclasses.replace(any_model)
+    blocks = model.family.blocks(model.net)
+    assert inputs_read(model) == {"timestep", *model.conditions, scalars.GUIDANCE_SCALE}
+    assert inputs_read(without(model, blocks)) == set()

@@ -1,8 +1,5 @@
-"""Factors of least error and ranks within a budget, against computations that share no code with them."""
+"""Factors of least error and what is read for them, against computations that share no code with them."""
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,8 +7,12 @@ from torch.nn import functional
 
 from compress.families.replacements import LowRank
 from compress.model import low_rank
-from compress.model.low_rank import Choice, allocate
+from compress.model.denoiser import Denoiser, predict
+from compress.model.low_rank import Readings, Spectrum
+from compress.model.paths import watched
+from tests.conftest import inputs_for
 
+PATHS = ["time_embedding.linear_1", "down_blocks.0.resnets.0.conv1", "mid_block.attentions.0.to_k", "conv_out"]
 CONV = {"kernel_size": 3, "padding": 1}
 
 
@@ -41,7 +42,7 @@ def patches(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return x, columns.transpose(0, 1).flatten(1).double()
 
 
-def moments(layer: nn.Module, columns: torch.Tensor) -> torch.Tensor:
+def correlation(layer: nn.Module, columns: torch.Tensor) -> torch.Tensor:
     z = low_rank.basis(layer).T @ low_rank.matrix(layer) @ columns
     return z @ z.T / columns.shape[1]
 
@@ -57,8 +58,8 @@ def factors(layer: nn.Module, rank: int, found: low_rank.Spectrum) -> LowRank:
 def test_full_rank_is_exact(kind: str, aware: bool) -> None:
     layer = make(kind)
     x, columns = patches(layer)
-    # moments of a few patches: most directions are never met
-    found = low_rank.spectrum(layer, moments(layer, columns[:, :2]) if aware else None)
+    # correlations of a few patches: most directions are never met
+    found = low_rank.spectrum(layer, correlation(layer, columns[:, :2]) if aware else None)
     low = factors(layer, low_rank.full_rank(layer), found)
     torch.testing.assert_close(low(x), layer(x), atol=1e-4, rtol=1e-4)
     assert found.kept(low_rank.full_rank(layer)) == pytest.approx(1)
@@ -87,7 +88,7 @@ def test_weighted_error_is_that_of_the_whitened_decomposition(kind: str, rank: i
     root = torch.linalg.cholesky(columns @ columns.T)
     u, s, v = torch.linalg.svd(weight @ root, full_matrices=False)
     oracle = torch.linalg.solve(root.T, (u[:, :rank] * s[:rank] @ v[:rank]).T).T
-    low = factors(layer, rank, low_rank.spectrum(layer, moments(layer, columns)))
+    low = factors(layer, rank, low_rank.spectrum(layer, correlation(layer, columns)))
     torch.testing.assert_close(low_rank.matrix(low), oracle, atol=1e-3, rtol=1e-3)
     error = (low(x) - layer(x)).double().square().sum()
     assert float(error) == pytest.approx(float(s[rank:].square().sum()), rel=1e-3)
@@ -99,7 +100,7 @@ def test_weighted_error_is_that_of_the_whitened_decomposition(kind: str, rank: i
 def test_channels_between_the_factors_have_equal_energy(kind: str) -> None:
     layer = make(kind)
     _, columns = patches(layer)
-    low = factors(layer, 3, low_rank.spectrum(layer, moments(layer, columns)))
+    low = factors(layer, 3, low_rank.spectrum(layer, correlation(layer, columns)))
     inner = low_rank.matrix(low.down) @ columns
     torch.testing.assert_close(inner @ inner.T / columns.shape[1], torch.eye(3).double(), atol=1e-2, rtol=1e-2)
 
@@ -124,59 +125,40 @@ def test_a_layer_of_zeros_stays_finite() -> None:
 
 @pytest.mark.parametrize("share, rank", [(0.5, 1), (0.6, 1), (0.61, 2), (0.9, 2), (1.0, 3), (1e-9, 1)])
 def test_least_rank(share: float, rank: int) -> None:
-    assert low_rank.least_rank(torch.tensor([6.0, 3.0, 1.0]).double(), share) == rank
+    assert Spectrum(torch.eye(3), torch.tensor([6.0, 3.0, 1.0]).double()).least_rank(share) == rank
 
 
-def choices(seed: int, count: int = 3) -> dict[str, Choice]:
-    random = np.random.default_rng(seed)
-    found = {}
-    for i in range(count):
-        energies = np.sort(random.exponential(size=4) ** 3)[::-1]
-        found[str(i)] = Choice(int(random.integers(30, 60)), int(random.integers(5, 15)), energies / energies.sum())
-    return found
+@pytest.mark.parametrize("path", PATHS)
+def test_response_is_that_of_the_output_to_small_noise(class_model: Denoiser, path: str) -> None:
+    layer = class_model.net.get_submodule(path)
+    sample, timestep, conditions = inputs_for(class_model, batch=256)
+    found = Readings({path: layer})
+    with watched(class_model.net, [path], found.read):
+        output = predict(class_model, sample, timestep, conditions)
+        output.backward(torch.randint(2, output.shape) * 2.0 - 1)
+        found.items = len(sample)
+    assert all(parameter.grad is None for parameter in class_model.net.parameters())
+    handle = layer.register_forward_hook(lambda _m, _i, y: y + 1e-3 * torch.randn(y.shape))
+    with torch.no_grad():
+        disturbed = predict(class_model, sample, timestep, conditions)
+    handle.remove()
+    variance = float((disturbed - output.detach()).square().sum() / len(sample)) / 1e-6
+    width = layer.weight.shape[0]
+    assert found.response(path) * width == pytest.approx(variance, rel=0.15)
 
 
-def price(some: dict[str, Choice], ranks: dict[str, int]) -> tuple[int, float]:
-    cost = sum(c.each * ranks[path] if path in ranks else c.whole for path, c in some.items())
-    return cost, sum(some[path].lost(rank) for path, rank in ranks.items())
-
-
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.6])
-@pytest.mark.parametrize("seed", range(20))
-def test_allocation_meets_its_target_leaves_nothing_and_is_near_the_best(seed: int, share: float) -> None:
-    some = choices(seed)
-    whole = sum(choice.whole for choice in some.values())
-    saving = int(share * whole)
-    options = [[None, *range(1, choice.most + 1)] for choice in some.values()]
-    every = [
-        price(some, {path: rank for path, rank in zip(some, picked, strict=True) if rank})
-        for picked in itertools.product(*options)
-    ]
-    within = [loss for cost, loss in every if whole - cost >= saving]
-    if not within:
-        with pytest.raises(ValueError, match="rank 1"):
-            allocate(some, saving)
-        return
-    ranks = allocate(some, saving)
-    cost, loss = price(some, ranks)
-    assert whole - cost >= saving
-    # the lower convex hull is off by one layer's step at most
-    assert loss <= min(within) + max(choice.lost(1) for choice in some.values())
-    for path, rank in ranks.items():
-        raised = {**ranks, path: rank + 1} if rank < some[path].most else {p: r for p, r in ranks.items() if p != path}
-        assert whole - price(some, raised)[0] < saving, path
-
-
-def test_allocation_takes_what_is_free_and_then_the_layer_that_loses_least() -> None:
-    flat, steep = np.full(8, 1 / 8), 0.5 ** np.arange(1, 9)
-    some = {"flat": Choice(100, 10, flat), "steep": Choice(100, 10, steep / steep.sum())}
-    assert allocate(some, 60) == {"flat": 8, "steep": 6}
-    assert allocate(some, 90) == {"flat": 8, "steep": 3}
-    assert allocate(some, 0) == {}
-
-
-def test_no_rank_is_cheaper() -> None:
-    some = {"a": Choice(10, 10, np.ones(1))}
-    assert some["a"].most == 0
-    with pytest.raises(ValueError, match="rank 1"):
-        allocate(some, 1)
+def test_correlations_are_those_of_the_outputs(class_model: Denoiser) -> None:
+    path = "down_blocks.0.resnets.0.conv1"
+    layer = class_model.net.get_submodule(path)
+    inputs: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _m, given: inputs.append(given[0]))
+    found = Readings({path: layer})
+    with torch.no_grad(), watched(class_model.net, [path], found.read):
+        predict(class_model, *inputs_for(class_model))
+        predict(class_model, *inputs_for(class_model, seed=2))
+    handle.remove()
+    columns = functional.unfold(torch.cat(inputs), 3, padding=1).transpose(0, 1).flatten(1).double()
+    y = low_rank.matrix(layer) @ columns
+    torch.testing.assert_close(found.correlation(path), y @ y.T / columns.shape[1], atol=1e-5, rtol=1e-4)
+    assert found.correlation("absent") is None and found.response(path) == 0
+    assert not layer._forward_hooks

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress import passes
 from compress.errors import CheckpointError
 from compress.model import scalars
 from compress.model.denoiser import Denoiser, predict
 from compress.pipeline import checkpoint
-from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser, read_json
+from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, inputs_for, make_context, make_denoiser, read_json
 
 
 def with_scalars(model: Denoiser, *names: str, trained: bool = True) -> Denoiser:
@@ -81,3 +82,26 @@ def test_a_damaged_edit_is_refused(edit: dict, tmp_path: Path) -> None:
     (tmp_path / "structure.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="class_embedding"):
         checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("prune_blocks", {"layout": "bk-small"}),
+        ("prune_channels", {"target": {"macs": 0.7}, "batches": 1}),
+        ("factorize", {"target": {"rank": 0.2}, "batches": 1}),
+        ("new_student", {"config": {"block_out_channels": [8, 16]}}),
+    ],
+)
+@pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG], ids=["class", "text"])
+def test_passes_that_make_a_net_smaller_leave_its_numbers(
+    kind: str, settings: dict, config: dict, tmp_path: Path
+) -> None:
+    model = with_scalars(make_denoiser({**config, "layers_per_block": 2}), scalars.GUIDANCE_SCALE, scalars.STEPS)
+    module = passes.module(kind)
+    result = module.run(model, module.Config.model_validate(settings), make_context(model, tmp_path))
+    assert result.changed and list(result.model.inputs) == list(model.inputs)
+    checkpoint.save(result.model, tmp_path / "saved")
+    again, inputs = checkpoint.load(tmp_path / "saved"), inputs_for(model)
+    with torch.no_grad():
+        assert torch.equal(predict(again, *inputs), predict(result.model, *inputs))

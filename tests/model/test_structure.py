@@ -112,15 +112,13 @@ def test_empty_structure_changes_nothing(class_model: Denoiser) -> None:
     assert structure.describe(fresh, on_meta(class_model), class_model.family) == {}
 
 
-def test_check_gives_a_good_structure_back() -> None:
-    good = {"shapes": {"a.weight": [1]}, "attributes": {"a": {"n": 1}}}
-    assert structure.check(good, "file") == good
-
-
-@pytest.mark.parametrize("bad", [None, [], "text", {"shapes": []}, {"attributes": None}, {"code": {}}])
-def test_check_names_the_file_of_a_bad_structure(bad: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"^here/structure\.json: "):
-        structure.check(bad, "here/structure.json")
+@pytest.mark.parametrize(
+    "bad",
+    [{"shapes": []}, {"attributes": None}, {"code": {}}, {"edits": {"mid_block": 1}}, {"attributes": {"conv_in": []}}],
+)
+def test_apply_names_the_file_of_what_is_no_structure(class_model: Denoiser, bad: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"^here/structure\.json: is damaged"):
+        structure.apply(on_meta(class_model), class_model.family, bad, "here/structure.json")
 
 
 @pytest.mark.parametrize(

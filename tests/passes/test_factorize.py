@@ -50,36 +50,6 @@ def test_meets_its_target_and_no_more(any_model: Denoiser, kind: str, tmp_path: 
     assert not any(module._forward_hooks for module in any_model.net.modules())
 
 
-@pytest.mark.parametrize("target", [{"macs": 0.7}, {"params": 0.6}, {"rank": 0.3}])
-def test_forecast_is_as_large_as_the_outcome(target: dict[str, float], tmp_path: Path) -> None:
-    model = make_denoiser(CLASS_CONFIG)
-    config = factorize.Config.model_validate({"target": target, "batches": 1})
-    context = make_context(model, tmp_path)
-    planned, done = factorize.forecast(model, config, context), factorize.run(model, config, context)
-    assert done.changed and planned.memory_bytes > 0
-    for count in COUNTS.values():
-        assert count(planned.model) == count(done.model) < count(model)
-
-
-@pytest.mark.parametrize("target", [{"rank": 0.4}, {"macs": 0.6}, {"params": 0.6}])
-def test_outputs_stay_nearer_with_the_data_than_without(target: dict[str, float], tmp_path: Path) -> None:
-    """By the whole net's error on inputs that were not read, at one budget."""
-    model = make_denoiser(CLASS_CONFIG)
-    context = make_context(model, tmp_path)
-    batch = context.dataset().batch(64, 9, 9)
-    own = torch.tensor(model.sampling.timesteps)[torch.arange(64) % len(model.sampling.timesteps)]
-    alpha, sigma = model.sampling.alpha_sigma(own, batch.images)
-    noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(5))
-    sample = batch.images * alpha + sigma * noise
-    inputs = (sample, own, batch.conditions)
-    wanted = output(model, inputs)
-    errors = [
-        (output(factorized(model, tmp_path, target, activation_aware=aware).model, inputs) - wanted).square()
-        for aware in (True, False)
-    ]
-    assert errors[0].mean() < errors[1].mean()
-
-
 def test_energy_and_rank_leave_what_is_not_cheaper(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     layers = dict(model.net.named_modules())

@@ -183,7 +183,7 @@ def test_student_of_a_changed_model(tmp_path: Path) -> None:
     teacher = make_denoiser(CLASS_CONFIG)
     context = make_context(teacher, tmp_path)
     narrow = prune_channels.Config.model_validate({"target": {"macs": 0.7}, "importance": "l2"})
-    low = factorize.Config.model_validate({"target": {"rank": 0.3}, "activation_aware": False})
+    low = factorize.Config.model_validate({"target": {"rank": 0.3}, "batches": 1})
     changed = factorize.run(prune_channels.run(teacher, narrow, context).model, low, context).model
     student = born(changed, tmp_path, {"layers_per_block": 2}, inherit="slices").model
     checkpoint.save(student, tmp_path / "saved")

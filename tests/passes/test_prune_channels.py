@@ -11,9 +11,10 @@ from torch import nn
 
 from compress.errors import PassError
 from compress.measure import counts
+from compress.measure.target import LEFT
 from compress.model import edits, low_rank
 from compress.model.channels import Couplings, importance
-from compress.model.denoiser import Denoiser, predict
+from compress.model.denoiser import predict
 from compress.passes import prune_channels
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, inputs_for, make_context, make_denoiser
@@ -135,7 +136,7 @@ def test_channels_that_do_nothing_go_first_and_are_not_missed(name: str, tmp_pat
     model = make_denoiser(CONFIGS[name])
     model.net.requires_grad_(True)
     config = prune_channels.Config.model_validate({"target": {"params": 0.9}, "importance": "l2"})
-    sets = Couplings(model, model.family.protected(model.net)).sets
+    sets = Couplings(model).sets
     inner = {one.name: one for one in sets if one.heads or one.name.endswith(".proj")}
     wanted = {}
     for one in inner.values():
@@ -154,7 +155,7 @@ def test_channels_that_do_nothing_go_first_and_are_not_missed(name: str, tmp_pat
     with torch.no_grad():
         whole = predict(model, *inputs)
         copied = dataclasses.replace(model, net=copy.deepcopy(model.net))
-        Couplings(copied, copied.family.protected(copied.net)).remove(chosen)
+        Couplings(copied).remove(chosen)
         torch.testing.assert_close(predict(copied, *inputs), whole, atol=2e-5, rtol=1e-4)
     assert counts.parameters(copied) < counts.parameters(model)
 
@@ -182,20 +183,16 @@ def test_widths_are_multiples(tmp_path: Path) -> None:
 
 def test_target_of_latency_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts multiply-accumulates the target means what {macs: …} means."""
-    monkeypatch.setitem(prune_channels.MEASURES, "latency", prune_channels.MEASURES["macs"])
+    monkeypatch.setitem(LEFT, "latency", LEFT["macs"])
     model, pruned = prune("class", tmp_path, importance="l2", target={"latency": 0.6})
     assert 0.4 < counts.macs(pruned) / counts.macs(model) <= 0.6
-
-
-def test_time_ratio_of_a_model_to_itself(class_model: Denoiser) -> None:
-    assert 0.5 < prune_channels.MEASURES["latency"](class_model, class_model) < 2
 
 
 def test_importance_is_the_sum_over_all_layers() -> None:
     """Against a sum by hand, for the inner channels of one residual block."""
     model = make_denoiser(CLASS_CONFIG)
     block = model.net.down_blocks[0].resnets[0]
-    one = next(o for o in Couplings(model, []).sets if o.name == "down_blocks.0.resnets.0.conv1")
+    one = next(o for o in Couplings(model).sets if o.name == "down_blocks.0.resnets.0.conv1")
     found = importance(one, model.net, torch.Tensor.abs)
     layers = (
         block.conv1.weight,
@@ -221,7 +218,7 @@ def test_attention_whose_queries_are_of_low_rank_is_told_of_its_heads(tmp_path: 
     scores = []
     for each in (model, low):
         copied = dataclasses.replace(each, net=copy.deepcopy(each.net))
-        couplings = Couplings(copied, copied.family.protected(copied.net))
+        couplings = Couplings(copied)
         written = {one.name: {member.path for member in one.members if member.dim == 0} for one in couplings.sets}
         (one,) = (o for o in couplings.sets if o.heads and {block.query, f"{block.query}.up"} & written[o.name])
         gone = list(range(8)) if heads == "remove" else list(range(0, width, 2))

@@ -1,0 +1,36 @@
+"""Recipes that nothing else runs go their whole road here, with a tiny teacher and a few steps."""
+
+from pathlib import Path
+
+import pytest
+
+from compress.pipeline import checkpoint
+from tests.command import compress
+from tests.conftest import CLASS_CONFIG, make_denoiser, read_json
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "data={source: teacher, count: 60}",
+    "sampling.steps=3",
+    "passes.distill.steps=2",
+    "passes.distill.batch_size=4",
+    "passes.quantize.samples=4",
+    "passes.quantize.evaluations=12",
+    "passes.verify.samples=10",
+    "passes.verify.rounds=10",
+    "passes.verify.gates={macs: {max: 0.9}, output_error: {max: 9}}",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "more"),
+    [("digits-lowrank", "factorize", ["passes.factorize.batches=1"]), ("digits-student", "new_student", [])],
+)
+def test_recipe_goes_its_whole_road(name: str, kind: str, more: list[str], tmp_path: Path) -> None:
+    checkpoint.save(make_denoiser({**CLASS_CONFIG, "layers_per_block": 2}), tmp_path / "teacher")
+    words = [word for change in (*TINY, *more) for word in ("--set", change)]
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    done = compress("apply", recipe, "--checkpoint", "teacher", "--output", "out", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    changed = [step["pass"] for step in read_json(tmp_path / "out" / "record.json")["passes"] if step["changed"]]
+    assert kind in changed and read_json(tmp_path / "out" / "report.json")["verdict"] == "pass"
