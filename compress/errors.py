@@ -35,8 +35,8 @@ class CompressError(Exception):
 class RecipeError(CompressError):
     """One or more faults of a recipe; `faults` holds one message for each."""
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
 
 

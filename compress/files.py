@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.errors import OutputError
+from compress.errors import CompressError, OutputError
 
 JSON_BYTES = 32 * 2**20
 NESTING = 50  # of lists and mappings within each other; what is read from is walked recursively
@@ -114,6 +114,15 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def cache_folder() -> Path:
     """Where results that belong to no recipe are kept: $COMPRESS_CACHE, or ~/.cache/compress."""
     return Path(os.environ.get("COMPRESS_CACHE") or Path.home() / ".cache" / "compress")
+
+
+@contextlib.contextmanager
+def raising(kind: type[CompressError], path: Path) -> Iterator[None]:
+    """Raise an error of `kind`, which names the path, where it is found to be Unreadable."""
+    try:
+        yield
+    except Unreadable as error:
+        raise kind(f"{path}: {error}") from None
 
 
 def check_regular(path: Path, limit: int | None = None) -> None:
