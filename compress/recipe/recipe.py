@@ -1,7 +1,7 @@
 """Recipes: YAML in, checked `Recipe` out. All faults are found at once, with their lines.
 
-The whole chain is checked here, before any weight is loaded: every pass exists, every key is known,
-every value is in range, and every pass can take what the one before it gives.
+Before any weight is loaded: every pass exists, every key is known, every value is in range, every path leads
+somewhere, and every pass can take what the one before it gives.
 """
 
 import os
@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, create_model
 
 from compress import passes
 from compress.contract import PassConfig
-from compress.data import DataConfig
-from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, raising, read_text
 from compress.model.denoiser import Denoiser, Quantized
+from compress.recipe.head import Head
 from compress.recipe.yaml_reader import NoYaml, YamlReader, load
 from compress.runtime import Bundle
-from compress.settings import File, Frozen, absolute
+from compress.settings import Frozen
 
 BYTES = 2**16  # of a recipe file
 _WORDS: dict[object, str] = {
@@ -31,56 +30,6 @@ _WORDS: dict[object, str] = {
     Bundle: "an exported bundle",
     type(None): "no model yet",
 }
-
-
-class GuidanceOptions(Frozen):
-    """Guidance, classifier-free or by a classifier. One of null_class, null_embedding and classifier is given."""
-
-    scale: float = Field(
-        ge=0,
-        le=100,
-        description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance. With a classifier: the factor of "
-        "its gradient; 0: no guidance",
-    )
-    null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
-    null_embedding: File | None = Field(
-        None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
-    )
-
-    classifier: File | None = Field(
-        None,
-        description="TorchScript file (.pt) of a classifier of noisy samples, f(sample, timestep) → logits, for a "
-        "class-conditional model",
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "GuidanceOptions":
-        if sum(given is not None for given in (self.null_class, self.null_embedding, self.classifier)) != 1:
-            raise ValueError(
-                "give one of null_class (class-conditional), null_embedding (text-conditional) and classifier"
-            )
-        return self
-
-
-class Head(Frozen):
-    """A recipe without its passes."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, description="names the output folder")
-    checkpoint: str | None = Field(None, description="diffusers folder, relative to the recipe, or hub id (owner/name)")
-    data: DataConfig | None = Field(None, description="images to train on and to judge by")
-    guidance: GuidanceOptions | None = Field(None, description="absent: unguided")
-    sampling: SamplingOptions = Field(SamplingOptions(), description="default: the checkpoint's own scheduler")
-    seed: int = Field(0, ge=0, lt=2**31, description="determines everything random")
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _folder_or_hub_id(cls, name: str | None, info: ValidationInfo) -> str | None:
-        try:
-            return name if name is None else str(absolute(Path(name), info))
-        except ValueError:
-            if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name or ""):
-                return name
-            raise
 
 
 @dataclass(frozen=True)
@@ -184,17 +133,15 @@ class _RecipeReader(YamlReader):
                 return
             item, keys = items[keys[1]], keys[2:]
             target, place = item.settings, item.place
-        for name in keys[:-1] if len(keys) < NESTING else ():
+        if not 0 < len(keys) < NESTING or not isinstance(target, dict):
+            self.faults.append(f"{shown}: names no setting")
+            return
+        for name in keys[:-1]:
             place = (*place, name)
-            if not isinstance(target, dict):
-                break
             if not isinstance(target.get(name), dict):
                 target[name] = {}
                 self.places[place] = option
             target = target[name]
-        if not 0 < len(keys) < NESTING or not isinstance(target, dict):
-            self.faults.append(f"{shown}: names no setting")
-            return
         try:
             target[keys[-1]] = load(value)[0]
         except NoYaml as error:

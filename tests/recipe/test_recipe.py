@@ -19,7 +19,8 @@ from compress.data import Digits, Folder
 from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
 from compress.recipe import recipe
-from compress.recipe.recipe import GuidanceOptions, Head, Recipe
+from compress.recipe.head import GuidanceOptions, Head
+from compress.recipe.recipe import Recipe
 from tests.conftest import write_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
