@@ -110,7 +110,13 @@ def test_code_of_a_pass_is_what_it_can_reach() -> None:
         return {str(file.relative_to(ROOT / "compress")) for file in engine.code_of(kind)}
 
     training, judging = names("distill"), names("verify")
-    assert {"passes/distill.py", "pipeline/checkpoint.py", "recipe/inputs.py", "data.py", "__init__.py"} <= training
+    assert {
+        "passes/distill.py",
+        "pipeline/checkpoint.py",
+        "recipe/inputs.py",
+        "data/folder.py",
+        "__init__.py",
+    } <= training
     assert not {name for name in training if name.startswith(("judge", "pages", "onnx_graph"))}
     assert "training.py" not in judging and "judge/quality.py" in judging
     assert engine.code_identity("prune_channels") != engine.code_identity("verify")

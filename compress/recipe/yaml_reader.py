@@ -143,12 +143,14 @@ class YamlReader:
             for key, message in inner.faults.items():
                 self.fault((*where, key), f"{name}.{written(key)}: {message}")
         elif fault["type"] == "extra_forbidden":
-            known = [*_fields(model, fault["loc"][:-1]), *(extra if len(fault["loc"]) == 1 else ())]
+            known = [field for option in _models(model, fault["loc"][:-1]) for field in option.model_fields]
+            known += extra if len(fault["loc"]) == 1 else ()
             self.fault(where, f"unknown key {short(name)}{suggest(str(real[-1]), known)}")
         elif fault["type"] == "missing":
             self.fault(where, f"{name} is missing")
         elif fault["type"] == "union_tag_not_found":
-            self.fault(where, f"{name}.source is missing; give digits, folder, npz or teacher")
+            tags = ", ".join(tag for option in _models(model, fault["loc"]) for tag in _tags(option))
+            self.fault(where, f"{name}.source is missing; give one of {tags}")
         elif fault["type"] == "union_tag_invalid":
             self.fault((*where, "source"), f"{name}.source: {words(fault)}")
         else:
@@ -162,18 +164,14 @@ class YamlReader:
         self.faults.append(f"{self.places.get(place, str(self.file))}: {message}")
 
 
-def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Names of the fields that may stand at a pydantic location."""
+def _models(model: type[BaseModel], location: Sequence[Any]) -> list[type[BaseModel]]:
+    """What may stand at a pydantic location."""
     found = [model]
     for part in location:
-        inner = [
-            one
-            for option in found
-            if part in option.model_fields
-            for one in models(option.model_fields[part].annotation)
-        ]
+        fields = [option.model_fields[part] for option in found if part in option.model_fields]
+        inner = [one for field in fields for one in models(field.annotation)]
         found = inner or [option for option in found if part in _tags(option)] or found
-    return list(dict.fromkeys(name for option in found for name in option.model_fields))
+    return found
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
