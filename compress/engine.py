@@ -10,9 +10,7 @@ A finished pass is used again if its identity is unchanged: a hash of its name a
 identity of the pass before it, of everything the recipe reads, and of the code that it can reach.
 """
 
-import ast
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,25 +19,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from compress import __version__, passes
+from compress import passes
 from compress.contract import Finished, PassResult
 from compress.errors import CompressError, OutputError
-from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
+from compress.files import Unreadable, check_folder, is_full, read_json, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.pages.publish import check, publish
 from compress.pipeline import checkpoint
-from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.identity import step_identity, versions
+from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step
 from compress.runtime import Bundle
-from compress.settings import paths
-
-# that compute, or write what computes
-_LIBRARIES = (
-    "torch", "diffusers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
-    "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,49 +41,6 @@ class Outcome:
     output: Path
     verdict: str | None
     records: list[dict[str, Any]]
-
-
-@cache
-def code_identity(kind: str) -> str:
-    """Hash of the code that a pass can reach, and of the libraries that compute."""
-    root = Path(__file__).parent
-    return digest([{str(file.relative_to(root)): sha256(file) for file in sorted(code_of(kind))}, versions()])
-
-
-def code_of(kind: str) -> set[Path]:
-    """Files of this package that a pass can reach by imports; `inputs` reaches what loads and saves models."""
-    files: set[Path] = set()
-    waiting = [f"compress.passes.{kind}", "compress.recipe.inputs"]
-    while waiting:
-        file = _file_of(waiting.pop())
-        if file is not None and file not in files:
-            files.add(file)
-            waiting += _imports(file)
-    return files
-
-
-def _file_of(module: str) -> Path | None:
-    """The file of a module of this package; None: something else."""
-    package, *parts = module.split(".")
-    path = Path(__file__).parent.joinpath(*parts)
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in candidates if package == "compress" and file.is_file()), None)
-
-
-def _imports(file: Path) -> list[str]:
-    """Modules that a file may import, and names in them, wherever they stand in it."""
-    found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that compute."""
-    return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
 
 
 def claim(output: Path, recipe: Recipe) -> None:
@@ -184,9 +133,7 @@ class _Run:
         identity = self.inputs.identity()
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
-            settings = step.config.model_dump(mode="json")
-            files = [sha256(path) for path in paths(step.config)]
-            identity = digest([identity, step.kind, step.name, settings, files, code_identity(step.kind)])
+            identity = step_identity(step, identity)
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)
             record = _finished(folder, identity)

@@ -1,13 +1,11 @@
 """What a recipe reads: its teacher, its data, and the identity of both."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,6 +19,7 @@ from compress.model.denoiser import Denoiser, guidance_fault
 from compress.model.reference import draw_dataset
 from compress.pipeline import checkpoint
 from compress.pipeline.source import locate
+from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
 
@@ -131,8 +130,3 @@ def _programs(recipe: Recipe) -> list[Path]:
     """The TorchScript files that a recipe names."""
     named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
     return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of JSON-able content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
