@@ -1,5 +1,6 @@
 """The `compress` command. Exit codes: 0 fine, 1 a gate failed, 2 bad input, 3 not judged, 70 a fault of ours."""
 
+import inspect
 import json
 import logging
 import os
@@ -7,17 +8,16 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress.errors import CompressError
+from compress.sample_bundle import Sample, Threads, sample
 
 if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
-    from pydantic import BaseModel
-
     from compress.recipe.inputs import Options
 
 app = typer.Typer(
@@ -33,20 +33,17 @@ app = typer.Typer(
 CODES = {None: 0, "pass": 0, "fail": 1, "not judged": 3}  # by verdict
 UNHEARD = 141  # as of a process that SIGPIPE ended: who read what it wrote has gone
 
-# typer reads Optional and not `| None` in aliases on all the versions that are supported
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. passes.distill.steps=50"),
 ]
-Checkpoint = Annotated[Optional[str], typer.Option(help="model folder or hub id instead of the recipe's")]  # noqa: UP045
-Output = Annotated[Optional[Path], typer.Option(help="result folder")]  # noqa: UP045
+Checkpoint = Annotated[str | None, typer.Option(help="model folder or hub id instead of the recipe's")]
+Output = Annotated[Path | None, typer.Option(help="result folder")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only), run TorchScript")
 ]
-_MOST_THREADS = max(16, os.cpu_count() or 1)
-Threads = Annotated[Optional[int], typer.Option(min=1, max=_MOST_THREADS, help="default: all cores")]  # noqa: UP045
 
 
 @app.callback()
@@ -113,7 +110,7 @@ def plan(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
     teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")],
-    recipe: Annotated[Optional[Path], typer.Option(help="its recipe: gates, data, sampling")] = None,  # noqa: UP045
+    recipe: Annotated[Path | None, typer.Option(help="its recipe: gates, data, sampling")] = None,
     output: Output = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
@@ -190,104 +187,36 @@ def bench(
     terminal.table(("", "median ms", "p90 ms", "95% interval", "speed"), rows, title)
 
 
-@app.command()
-def sample(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
-    out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png"),
-    class_: Annotated[Optional[int], typer.Option("--class", help="label; default: every one in turn")] = None,  # noqa: UP045
-    embeddings: Annotated[Optional[Path], typer.Option(help=".npz with `embeddings`, for text models")] = None,  # noqa: UP045
-    guidance_scale: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="diffusers' convention; default: the bundle's own"),
-    ] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="of those that the bundle serves")] = None,  # noqa: UP045
-    psnr: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps"),
-    ] = None,
-    milliseconds: Annotated[Optional[float], typer.Option(help="time that all images may take together")] = None,  # noqa: UP045
-    count: Annotated[int, typer.Option(min=1, max=1000, help="number of images")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0,
-    threads: Threads = None,
-) -> None:
-    """Draw images from a bundle, with numpy and onnxruntime alone."""
-    import numpy as np
+def _of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:
+    """A command that takes the fields of a dataclass as its options, and does what `run` says of itself."""
 
-    from compress.errors import BundleError
-    from compress.files import check_target
-    from compress.pages.figures import grid
-    from compress.runtime import Bundle
-    from compress.runtime.bundle import find
+    def command(**given: Any) -> None:
+        run(options(**given))
 
-    check_target(out)
-    folder = find(bundle)
-    model = Bundle(folder, threads)
-    model = model if guidance_scale is None else model.at_scale(guidance_scale)
-    model = model if steps is None else model.at_steps(steps)
-    conditions: dict[str, Any] = {}
-    titles = None
-    if "class_labels" in model.conditions:
-        classes = model.manifest["classes"]
-        if class_ is not None and not 0 <= class_ < classes:
-            raise BundleError(f"--class {class_}: {folder} has the classes 0…{classes - 1}")
-        labels = np.arange(count) % classes if class_ is None else np.full(count, class_)
-        conditions["class_labels"], titles = labels, [str(label) for label in labels]
-    elif class_ is not None:
-        raise BundleError(f"{folder}: takes no class label; leave --class out")
-    others = [name for name in model.conditions if name != "class_labels"]
-    if embeddings is not None and not others:
-        raise BundleError(f"{folder}: takes no embeddings; leave --embeddings out")
-    for name in others:
-        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+    command.__doc__, command.__annotations__ = run.__doc__, options.__annotations__
+    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+    return command
 
-        if embeddings is None:
-            raise BundleError(f"{folder}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
-        given = read_embeddings(embeddings, name)
-        conditions[name] = given[np.arange(count) % len(given)]
-    noise = np.random.default_rng(seed).standard_normal((count, *model.sample_shape), dtype=np.float32)
-    if psnr is None and milliseconds is None:
-        images = model.sample(noise, **conditions)
-    else:
-        images, taken = model.sample_adaptively(noise, psnr=psnr, milliseconds=milliseconds, **conditions)
-        print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
-    if not np.isfinite(images).all():
-        scale = model.guidance["scale"]
-        raise BundleError(f"{folder}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
-    grid(images, out, titles)
-    print(out)
+
+app.command("sample")(_of_fields(sample, Sample))
 
 
 @app.command()
 def passes() -> None:
     """The passes that a recipe can name, with their settings."""
-    from compress import passes as found
     from compress import terminal
+    from compress.recipe.describe import of_passes
 
-    for name in found.names():
-        terminal.output.print(f"[bold]{name}[/bold]  {found.summary(name)}")
-        for line in _settings(found.module(name).Config):
+    for name, summary, settings in of_passes():
+        terminal.output.print(f"[bold]{name}[/bold]  {summary}")
+        for line in settings:
             terminal.output.print(f"    {line}", markup=False)
-
-
-def _settings(model: "type[BaseModel]") -> Iterator[str]:
-    """One line a setting, those of settings within settings below them."""
-    from compress.errors import short
-    from compress.settings import choices, models
-
-    for key, info in model.model_fields.items():
-        inner = list(models(info.annotation))
-        allowed = choices(info.annotation)
-        values = f" ({', '.join(allowed)})" if allowed else ""
-        default = "required" if info.is_required() else "see below" if info.default and inner else short(info.default)
-        yield f"{key}: {info.description or ''}{values} [{default}]"
-        for part in inner:
-            yield from (f"    {line}" for line in _settings(part))
 
 
 @app.command()
 def schema() -> None:
     """JSON schema of recipes, for editors."""
-    from compress.recipe.recipe import schema as described
+    from compress.recipe.describe import schema as described
 
     print(json.dumps(described(), indent=2))
 
@@ -318,12 +247,6 @@ def main() -> None:
         logging.disable(logging.WARNING)
     try:
         app()
-    except CompressError as error:
-        if verbose:
-            traceback.print_exc()
-        for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first into the second, with 130
         if isinstance(end.__context__, BrokenPipeError):  # and this into 1, which says that a gate failed
             sys.exit(UNHEARD)
@@ -334,9 +257,8 @@ def main() -> None:
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        said = " ".join(str(error).split())[:500]
-        print(
-            f"error: a fault of compress, please report it with the output of -v: {type(error).__name__}: {said}",
-            file=sys.stderr,
-        )
-        sys.exit(70)  # EX_SOFTWARE
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        ours = f"a fault of compress, please report it with the output of -v: {said}"
+        for message in error.messages if isinstance(error, CompressError) else [ours]:
+            print(f"error: {message}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, CompressError) else 70)  # EX_SOFTWARE

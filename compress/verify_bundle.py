@@ -10,9 +10,8 @@ from pydantic import ValidationError
 from compress import passes
 from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
-from compress.recipe.head import Head
 from compress.recipe.inputs import Inputs, Options
-from compress.recipe.recipe import Recipe, Step
+from compress.recipe.recipe import Head, Recipe, Step
 from compress.report.report import Report, read
 from compress.runtime import Bundle
 from compress.runtime.bundle import find
