@@ -10,15 +10,12 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from compress.errors import CompressError
-from compress.sample_bundle import Sample, Threads, sample
-
-if TYPE_CHECKING:  # torch takes seconds to import; commands import what they need
-    from compress.recipe.inputs import Options
+from compress.sample_bundle import Sample, Threads, sample  # torch takes seconds to import: commands import the rest
 
 app = typer.Typer(
     name="compress",
@@ -68,10 +65,11 @@ def apply(
 
     checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
     from compress import engine, terminal
+    from compress.recipe.inputs import Options
     from compress.report.report import read as read_report
 
     where = output or Path("outputs") / checked.head.name
-    outcome = engine.apply(checked, where, _options(device, fresh, allow_pickle))
+    outcome = engine.apply(checked, where, Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle))
     if outcome.verdict is not None:
         terminal.report(read_report(where))
     terminal.log(f"result: {where}")
@@ -89,9 +87,11 @@ def plan(
     """Parameters, MACs, bytes, estimated time and memory after each pass, without training."""
     from compress import terminal
     from compress.plan import plan as rows
+    from compress.recipe.inputs import Options
     from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)
+    options = Options.on(device, terminal.progress, terminal.log, allow_pickle=allow_pickle)
     shown = [
         (
             row.name,
@@ -101,7 +101,7 @@ def plan(
             f"{row.seconds:,.0f} s",
             f"{row.memory_bytes / 1e6:,.0f} MB",
         )
-        for row in rows(checked, _options(device, False, allow_pickle))
+        for row in rows(checked, options)
     ]
     terminal.table(("after", "parameters", "MACs", "size", "time", "memory"), shown, title=checked.head.name)
 
@@ -123,14 +123,15 @@ def verify(
     from compress import verify_bundle as judge
     from compress.files import check_folder
     from compress.pages.publish import write_page
+    from compress.recipe.inputs import Options
     from compress.recipe.recipe import read
 
-    if output:
-        check_folder(output)
+    options = Options.on(device, terminal.progress, terminal.log, allow_pickle=allow_pickle)
+    check_folder(output or Path())
     checked = read(recipe, [], teacher) if recipe else None
     with tempfile.TemporaryDirectory() as folder:
         where = output or Path(folder)
-        report = judge.verify_bundle(bundle, teacher, checked, where, _options(device, False, allow_pickle))
+        report = judge.verify_bundle(bundle, teacher, checked, where, options)
         if output:
             write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
@@ -183,8 +184,8 @@ def bench(
         ratio, _ = latency.speedup(taken[str(paths[0])], values)
         interval = "{:.3f} … {:.3f}".format(*timing.interval)
         rows.append((name, f"{timing.median:.3f}", f"{timing.p90:.3f}", interval, f"{ratio:.2f}×"))
-    title = f"batch {batch}, {count} threads, {latency.processor()}"
-    terminal.table(("", "median ms", "p90 ms", "95% interval", "speed"), rows, title)
+    columns = ("", "median ms", "p90 ms", "95% interval", "speed")
+    terminal.table(columns, rows, f"batch {batch}, {count} threads, {latency.processor()}")
 
 
 def _of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:
@@ -221,26 +222,11 @@ def schema() -> None:
     print(json.dumps(described(), indent=2))
 
 
-def _options(device: str, fresh: bool, allow_pickle: bool) -> "Options":
-    import torch
-
-    from compress import terminal
-    from compress.recipe.inputs import Options
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise CompressError(f"--device {device}: should be auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CompressError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
-    return Options(torch.device(device), terminal.progress, terminal.log, fresh, allow_pickle)
-
-
 def main() -> None:
     """Run the command line; a CompressError becomes one message and exit code 2, any other error exit code 70."""
-    verbose = bool({"-v", "--verbose"} & set(sys.argv[1:]))
-    # -v counts wherever it stands
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("-v", "--verbose")]
+    given = sys.argv[1:]
+    sys.argv[1:] = [word for word in given if word not in ("-v", "--verbose")]  # which count wherever they stand
+    verbose = sys.argv[1:] != given
     if not verbose:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from compress import data, passes
 from compress.contract import Context, Finished, Task
 from compress.diffusion.sampling import Guidance
-from compress.errors import DataError, RecipeError
+from compress.errors import CompressError, DataError, RecipeError
 from compress.files import sha256
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser, guidance_fault
@@ -35,6 +35,16 @@ class Options:
     log: Callable[[str], None]
     fresh: bool = False
     allow_pickle: bool = False
+
+    @classmethod
+    def on(cls, device: str, *others: Any, **more: Any) -> "Options":
+        """device: cpu, cuda, or auto for the better of those that are there. Raises CompressError."""
+        if device not in ("auto", "cpu", "cuda"):
+            raise CompressError(f"--device {device}: should be auto, cpu or cuda")
+        found = torch.cuda.is_available()
+        if device == "cuda" and not found:
+            raise CompressError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+        return cls(torch.device("cuda" if found and device != "cpu" else "cpu"), *others, **more)
 
 
 class Inputs:
