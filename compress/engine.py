@@ -28,6 +28,7 @@ from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.pages.publish import check, publish
 from compress.pipeline import checkpoint
+from compress.pipeline.pipeline import Pipeline
 from compress.recipe.identity import step_identity, versions
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step
@@ -171,7 +172,7 @@ class _Run:
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)
             _still(self.output, self.there)
-            stored = _store(result.model, part) if result.changed else None
+            stored = self._store(result.model, part) if result.changed else None
             record.update(
                 {
                     "pass": step.kind,
@@ -194,6 +195,15 @@ class _Run:
         remove_own(work)
         return record
 
+    def _store(self, model: Any, part: Path) -> str:
+        """Save a pass's model inside its folder; the name of the subfolder."""
+        if isinstance(model, Bundle):
+            assert model.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
+            model.path.rename(part / "onnx")
+            return "onnx"
+        Pipeline(model, self.inputs.parts()).save(part / "model")
+        return "model"
+
 
 def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
     """The record of a finished pass, if it is the one that is wanted."""
@@ -211,16 +221,6 @@ def _prepare_work(work: Path, identity: str) -> None:
         remove_own(work)
         own_folder(work)
         marker.write_bytes(identity.encode())
-
-
-def _store(model: Any, part: Path) -> str:
-    """Save a pass's model inside its folder; the name of the subfolder."""
-    if isinstance(model, Bundle):
-        assert model.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
-        model.path.rename(part / "onnx")
-        return "onnx"
-    checkpoint.save(model, part / "model")
-    return "model"
 
 
 def _size(model: Any) -> Mapping[str, int] | None:

@@ -1,8 +1,6 @@
 """Reading and writing model folders: diffusers' own format, plus `structure.json` and `sampling.json`."""
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,15 @@ from torch import nn
 from compress.diffusion.sampling import Guidance, Sampling
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
-from compress.families import FAMILIES
 from compress.families.family import Family
-from compress.files import Unreadable, read_json
+from compress.files import write_json
 from compress.model import noise_classifier, trial
 from compress.model import structure as structures
 from compress.model.denoiser import Denoiser, guidance_fault
 from compress.pipeline import weights
-from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
+from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, family_of, locate, read_object
 from compress.runtime.schemes import SCHEMES
+from compress.settings import plain
 
 QUANTIZED = [name for name in SCHEMES if name != "float"]
 _DAMAGED = "is damaged; save the model again"
@@ -40,10 +38,10 @@ def load(
     classifier. Float weights are held in float32. Raises CheckpointError.
     """
     source = locate(reference)
-    config = _json(source.model / "config.json")
-    family = _family(config, source.model)
+    config = read_object(source.model / "config.json")
+    family = family_of(config, str(source.model))
     where = source.root / "structure.json"
-    structure = _json(where) if where in source.files else {}
+    structure = read_object(where) if where in source.files else {}
     quantization, kept = structure.pop("quantization", None), _kept(structure.pop("kept", {}), where)
     scheme, float_layers = _quantization(quantization, where)
     try:
@@ -59,7 +57,7 @@ def load(
         net=net,
         family=family,
         sampling=_sampling(source, options or SamplingOptions(), guidance),
-        scheduler=(options and options.scheduler) or (_json(source.scheduler) if source.scheduler else {}),
+        scheduler=(options and options.scheduler) or (read_object(source.scheduler) if source.scheduler else {}),
         null_embedding=_null_embedding(source) if null_embedding is None else null_embedding,
         kept=kept,
     )
@@ -96,13 +94,13 @@ def save(model: Denoiser, folder: Path) -> None:
         if model.precision.ranges:
             weights.save(model.precision.ranges, folder / "quantization.safetensors")
     if structure:
-        _write(folder / "structure.json", structure)
+        write_json(folder / "structure.json", structure)
     if model.scheduler:
         (folder / "scheduler").mkdir(exist_ok=True)
-        _write(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
+        write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
     if model.classifier is not None:
         torch.jit.save(model.classifier, folder / CLASSIFIER)
-    _write(folder / "sampling.json", model.sampling.model_dump())
+    write_json(folder / "sampling.json", model.sampling.model_dump())
     if model.null_embedding is not None:
         weights.save({"null_embedding": model.null_embedding}, folder / "null_embedding.safetensors")
 
@@ -112,19 +110,6 @@ def _structure(net: nn.Module, family: Family) -> structures.Structure:
     config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
     with torch.device("meta"):
         return structures.describe(net, family.build(config), family)
-
-
-def _family(config: Mapping[str, Any], where: Path) -> Family:
-    name = config.get("_class_name")
-    family = FAMILIES.get(str(name))
-    if family is None:
-        raise CheckpointError(
-            f"{where}: architecture {str(name)[:100]} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    reason = family.refuse(config)
-    if reason:
-        raise CheckpointError(f"{where / 'config.json'}: {reason}")
-    return family
 
 
 def _kept(content: Any, where: Path) -> dict[str, tuple[int, ...]]:
@@ -139,8 +124,9 @@ def _quantization(content: Any, where: Path) -> tuple[str | None, tuple[str, ...
     """(scheme, layers left in float) of a quantized model; (None, ()) of a float one."""
     if content is None:
         return None, ()
-    scheme, layers = (content.get("scheme"), content.get("float_layers")) if isinstance(content, dict) else (None, None)
-    if isinstance(content, dict) and "scheme" in content and scheme not in QUANTIZED:
+    given = content if isinstance(content, dict) else {}
+    scheme, layers = given.get("scheme"), given.get("float_layers")
+    if "scheme" in given and scheme not in QUANTIZED:
         raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(QUANTIZED)}")
     if scheme is None or not isinstance(layers, list) or not all(isinstance(pattern, str) for pattern in layers):
         raise CheckpointError(f"{where}: quantization {_DAMAGED}")
@@ -180,11 +166,11 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
     where = own
     try:
         if own in source.files:
-            saved = Sampling.model_validate(_json(own))
+            saved = Sampling.model_validate(read_object(own))
         if saved is not None and options == SamplingOptions():
             sampling = saved
         else:
-            config = options.scheduler or (_json(source.scheduler) if source.scheduler else None)
+            config = options.scheduler or (read_object(source.scheduler) if source.scheduler else None)
             if config is None:
                 raise CheckpointError(
                     f"{source.root}: has no scheduler/scheduler_config.json, so its noise schedule and prediction type "
@@ -193,23 +179,8 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
             where = source.scheduler or source.root
             sampling = from_scheduler_config(config, options)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'sampling'}: {fault['msg']}" for fault in error.errors()]
-        raise CheckpointError(f"{where}: {'; '.join(faults[:3])}") from None
+        raise CheckpointError(f"{where}: {plain(error)}") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)
     return sampling.model_copy(update={"guidance": guidance}) if guidance else sampling
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except Unreadable as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: should hold a JSON object")
-    return content
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,15 +1,19 @@
 """Where the parts of a model lie: in a folder, or on the hub, of which no more is downloaded than is read."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import list_repo_files, snapshot_download
 
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
+from compress.families.family import Family
+from compress.files import raising, read_json
 
+INDEX = "model_index.json"  # of a whole pipeline
 STOCK_WEIGHTS = "diffusion_pytorch_model"
 # Of a net that its config.json does not describe. diffusers would load one without a word and draw at random what it
 # does not find; of this name it finds nothing, and says so.
@@ -26,6 +30,8 @@ _BESIDE = (
 )
 _FOLDERS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
+_VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
+_OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".xml")
 _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -44,15 +50,15 @@ class Source:
     files: tuple[Path, ...]
 
 
-def locate(reference: str | Path) -> Source:
-    """Find the model folder that a path or a hub id ("owner/name") means.
+def locate(reference: str | Path, whole: bool = False) -> Source:
+    """Find the model folder that a path or a hub id ("owner/name") means. whole: download the rest of its pipeline too.
 
     Raises CheckpointError if it is neither a diffusers pipeline with a net nor a bare model folder.
     """
     root = Path(reference)
     try:
         if not root.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(reference)):
-            root = _download(str(reference))
+            root = _download(str(reference), whole)
         if root.is_file() and root.suffix in _SINGLE:
             raise CheckpointError(f"{root}: {_single(root.name)}")
         if not root.is_dir():
@@ -122,14 +128,43 @@ def _weights(folder: str, names: Collection[str]) -> list[str]:
 
 
 def _single(name: str) -> str:
-    kind = "UNet2DConditionModel"
     return (
         f"is a single file, which has no config beside it; convert it first, e.g. with diffusers: "
-        f"{kind}.from_single_file({name!r}).save_pretrained(FOLDER), with its scheduler in FOLDER as well"
+        f"UNet2DConditionModel.from_single_file({name!r}).save_pretrained(FOLDER), with its scheduler in FOLDER as well"
     )
 
 
-def _download(name: str) -> Path:
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The family of a net's config, which stands in the folder `where`. Raises CheckpointError if none supports it."""
+    name = str(config.get("_class_name"))
+    if name not in FAMILIES:
+        raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
+    reason = FAMILIES[name].refuse(config)
+    if reason:
+        raise CheckpointError(f"{where}/config.json: {reason}")
+    return FAMILIES[name]
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of a model folder holds. Raises CheckpointError."""
+    with raising(CheckpointError, file):
+        content = read_json(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: should hold a JSON object")
+    return content
+
+
+def parts_of(index: Mapping[str, Any], net: str) -> dict[str, str]:
+    """Folders beside those of net and scheduler, by a pipeline's model_index.json → the class of what each holds."""
+    named = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return {
+        name: str(kind)
+        for name, kind in named.items()
+        if kind and name.isidentifier() and name not in (net, "scheduler")
+    }
+
+
+def _download(name: str, whole: bool) -> Path:
     """The snapshot of a repository on the hub: what is read, and nothing else. Raises CheckpointError."""
     try:
         names = list_repo_files(name)
@@ -138,7 +173,24 @@ def _download(name: str) -> Path:
             return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise CheckpointError(_no_download(name, error)) from None
-    wanted = _parts(names, name)[1]
+    folder, wanted = _parts(names, name)
+    root = _snapshot(name, [f"{folder}config.json", *([INDEX] if whole and INDEX in names else [])])
+    family_of(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
+    if whole and INDEX in names:
+        for part in parts_of(read_object(root / INDEX), folder.rstrip("/")):
+            wanted += _best([one for one in names if one.startswith(f"{part}/")])
+        wanted.append(INDEX)
+    return _snapshot(name, wanted)
+
+
+def _best(names: Sequence[str]) -> list[str]:
+    """A part's files, of its weights those in safetensors and in full precision alone, where there are such."""
+    stock = any(name.endswith(".safetensors") for name in names)
+    left = [name for name in names if not (stock and name.endswith(_OTHER_WEIGHTS))]
+    return [name for name in left if (plain := _VARIANT.sub("", name)) == name or plain not in left]
+
+
+def _snapshot(name: str, wanted: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:

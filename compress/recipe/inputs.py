@@ -18,6 +18,7 @@ from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser, guidance_fault
 from compress.model.reference import draw_dataset
 from compress.pipeline import checkpoint
+from compress.pipeline.pipeline import Parts, parts
 from compress.pipeline.source import locate
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
@@ -57,6 +58,7 @@ class Inputs:
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.dataset = cache(self._dataset)
+        self.parts = cache(self._parts)
 
     @property
     def guidance(self) -> Guidance:
@@ -88,6 +90,11 @@ class Inputs:
                 raise RecipeError(f"{where}: guidance.classifier: no class is told at zero terminal SNR")
             classifier = noise_classifier.load(asked.classifier, model.sample_shape, model.classes, allow_pickle)
         return dataclasses.replace(model, kept={}, classifier=classifier).to(self.options.device)
+
+    def _parts(self) -> Parts:
+        """What the checkpoint holds beside its net."""
+        head = self.recipe.head
+        return parts(head.checkpoint, head.pipeline) if head.checkpoint else Parts()
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
@@ -129,7 +136,7 @@ class Inputs:
     def identity(self) -> str:
         """Hash of everything the recipe reads besides the settings of its passes."""
         head = self.recipe.head
-        read = list(locate(head.checkpoint).files) if head.checkpoint else []
+        read = [*locate(head.checkpoint).files, *self.parts().files.values()] if head.checkpoint else []
         for path in paths(head):
             read += path.rglob("*") if path.is_dir() else [path]
         files = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
