@@ -1,4 +1,4 @@
-"""Images with their conditions, batches of them, and whether they fit a model."""
+"""Images with their conditions, and batches of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from compress.data.arrays import KEYS
-from compress.errors import DataError
 from compress.randomness import Draw, generator
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
@@ -51,35 +49,3 @@ class Dataset(Batch):
         parts = train_test_split(np.arange(len(self)), test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=stratify)
         train, held_out = (self.take(torch.from_numpy(np.sort(part))) for part in parts)
         return Dataset(train.images, train.conditions), Dataset(held_out.images, held_out.conditions)
-
-
-def fitting(
-    dataset: Dataset,
-    shape: tuple[int, ...],
-    classes: int | None,
-    embeddings: Mapping[str, tuple[int, ...]] | None,
-    where: str,
-) -> Dataset:
-    """The part of the data set that a model uses. Arguments as of `load`. Raises DataError if it does not fit."""
-    if tuple(dataset.images.shape[1:]) != shape:
-        found, wanted = ("×".join(map(str, sizes)) for sizes in (dataset.images.shape[1:], shape))
-        raise DataError(f"{where}: images are {found} (channels×height×width); the model takes {wanted}")
-    if not torch.isfinite(dataset.images).all():
-        raise DataError(f"{where}: images hold NaN or infinity")
-    wanted_embeddings = KEYS if embeddings is None else embeddings
-    used = {name: value for name, value in dataset.conditions.items() if name in wanted_embeddings}
-    for name, one in (embeddings or {}).items():
-        if name not in used:
-            raise DataError(f"{where}: has no {KEYS[name]}, which the model takes; add them to an .npz")
-        sizes = tuple(used[name].shape)
-        if len(sizes) != 1 + len(one) or (one and sizes[-1] != one[-1]):
-            raise DataError(f"{where}: {KEYS[name]} should be {['n', *one]}; got {list(sizes)}")
-    if classes is None:
-        return Dataset(dataset.images, used)
-    labels = dataset.conditions.get("class_labels")
-    if labels is None:
-        raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
-    first, last = int(labels.min()), int(labels.max())
-    if first < 0 or last >= classes:
-        raise DataError(f"{where}: labels run from {first} to {last}; the model has the classes 0…{classes - 1}")
-    return Dataset(dataset.images, {"class_labels": labels, **used})

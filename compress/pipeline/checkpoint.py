@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from compress.diffusion.sampling import Guidance, Sampling
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
-from compress.families.family import Family
 from compress.files import write_json
 from compress.model import noise_classifier, trial
 from compress.model import structure as structures
@@ -83,7 +81,9 @@ def save(model: Denoiser, folder: Path) -> None:
     """
     own = folder / model.family.folder
     own.mkdir(parents=True, exist_ok=True)
-    structure: dict[str, Any] = dict(_structure(model.net, model.family))
+    with torch.device("meta"):
+        stock = model.family.build(model.config)
+    structure: dict[str, Any] = dict(structures.describe(model.net, stock, model.family))
     model.net.save_config(own)  # type: ignore[operator]
     name = OWN_WEIGHTS if structure else f"{STOCK_WEIGHTS}.safetensors"
     weights.save(model.net.state_dict(), own / name)
@@ -103,13 +103,6 @@ def save(model: Denoiser, folder: Path) -> None:
     write_json(folder / "sampling.json", model.sampling.model_dump())
     if model.null_embedding is not None:
         weights.save({"null_embedding": model.null_embedding}, folder / "null_embedding.safetensors")
-
-
-def _structure(net: nn.Module, family: Family) -> structures.Structure:
-    """What the net's config does not say about it."""
-    config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
-    with torch.device("meta"):
-        return structures.describe(net, family.build(config), family)
 
 
 def _kept(content: Any, where: Path) -> dict[str, tuple[int, ...]]:

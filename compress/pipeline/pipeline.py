@@ -38,12 +38,12 @@ class Parts:
         }
 
 
-def parts(reference: str, wanted: bool | None) -> Parts:
+def parts(reference: str | None, wanted: bool | None) -> Parts:
     """What a checkpoint holds beside its net. wanted: None: if it is a folder; of a hub id it would be downloaded.
 
     Raises CheckpointError if they are wanted, and the checkpoint holds a net alone.
     """
-    if not (Path(reference).is_dir() if wanted is None else wanted):
+    if reference is None or not (Path(reference).is_dir() if wanted is None else wanted):
         return Parts()
     source = locate(reference, whole=True)
     if not (source.root / INDEX).is_file():

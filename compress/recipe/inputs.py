@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -10,21 +9,19 @@ from typing import Any, Literal
 import torch
 
 from compress import data, passes
-from compress.contract import Context, Finished, Task
+from compress.contract import Context, Finished
 from compress.diffusion.sampling import Guidance
 from compress.errors import CompressError, DataError, RecipeError
 from compress.files import sha256
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser, guidance_fault
-from compress.model.reference import draw_dataset
+from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import Parts, parts
+from compress.pipeline.pipeline import parts
 from compress.pipeline.source import locate
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
-
-Progress = Callable[[str, int], AbstractContextManager[Task]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +50,13 @@ class Inputs:
 
     def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
         self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
-        for program in _programs(recipe):
+        named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
+        for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.dataset = cache(self._dataset)
-        self.parts = cache(self._parts)
+        self.parts = cache(lambda: parts(recipe.head.checkpoint, recipe.head.pipeline))
 
     @property
     def guidance(self) -> Guidance:
@@ -90,11 +88,6 @@ class Inputs:
                 raise RecipeError(f"{where}: guidance.classifier: no class is told at zero terminal SNR")
             classifier = noise_classifier.load(asked.classifier, model.sample_shape, model.classes, allow_pickle)
         return dataclasses.replace(model, kept={}, classifier=classifier).to(self.options.device)
-
-    def _parts(self) -> Parts:
-        """What the checkpoint holds beside its net."""
-        head = self.recipe.head
-        return parts(head.checkpoint, head.pipeline) if head.checkpoint else Parts()
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
@@ -141,9 +134,3 @@ class Inputs:
             read += path.rglob("*") if path.is_dir() else [path]
         files = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
         return digest([head.model_dump(mode="json", exclude={"name"}), self.options.device.type, files])
-
-
-def _programs(recipe: Recipe) -> list[Path]:
-    """The TorchScript files that a recipe names."""
-    named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
-    return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]

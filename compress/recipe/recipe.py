@@ -66,11 +66,11 @@ class Head(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, description="names the output folder")
     checkpoint: str | None = Field(None, description="diffusers folder, relative to the recipe, or hub id (owner/name)")
-    pipeline: bool | None = Field(None, description="keep text encoders, VAE …; default: if checkpoint is a folder")
     data: DataConfig | None = Field(None, description="images to train on and to judge by")
     guidance: GuidanceOptions | None = Field(None, description="absent: unguided")
     sampling: SamplingOptions = Field(SamplingOptions(), description="default: the checkpoint's own scheduler")
     seed: int = Field(0, ge=0, lt=2**31, description="determines everything random")
+    pipeline: bool | None = Field(None, description="keep text encoders, VAE …; default: if checkpoint is a folder")
 
     @field_validator("checkpoint")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from compress.errors import CheckpointError
-from compress.pipeline import source
+from compress.pipeline import checkpoint, source
 from tests.conftest import TEXT_CONFIG
 
 W = "diffusion_pytorch_model"
@@ -98,7 +98,6 @@ def test_a_bare_model_on_the_hub(hub: Any) -> None:
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], "around a transformer"),
         (["README.md", "sd_xl_base_1.0.safetensors"], "is a single file"),
         (["README.md", "pytorch_model.txt"], "is no diffusers checkpoint"),
         ([*PIPELINE, "pytorch_lora_weights.safetensors"], "looks like a LoRA"),
@@ -202,8 +201,16 @@ def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> 
     refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
 
 
-def test_a_transformer_is_named_as_the_reason(tmp_path: Path) -> None:
-    refused(folder_of(tmp_path, ["model_index.json", "transformer/config.json"]), "transformer", "not supported yet")
+def test_a_transformer_is_named_as_the_reason(hub: Any, tmp_path: Path) -> None:
+    hub.names, hub.config = (
+        ["transformer/config.json", f"transformer/{W}.safetensors"],
+        {"_class_name": "FluxTransformer"},
+    )
+    refused("owner/name", "owner/name/transformer: architecture FluxTransformer is not supported; supported: UNet2D")
+    folder_of(tmp_path, hub.names)
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(hub.config))
+    with pytest.raises(CheckpointError, match="transformer: architecture FluxTransformer is not supported"):
+        checkpoint.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])
