@@ -57,9 +57,8 @@ def claim(output: Path, recipe: Recipe) -> None:
             found = read_json(output / "recipe.json")
             owner = {key: found[key] for key in mine}
         except (Unreadable, KeyError, TypeError):
-            raise OutputError(
-                f"{output}: holds files that no recipe wrote; give an empty or new folder with --output"
-            ) from None
+            reason = "holds files that no recipe wrote; give an empty or new folder with --output"
+            raise OutputError(f"{output}: {reason}") from None
         if owner != mine:
             raise OutputError(
                 f"{output}: belongs to recipe {owner['name']!r} with checkpoint {owner['checkpoint']}; "
@@ -74,21 +73,11 @@ def _owner(recipe: Recipe) -> dict[str, str | None]:
 def apply(recipe: Recipe, output: Path, options: Options) -> Outcome:
     """Run a recipe and lay out its result in `output`. Raises a CompressError."""
     claim(output, recipe)
-    with alone(output) as there:
+    with alone(output) as still:
         try:
-            return _Run(recipe, output, options, there).all()
-        except OutputError:
-            _still(output, there)
-            raise
+            return _Run(recipe, output, options, still).all()
         except (OSError, SafetensorError) as error:
-            _still(output, there)
             raise _blame(output, error) from error
-
-
-def _still(output: Path, there: Callable[[], bool]) -> None:
-    """Raises OutputError if the output folder has gone."""
-    if not there():
-        raise OutputError(f"{output}: was moved or deleted while the recipe ran; give the same command again")
 
 
 def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
@@ -103,8 +92,8 @@ def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, output: Path, options: Options, there: Callable[[], bool]) -> None:
-        self.recipe, self.output, self.options, self.there = recipe, output, options, there
+    def __init__(self, recipe: Recipe, output: Path, options: Options, still: Callable[[], None]) -> None:
+        self.recipe, self.output, self.options, self.still = recipe, output, options, still
         self.inputs = Inputs(recipe, options, output / "passes" / "cache")
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
@@ -147,7 +136,7 @@ class _Run:
                 self.load = cache(self._loader(folder / record["stored"]))
                 self.finished.append(Finished(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe
-        _still(self.output, self.there)
+        self.still()
         verdict = publish(self.recipe.head.name, self.output, self.records)
         return Outcome(self.output, verdict, self.records)
 
@@ -164,34 +153,32 @@ class _Run:
         work = folder.with_name(f"{folder.name}.work")
         _prepare_work(work, identity)
         model = self.load()
-        record: dict[str, Any] = {}
 
-        def write(part: Path) -> None:
+        def write(part: Path) -> dict[str, Any]:
             context = self.inputs.context(step, work, part / "files", tuple(self.finished))
             context.output.mkdir()
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)
-            _still(self.output, self.there)
+            self.still()
             stored = self._store(result.model, part) if result.changed else None
-            record.update(
-                {
-                    "pass": step.kind,
-                    "name": step.name,
-                    "identity": identity,
-                    "config": step.config.model_dump(mode="json"),
-                    "changed": result.changed,
-                    "stored": stored,
-                    "seconds": round(time.monotonic() - began, 2),
-                    "before": _size(model),
-                    "after": _size(result.model),
-                    "notes": dict(result.notes),
-                    "device": str(self.options.device),
-                    "versions": versions(),
-                }
-            )
+            record = {
+                "pass": step.kind,
+                "name": step.name,
+                "identity": identity,
+                "config": step.config.model_dump(mode="json"),
+                "changed": result.changed,
+                "stored": stored,
+                "seconds": round(time.monotonic() - began, 2),
+                "before": _size(model),
+                "after": _size(result.model),
+                "notes": dict(result.notes),
+                "device": str(self.options.device),
+                "versions": versions(),
+            }
             write_json(part / "record.json", record)
+            return record
 
-        write_folder(folder, write)
+        record = write_folder(folder, write)
         remove_own(work)
         return record
 
