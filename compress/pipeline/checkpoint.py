@@ -51,11 +51,12 @@ def load(
     for tap, (_, writer) in family.stages(net).items():
         if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]
             raise CheckpointError(f"{where}: kept {_DAMAGED}")
+    scheduler = (options and options.scheduler) or (read_object(source.scheduler) if source.scheduler else {})
     model = Denoiser(
         net=net,
         family=family,
-        sampling=_sampling(source, options or SamplingOptions(), guidance),
-        scheduler=(options and options.scheduler) or (read_object(source.scheduler) if source.scheduler else {}),
+        sampling=_sampling(source, scheduler, options or SamplingOptions(), guidance),
+        scheduler=scheduler,
         null_embedding=_null_embedding(source) if null_embedding is None else null_embedding,
         kept=kept,
     )
@@ -133,9 +134,8 @@ def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], sour
     ranges = weights.load(file) if file in source.files else {}
     for name, limits in ranges.items():
         if limits.ndim != 2 or len(limits) != 2 or bool((limits[0] > limits[1]).any()):
-            raise CheckpointError(
-                f"{file}: {name} holds no ranges, lowest and highest values; quantize the model again"
-            )
+            reason = "holds no ranges, lowest and highest values; quantize the model again"
+            raise CheckpointError(f"{file}: {name} {reason}")
     try:
         return quantized.rebuild(model, scheme, ranges, float_layers)
     except (ValueError, RuntimeError, IndexError) as error:  # of as many channels as the net does not have
@@ -153,24 +153,21 @@ def _null_embedding(source: Source) -> torch.Tensor | None:
     return found["null_embedding"]
 
 
-def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | None) -> Sampling:
+def _sampling(
+    source: Source, scheduler: dict[str, Any], options: SamplingOptions, guidance: Guidance | None
+) -> Sampling:
     own = source.root / "sampling.json"
-    saved = None
     where = own
     try:
-        if own in source.files:
-            saved = Sampling.model_validate(read_object(own))
-        if saved is not None and options == SamplingOptions():
-            sampling = saved
-        else:
-            config = options.scheduler or (read_object(source.scheduler) if source.scheduler else None)
-            if config is None:
+        sampling = saved = Sampling.model_validate(read_object(own)) if own in source.files else None
+        if sampling is None or options != SamplingOptions():
+            where = source.scheduler or source.root
+            if not scheduler:
                 raise CheckpointError(
                     f"{source.root}: has no scheduler/scheduler_config.json, so its noise schedule and prediction type "
                     "are unknown; add that file, or write them under `sampling: {scheduler: …}` in the recipe"
                 )
-            where = source.scheduler or source.root
-            sampling = from_scheduler_config(config, options)
+            sampling = from_scheduler_config(scheduler, options)
     except ValidationError as error:
         raise CheckpointError(f"{where}: {plain(error)}") from None
     except (ValueError, TypeError, OverflowError) as error:

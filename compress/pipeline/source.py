@@ -62,9 +62,8 @@ def locate(reference: str | Path, whole: bool = False) -> Source:
         if root.is_file() and root.suffix in _SINGLE:
             raise CheckpointError(f"{root}: {_single(root.name)}")
         if not root.is_dir():
-            raise CheckpointError(
-                f"{reference}: no such folder; give a diffusers model folder or a hub id (owner/name)"
-            )
+            reason = "no such folder; give a diffusers model folder or a hub id (owner/name)"
+            raise CheckpointError(f"{reference}: {reason}")
         folder, read = _parts(_names(root), str(root))
     except (OSError, ValueError) as error:  # a path may be too long, hold a null character or be unreadable
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

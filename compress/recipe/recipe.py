@@ -134,11 +134,11 @@ class _RecipeReader(YamlReader):
         for text in overrides:
             if text not in of_passes:
                 self._override(raw, text)
-        written_passes = raw.pop("passes", None)
-        if isinstance(written_passes, list) and written_passes:
-            self.items = [self._item(i, item) for i, item in enumerate(written_passes)]
-        else:
+        items = raw.pop("passes", None)
+        if not isinstance(items, list) or not items:
             self.fault(("passes",), "should be a list of passes, e.g. `- prune_channels: {target: {macs: 0.5}}`")
+            items = []
+        self.items = [self._item(i, item) for i, item in enumerate(items)]
         for text in of_passes:
             self._override(raw, text)
         if checkpoint is not None:
@@ -228,7 +228,7 @@ class _RecipeReader(YamlReader):
         for item in chain:
             accepted = passes.accepts(item.kind)
             if current not in accepted:
-                wanted = " or ".join(sorted(_WORDS[type_] for type_ in accepted if type_ is not type(None)))
+                wanted = " or ".join(sorted(_WORDS[one] for one in accepted - {type(None)}))
                 self.fault(item.place, f"{item.name} needs {wanted}, and after {before} there is {_WORDS[current]}")
             current, before = passes.returns(item.kind), item.name
 
@@ -243,9 +243,6 @@ class _RecipeReader(YamlReader):
             if step.kind == "distill_guidance" or getattr(step.config, "bake_guidance", False):
                 return
             if step.kind == "export_onnx":
-                self.fault(
-                    place,
-                    "guidance.classifier: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
-                    "`distill_steps: {bake_guidance: true}`, before export_onnx",
-                )
+                remedy = "put `distill_guidance`, or `distill_steps: {bake_guidance: true}`, before export_onnx"
+                self.fault(place, f"guidance.classifier: a bundle cannot follow a classifier's gradient; {remedy}")
                 return
