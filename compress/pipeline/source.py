@@ -37,7 +37,7 @@ _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Source:
-    """The parts of a model folder.
+    """Where the files of a model folder lie.
 
     root: the folder; model: where the net's config and weights lie; weights: their files, an index first; files: all
     that is read.
@@ -64,7 +64,7 @@ def locate(reference: str | Path, whole: bool = False) -> Source:
         if not root.is_dir():
             reason = "no such folder; give a diffusers model folder or a hub id (owner/name)"
             raise CheckpointError(f"{reference}: {reason}")
-        folder, read = _parts(_names(root), str(root))
+        folder, read = _choose(_names(root), str(root))
     except (OSError, ValueError) as error:  # a path may be too long, hold a null character or be unreadable
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CheckpointError(f"{str(reference)[:200]}: cannot be read: {reason.lower()}") from None
@@ -85,7 +85,7 @@ def _names(root: Path) -> list[str]:
     return found
 
 
-def _parts(names: Collection[str], where: str) -> tuple[str, list[str]]:
+def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
     """("unet/", …, or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
     folder = next((f"{one}/" for one in _FOLDERS if any(name.startswith(f"{one}/") for name in names)), "")
     supported = f"supported models: {', '.join(FAMILIES)}"
@@ -170,7 +170,7 @@ def _download(name: str, whole: bool) -> Path:
             return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise CheckpointError(_no_download(name, error)) from None
-    folder, wanted = _parts(names, name)
+    folder, wanted = _choose(names, name)
     root = _snapshot(name, [f"{folder}config.json", *([INDEX] if whole and INDEX in names else [])])
     family_of(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
     if whole and INDEX in names:
