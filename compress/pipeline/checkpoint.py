@@ -15,7 +15,7 @@ from compress.model import noise_classifier, trial
 from compress.model import structure as structures
 from compress.model.denoiser import Denoiser, guidance_fault
 from compress.pipeline import weights
-from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, family_of, locate, read_object
+from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, build, locate, read_object
 from compress.runtime.schemes import SCHEMES
 from compress.settings import plain
 
@@ -36,17 +36,11 @@ def load(
     classifier. Float weights are held in float32. Raises CheckpointError.
     """
     source = locate(reference)
-    config = read_object(source.model / "config.json")
-    family = family_of(config, str(source.model))
+    family, net = build(read_object(source.model / "config.json"), str(source.model))
     where = source.root / "structure.json"
     structure = read_object(where) if where in source.files else {}
     quantization, kept = structure.pop("quantization", None), _kept(structure.pop("kept", {}), where)
     scheme, float_layers = _quantization(quantization, where)
-    try:
-        net = trial.build(family, config)
-        trial.check_samples(family, net.config)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
     structures.apply(net, family, structures.check(structure, str(where)), str(where))
     for tap, (_, writer) in family.stages(net).items():
         if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import list_repo_files, snapshot_download
+from torch import nn
 
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
 from compress.families.family import Family
 from compress.files import raising, read_json
+from compress.model import trial
 
 INDEX = "model_index.json"  # of a whole pipeline
 STOCK_WEIGHTS = "diffusion_pytorch_model"
@@ -131,15 +133,21 @@ def _single(name: str) -> str:
     )
 
 
-def family_of(config: Mapping[str, Any], where: str) -> Family:
-    """The family of a net's config, which stands in the folder `where`. Raises CheckpointError if none supports it."""
+def build(config: Mapping[str, Any], where: str) -> tuple[Family, nn.Module]:
+    """The net on the meta device that a config in the folder `where` describes. Raises CheckpointError."""
     name = str(config.get("_class_name"))
     if name not in FAMILIES:
         raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
-    reason = FAMILIES[name].refuse(config)
-    if reason:
-        raise CheckpointError(f"{where}/config.json: {reason}")
-    return FAMILIES[name]
+    family = FAMILIES[name]
+    try:
+        reason = family.refuse(config)
+        if reason:
+            raise ValueError(reason)
+        net = trial.build(family, config)
+        trial.check_samples(family, net.config)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise CheckpointError(f"{where}/config.json: {error}") from None
+    return family, net
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def _download(name: str, whole: bool) -> Path:
             raise CheckpointError(_no_download(name, error)) from None
     folder, wanted = _choose(names, name)
     root = _snapshot(name, [f"{folder}config.json", *([INDEX] if whole and INDEX in names else [])])
-    family_of(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
+    build(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
     if whole and INDEX in names:
         for part in parts_of(read_object(root / INDEX), folder.rstrip("/")):
             wanted += _best([one for one in names if one.startswith(f"{part}/")])
