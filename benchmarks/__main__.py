@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compress import terminal
 from compress.files import sha256, write_json
-from compress.recipe.inputs import digest
+from compress.recipe.identity import digest
 
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "benchmarks" / "results" / "suite.json"

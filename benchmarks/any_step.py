@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.structure import PAIRS, SEED, Judges
 from compress import engine, passes, terminal
-from compress.engine import code_identity
 from compress.judge import quality
 from compress.judge.response import at_scale, sample
 from compress.model.reference import Drawn, draw_kept
-from compress.recipe.inputs import Options, digest
+from compress.recipe.identity import code_identity, digest
+from compress.recipe.inputs import Options
 from compress.recipe.recipe import Recipe, Step
 from compress.report.statistics import bootstrap_mean
 from compress.runtime import Bundle

@@ -23,7 +23,6 @@ from benchmarks.edge import publish
 from benchmarks.structure import Judges, as_json, verified, worst_ratio
 from compress import engine, passes, terminal
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
-from compress.engine import code_identity
 from compress.files import write_json, write_text
 from compress.judge import baseline as baselines
 from compress.judge.response import sample
@@ -31,7 +30,8 @@ from compress.measure import latency
 from compress.model.denoiser import Denoiser, example_inputs, guided
 from compress.model.reference import draw_many, noise_like
 from compress.pipeline import checkpoint
-from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.identity import code_identity, digest
+from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step, read
 from compress.runtime import Bundle
 

@@ -18,14 +18,14 @@ import torch
 
 from benchmarks.bars import finish
 from compress import engine, passes, terminal
-from compress.engine import code_identity
 from compress.files import write_json, write_text
 from compress.judge import judging, probe
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.model.reference import draw_kept, draw_many, silent
 from compress.pipeline import checkpoint
-from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.identity import code_identity, digest
+from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step, read
 from compress.report.parts import Part
 from compress.report.report import read as read_report

@@ -28,14 +28,14 @@ from benchmarks.faults import BLAME, OF_BUNDLE, OF_SAMPLES
 from compress import passes, terminal
 from compress.contract import Context
 from compress.data import read_npz
-from compress.engine import code_identity
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
 from compress.judge import decision, judging, probe, stages
 from compress.judge.baseline import OnnxTeacher, kept
 from compress.judge.response import sample
 from compress.model.reference import Drawn, Progress, draw_kept, silent
 from compress.pipeline import checkpoint
-from compress.recipe.inputs import Inputs, Options, digest
+from compress.recipe.identity import code_identity, digest
+from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import read
 from compress.report.statistics import wilson
 from compress.runtime import Bundle

@@ -10,9 +10,7 @@ A finished pass is used again if its identity is unchanged: a hash of its name a
 identity of the pass before it, of everything the recipe reads, and of the code that it can reach.
 """
 
-import ast
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,25 +19,20 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from compress import __version__, passes
+from compress import passes
 from compress.contract import Finished, PassResult
 from compress.errors import CompressError, OutputError
-from compress.files import Unreadable, check_folder, is_full, read_json, sha256, unwritable, write_json
+from compress.files import Unreadable, check_folder, is_full, read_json, unwritable, write_json
 from compress.folders import LOCK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.pages.publish import check, publish
 from compress.pipeline import checkpoint
-from compress.recipe.inputs import Inputs, Options, digest
+from compress.pipeline.pipeline import Pipeline
+from compress.recipe.identity import step_identity, versions
+from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step
 from compress.runtime import Bundle
-from compress.settings import paths
-
-# that compute, or write what computes
-_LIBRARIES = (
-    "torch", "diffusers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
-    "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,49 +42,6 @@ class Outcome:
     output: Path
     verdict: str | None
     records: list[dict[str, Any]]
-
-
-@cache
-def code_identity(kind: str) -> str:
-    """Hash of the code that a pass can reach, and of the libraries that compute."""
-    root = Path(__file__).parent
-    return digest([{str(file.relative_to(root)): sha256(file) for file in sorted(code_of(kind))}, versions()])
-
-
-def code_of(kind: str) -> set[Path]:
-    """Files of this package that a pass can reach by imports; `inputs` reaches what loads and saves models."""
-    files: set[Path] = set()
-    waiting = [f"compress.passes.{kind}", "compress.recipe.inputs"]
-    while waiting:
-        file = _file_of(waiting.pop())
-        if file is not None and file not in files:
-            files.add(file)
-            waiting += _imports(file)
-    return files
-
-
-def _file_of(module: str) -> Path | None:
-    """The file of a module of this package; None: something else."""
-    package, *parts = module.split(".")
-    path = Path(__file__).parent.joinpath(*parts)
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in candidates if package == "compress" and file.is_file()), None)
-
-
-def _imports(file: Path) -> list[str]:
-    """Modules that a file may import, and names in them, wherever they stand in it."""
-    found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that compute."""
-    return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
 
 
 def claim(output: Path, recipe: Recipe) -> None:
@@ -107,9 +57,8 @@ def claim(output: Path, recipe: Recipe) -> None:
             found = read_json(output / "recipe.json")
             owner = {key: found[key] for key in mine}
         except (Unreadable, KeyError, TypeError):
-            raise OutputError(
-                f"{output}: holds files that no recipe wrote; give an empty or new folder with --output"
-            ) from None
+            reason = "holds files that no recipe wrote; give an empty or new folder with --output"
+            raise OutputError(f"{output}: {reason}") from None
         if owner != mine:
             raise OutputError(
                 f"{output}: belongs to recipe {owner['name']!r} with checkpoint {owner['checkpoint']}; "
@@ -124,21 +73,11 @@ def _owner(recipe: Recipe) -> dict[str, str | None]:
 def apply(recipe: Recipe, output: Path, options: Options) -> Outcome:
     """Run a recipe and lay out its result in `output`. Raises a CompressError."""
     claim(output, recipe)
-    with alone(output) as there:
+    with alone(output) as still:
         try:
-            return _Run(recipe, output, options, there).all()
-        except OutputError:
-            _still(output, there)
-            raise
+            return _Run(recipe, output, options, still).all()
         except (OSError, SafetensorError) as error:
-            _still(output, there)
             raise _blame(output, error) from error
-
-
-def _still(output: Path, there: Callable[[], bool]) -> None:
-    """Raises OutputError if the output folder has gone."""
-    if not there():
-        raise OutputError(f"{output}: was moved or deleted while the recipe ran; give the same command again")
 
 
 def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
@@ -153,8 +92,8 @@ def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, output: Path, options: Options, there: Callable[[], bool]) -> None:
-        self.recipe, self.output, self.options, self.there = recipe, output, options, there
+    def __init__(self, recipe: Recipe, output: Path, options: Options, still: Callable[[], None]) -> None:
+        self.recipe, self.output, self.options, self.still = recipe, output, options, still
         self.inputs = Inputs(recipe, options, output / "passes" / "cache")
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
@@ -184,9 +123,7 @@ class _Run:
         identity = self.inputs.identity()
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
-            settings = step.config.model_dump(mode="json")
-            files = [sha256(path) for path in paths(step.config)]
-            identity = digest([identity, step.kind, step.name, settings, files, code_identity(step.kind)])
+            identity = step_identity(step, identity)
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)
             record = _finished(folder, identity)
@@ -199,7 +136,7 @@ class _Run:
                 self.load = cache(self._loader(folder / record["stored"]))
                 self.finished.append(Finished(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe
-        _still(self.output, self.there)
+        self.still()
         verdict = publish(self.recipe.head.name, self.output, self.records)
         return Outcome(self.output, verdict, self.records)
 
@@ -216,36 +153,43 @@ class _Run:
         work = folder.with_name(f"{folder.name}.work")
         _prepare_work(work, identity)
         model = self.load()
-        record: dict[str, Any] = {}
 
-        def write(part: Path) -> None:
+        def write(part: Path) -> dict[str, Any]:
             context = self.inputs.context(step, work, part / "files", tuple(self.finished))
             context.output.mkdir()
             began = time.monotonic()
             result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)
-            _still(self.output, self.there)
-            stored = _store(result.model, part) if result.changed else None
-            record.update(
-                {
-                    "pass": step.kind,
-                    "name": step.name,
-                    "identity": identity,
-                    "config": step.config.model_dump(mode="json"),
-                    "changed": result.changed,
-                    "stored": stored,
-                    "seconds": round(time.monotonic() - began, 2),
-                    "before": _size(model),
-                    "after": _size(result.model),
-                    "notes": dict(result.notes),
-                    "device": str(self.options.device),
-                    "versions": versions(),
-                }
-            )
+            self.still()
+            stored = self._store(result.model, part) if result.changed else None
+            record = {
+                "pass": step.kind,
+                "name": step.name,
+                "identity": identity,
+                "config": step.config.model_dump(mode="json"),
+                "changed": result.changed,
+                "stored": stored,
+                "seconds": round(time.monotonic() - began, 2),
+                "before": _size(model),
+                "after": _size(result.model),
+                "notes": dict(result.notes),
+                "device": str(self.options.device),
+                "versions": versions(),
+            }
             write_json(part / "record.json", record)
+            return record
 
-        write_folder(folder, write)
+        record = write_folder(folder, write)
         remove_own(work)
         return record
+
+    def _store(self, model: Any, part: Path) -> str:
+        """Save a pass's model inside its folder; the name of the subfolder."""
+        if isinstance(model, Bundle):
+            assert model.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
+            model.path.rename(part / "onnx")
+            return "onnx"
+        Pipeline(model, self.inputs.parts()).save(part / "model")
+        return "model"
 
 
 def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -264,16 +208,6 @@ def _prepare_work(work: Path, identity: str) -> None:
         remove_own(work)
         own_folder(work)
         marker.write_bytes(identity.encode())
-
-
-def _store(model: Any, part: Path) -> str:
-    """Save a pass's model inside its folder; the name of the subfolder."""
-    if isinstance(model, Bundle):
-        assert model.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
-        model.path.rename(part / "onnx")
-        return "onnx"
-    checkpoint.save(model, part / "model")
-    return "model"
 
 
 def _size(model: Any) -> Mapping[str, int] | None:

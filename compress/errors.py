@@ -1,18 +1,4 @@
-"""Every error that a user can cause or must act on.
-
-    CompressError              one plain message: what, where, what to do
-    ├── RecipeError            the recipe file or a --set override
-    ├── DataError              images, labels, embeddings
-    ├── CheckpointError        a model folder, its weights or its config
-    ├── PassError              a pass could not do its work
-    │   └── ExportError        the model could not be written as ONNX
-    ├── BundleError            a bundle folder on the device
-    ├── VerifyError            a verdict could not be reached
-    ├── ReportError            a report.json is missing, damaged, or not comparable
-    └── OutputError            the output folder cannot be used
-
-The command line turns each of them into exit code 2; anything else is a fault of this package.
-"""
+"""Every error that a user can cause or must act on: exit code 2 of the command line; any other is a fault of ours."""
 
 import difflib
 import reprlib
@@ -35,8 +21,8 @@ class CompressError(Exception):
 class RecipeError(CompressError):
     """One or more faults of a recipe; `faults` holds one message for each."""
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
 
 

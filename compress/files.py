@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.errors import OutputError
+from compress.errors import CompressError, OutputError
 
 JSON_BYTES = 32 * 2**20
 NESTING = 50  # of lists and mappings within each other; what is read from is walked recursively
@@ -116,6 +116,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("COMPRESS_CACHE") or Path.home() / ".cache" / "compress")
 
 
+@contextlib.contextmanager
+def raising(kind: type[CompressError], path: Path) -> Iterator[None]:
+    """Raise an error of `kind`, which names the path, where it is found to be Unreadable."""
+    try:
+        yield
+    except Unreadable as error:
+        raise kind(f"{path}: {error}") from None
+
+
 def check_regular(path: Path, limit: int | None = None) -> None:
     """Raise Unreadable unless `path` is an ordinary file of at most `limit` bytes.
 
@@ -137,23 +146,17 @@ def check_regular(path: Path, limit: int | None = None) -> None:
         raise Unreadable(f"holds {found.st_size:,} bytes; at most {limit:,} are read")
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of an ordinary file of at most `limit` bytes. Raises Unreadable."""
+def read_text(path: Path, limit: int) -> str:
+    """The text of an ordinary UTF-8 file of at most `limit` bytes. Raises Unreadable."""
     check_regular(path, limit)
     try:
         with path.open("rb") as stream:
             content = stream.read(limit + 1)
+        if len(content) > limit:  # files of /proc say that they are empty
+            raise Unreadable(f"holds more than {limit:,} bytes, which is all that is read")
+        return content.decode("utf-8")
     except OSError as error:
         raise Unreadable((error.strerror or str(error)).lower()) from None
-    if len(content) > limit:  # files of /proc say that they are empty
-        raise Unreadable(f"holds more than {limit:,} bytes, which is all that is read")
-    return content
-
-
-def read_text(path: Path, limit: int) -> str:
-    """The text of an ordinary UTF-8 file of at most `limit` bytes. Raises Unreadable."""
-    try:
-        return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError:
         raise Unreadable("is not UTF-8 text") from None
 

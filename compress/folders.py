@@ -11,9 +11,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from compress.errors import OutputError
+from compress.errors import CompressError, OutputError
 from compress.files import Unreadable, read_text, unwritable
 
 if sys.platform == "win32":
@@ -21,6 +21,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+Result = TypeVar("Result")
 MARK, LOCK = ".compress", ".lock"
 _ALL = ["*"]
 _MARK_BYTES = 2**24
@@ -51,10 +52,11 @@ def own_folder(folder: Path) -> None:
         _mark(folder, _ALL)
 
 
-def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
     """Let `write` fill a new folder, then put it in the place of the one that an earlier call put there.
 
-    Nothing is left behind if `write` fails. Raises OutputError, before any work, if what stands there is not ours.
+    Gives what `write` gives, and leaves nothing behind if that fails. Raises OutputError, before any work, if what
+    stands there is not ours.
     """
     refuse_foreign(folder)
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
@@ -62,7 +64,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
         remove_own(leftover)
     own_folder(part)
     try:
-        write(part)
+        result = write(part)
         _mark(part, [path.relative_to(part).as_posix() for path in _inside(part)])
         if folder.exists():
             folder.rename(old)
@@ -72,6 +74,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
             shutil.rmtree(part)  # made above, by this very call
         raise
     remove_own(old)
+    return result
 
 
 def remove_own(folder: Path) -> None:
@@ -109,10 +112,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Keep other runs out of a folder; says whether it is still there. The system lets go when the process ends.
+def alone(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keep other runs out of a folder. The system lets go when the process ends.
 
-    Raises OutputError if another run is in it.
+    Gives a check that the folder is still there, which is also made when a CompressError ends the run. Raises
+    OutputError if it is not, and if another run is in it.
     """
     try:
         stream = (folder / LOCK).open("ab")
@@ -126,13 +130,17 @@ def alone(folder: Path) -> Iterator[Callable[[], bool]]:
                 f"{folder}: another run is at work in it; wait for its end, or give another folder with --output"
             ) from None
 
-        def there() -> bool:
-            try:
-                return os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat())
-            except OSError:
-                return False
+        def still() -> None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(stream.fileno()), (folder / LOCK).stat()):
+                    return
+            raise OutputError(f"{folder}: was moved or deleted while the recipe ran; give the same command again")
 
-        yield there
+        try:
+            yield still
+        except CompressError:
+            still()
+            raise
 
 
 def _lock(stream: BinaryIO) -> None:

@@ -1,11 +1,11 @@
 """What a recipe would give and cost, without training."""
 
 import dataclasses
-import functools
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,8 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
                 forecast = dataclasses.replace(forecast, seconds=time.monotonic() - began)
             model = forecast.model
             net = model if isinstance(model, Denoiser) else net
-            finished.append(Finished(step.name, step.kind, functools.partial(_given, model)))
+            finished.append(Finished(step.name, step.kind, partial(getattr, forecast, "model")))
             yield _row(step.name, net, forecast)
-
-
-def _given(model: Any) -> Any:
-    return model
 
 
 def _row(name: str, net: Denoiser, forecast: Forecast) -> Row:

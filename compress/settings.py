@@ -5,18 +5,27 @@ Text is no number and neither is `true`; a whole number may stand where a fracti
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import diffusers
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from compress.errors import nearest, short, suggest, written
+from compress.files import check_regular
 
 Item = TypeVar("Item")
-Settings = TypeVar("Settings", bound=BaseModel)
 
 _WORDS = {
     "bool_type": "should be true or false",
@@ -76,37 +85,46 @@ def _listed(value: Any) -> Any:
 Listed = Annotated[tuple[Item, ...], Strict(False)]
 Many = Annotated[tuple[Item, ...], _OneOrMore()]
 Pair = Annotated[tuple[Item, Item], Strict(False)]
-File = Annotated[Path, Strict(False)]
-DIRECTORY = "directory"
-Directory = Annotated[Path, Strict(False), DIRECTORY]
 
 
-def located(
-    settings: Settings, change: Callable[[Path, tuple[str, ...], bool], Path], place: tuple[str, ...] = ()
-) -> Settings:
-    """The settings with every path in them changed: `change` of (path, keys that lead to it, whether to a folder)."""
-    found: dict[str, Any] = {}
-    for name, field in type(settings).model_fields.items():
-        value, keys, folder = getattr(settings, name), (*place, name), DIRECTORY in field.metadata
-        if isinstance(value, BaseModel):
-            found[name] = located(value, change, keys)
-        elif isinstance(value, Path):
-            found[name] = change(value, keys, folder)
-        elif isinstance(value, tuple):
-            found[name] = tuple(change(one, keys, folder) if isinstance(one, Path) else one for one in value)
-    return settings.model_copy(update=found)
+def absolute(path: Path, info: ValidationInfo) -> Path:
+    """The path from the folder of its recipe, the context of the validation, if that has one.
+
+    Raises ValueError if nothing stands there.
+    """
+    try:
+        full = path if info.context is None else (info.context / path.expanduser()).resolve()
+        if info.context is None or full.exists():
+            return full
+    except (OSError, ValueError, RuntimeError):  # no path that could exist
+        full = path
+    raise ValueError(f"{written(str(full), 400)} does not exist")
+
+
+def _file(path: Path, info: ValidationInfo) -> Path:
+    path = absolute(path, info)
+    if info.context is not None:
+        check_regular(path)
+    return path
+
+
+def _folder(path: Path, info: ValidationInfo) -> Path:
+    path = absolute(path, info)
+    if info.context is not None and not path.is_dir():
+        raise ValueError("is no folder")
+    return path
+
+
+File = Annotated[Path, Strict(False), AfterValidator(_file)]
+Directory = Annotated[Path, Strict(False), AfterValidator(_folder)]
 
 
 def paths(settings: BaseModel) -> list[Path]:
     """Every path in the settings."""
-    found = []
-
-    def note(path: Path, _keys: tuple[str, ...], _folder: bool) -> Path:
-        found.append(path)
-        return path
-
-    located(settings, note)
-    return found
+    values: list[Any] = [settings.model_dump()]
+    for value in values:
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [value for value in values if isinstance(value, Path)]
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -28,7 +28,7 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 
 def test_what_is_no_file_is_not_opened(no_file: tuple[Path, str]) -> None:
     path, words = no_file
-    for read in (files.check_regular, files.read_json, lambda path: files.read_bytes(path, 10)):
+    for read in (files.check_regular, files.read_json, lambda path: files.read_text(path, 10)):
         with pytest.raises(Unreadable, match=words):
             read(path)
 
@@ -36,11 +36,11 @@ def test_what_is_no_file_is_not_opened(no_file: tuple[Path, str]) -> None:
 def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "given"
     path.write_bytes(b"1234")
-    assert files.read_bytes(path, 4) == b"1234"
+    assert files.read_text(path, 4) == "1234"
     with pytest.raises(Unreadable, match="holds 4 bytes; at most 3 are read"):
-        files.read_bytes(path, 3)
+        files.read_text(path, 3)
     with pytest.raises(Unreadable, match="holds more than 3 bytes"):
-        files.read_bytes(Path("/proc/self/status"), 3)
+        files.read_text(Path("/proc/self/status"), 3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from compress.errors import OutputError
+from compress.errors import CheckpointError, OutputError
 from compress.folders import MARK, alone, foreign, own_folder, remove_leftovers, remove_own, write_folder
 
 
@@ -149,10 +149,18 @@ def test_a_second_run_is_told_and_the_lock_ends_with_its_process(tmp_path):
         with pytest.raises(OutputError, match="another run"), alone(tmp_path):
             pytest.fail("two at once")
         first.kill()
-    with alone(tmp_path) as there:
-        assert there()
+    with alone(tmp_path) as still:
+        still()
         (tmp_path / ".lock").unlink()
-        assert not there()
+        with pytest.raises(OutputError, match="was moved or deleted"):
+            still()
+
+
+def test_a_run_that_fails_because_its_folder_has_gone_says_so(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="was moved or deleted"), alone(tmp_path / "out"):
+        (tmp_path / "out").rename(tmp_path / "moved")
+        raise CheckpointError("no such file")
 
 
 def test_a_folder_that_cannot_be_made_is_the_systems_own_error(tmp_path):

@@ -10,6 +10,7 @@ from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
 from compress.pages.figures import draw_pairs
 from compress.pages.page import page
+from compress.pipeline.source import OWN_WEIGHTS
 from compress.report.report import Report, read
 
 _PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
@@ -47,7 +48,7 @@ def _student(output: Path) -> Literal["stock", "own"] | None:
     """Who loads the student, if there is one."""
     if not (output / "student").is_dir():
         return None
-    return "stock" if any((output / "student").glob("*/diffusion_pytorch_model*")) else "own"
+    return "own" if any((output / "student").glob(f"*/{OWN_WEIGHTS}")) else "stock"
 
 
 def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]], samples: Path | None) -> None:

@@ -1,27 +1,23 @@
 """Reading and writing model folders: diffusers' own format, plus `structure.json` and `sampling.json`."""
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from compress.diffusion.sampling import Guidance, Sampling
-from compress.diffusion.schedulers import SamplingOptions, StepsFault, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
-from compress.families import FAMILIES
-from compress.families.family import Family
-from compress.files import Unreadable, read_json
+from compress.files import write_json
 from compress.model import noise_classifier, scalars, trial
 from compress.model import structure as structures
 from compress.model.denoiser import Denoiser
 from compress.pipeline import weights
-from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
+from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, build, locate, read_object
 from compress.runtime.schemes import SCHEMES
+from compress.settings import plain
 
 QUANTIZED = [name for name in SCHEMES if name != "float"]
 _DAMAGED = "is damaged; save the model again"
@@ -40,26 +36,21 @@ def load(
     classifier. Float weights are held in float32. Raises CheckpointError.
     """
     source = locate(reference)
-    config = _json(source.model / "config.json")
-    family = _family(config, source.model)
+    family, net = build(read_object(source.model / "config.json"), str(source.model))
     where = source.root / "structure.json"
-    structure = _json(where) if where in source.files else {}
+    structure = read_object(where) if where in source.files else {}
     quantization, kept = structure.pop("quantization", None), _kept(structure.pop("kept", {}), where)
     scheme, float_layers = _quantization(quantization, where)
-    try:
-        net = trial.build(family, config)
-        trial.check_samples(family, net)
-    except ValueError as error:
-        raise CheckpointError(f"{source.model / 'config.json'}: {error}") from None
     structures.apply(net, family, structure, str(where))
     for tap, (_, writer) in family.stages(net).items():
         if len(kept.get(tap, ())) > net.get_submodule(writer).weight.shape[0]:  # type: ignore[index]
             raise CheckpointError(f"{where}: kept {_DAMAGED}")
+    scheduler = (options and options.scheduler) or (read_object(source.scheduler) if source.scheduler else {})
     model = Denoiser(
         net=net,
         family=family,
-        sampling=_sampling(source, options or SamplingOptions(), guidance),
-        scheduler=(options and options.scheduler) or (_json(source.scheduler) if source.scheduler else {}),
+        sampling=_sampling(source, scheduler, options or SamplingOptions(), guidance),
+        scheduler=scheduler,
         null_embedding=_null_embedding(source) if null_embedding is None else null_embedding,
         kept=kept,
     )
@@ -85,7 +76,9 @@ def save(model: Denoiser, folder: Path) -> None:
     """
     own = folder / model.family.folder
     own.mkdir(parents=True, exist_ok=True)
-    structure: dict[str, Any] = dict(_structure(model.net, model.family))
+    with torch.device("meta"):
+        stock = model.family.build(model.config)
+    structure: dict[str, Any] = dict(structures.describe(model.net, stock, model.family))
     model.net.save_config(own)  # type: ignore[operator]
     name = OWN_WEIGHTS if structure else f"{STOCK_WEIGHTS}.safetensors"
     weights.save(model.net.state_dict(), own / name)
@@ -96,32 +89,15 @@ def save(model: Denoiser, folder: Path) -> None:
         if model.precision.ranges:
             weights.save(model.precision.ranges, folder / "quantization.safetensors")
     if structure:
-        _write(folder / "structure.json", structure)
+        write_json(folder / "structure.json", structure)
     if model.scheduler:
         (folder / "scheduler").mkdir(exist_ok=True)
-        _write(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
+        write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
     if model.classifier is not None:
         torch.jit.save(model.classifier, folder / CLASSIFIER)
-    _write(folder / "sampling.json", model.sampling.model_dump())
+    write_json(folder / "sampling.json", model.sampling.model_dump())
     if model.null_embedding is not None:
         weights.save({"null_embedding": model.null_embedding}, folder / "null_embedding.safetensors")
-
-
-def _structure(net: nn.Module, family: Family) -> structures.Structure:
-    """What the net's config does not say about it."""
-    config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
-    with torch.device("meta"):
-        return structures.describe(net, family.build(config), family)
-
-
-def _family(config: Mapping[str, Any], where: Path) -> Family:
-    name = config.get("_class_name")
-    family = FAMILIES.get(str(name))
-    if family is None:
-        raise CheckpointError(
-            f"{where}: architecture {str(name)[:100]} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    return family
 
 
 def _kept(content: Any, where: Path) -> dict[str, tuple[int, ...]]:
@@ -136,8 +112,9 @@ def _quantization(content: Any, where: Path) -> tuple[str | None, tuple[str, ...
     """(scheme, layers left in float) of a quantized model; (None, ()) of a float one."""
     if content is None:
         return None, ()
-    scheme, layers = (content.get("scheme"), content.get("float_layers")) if isinstance(content, dict) else (None, None)
-    if isinstance(content, dict) and "scheme" in content and scheme not in QUANTIZED:
+    given = content if isinstance(content, dict) else {}
+    scheme, layers = given.get("scheme"), given.get("float_layers")
+    if "scheme" in given and scheme not in QUANTIZED:
         raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(QUANTIZED)}")
     if scheme is None or not isinstance(layers, list) or not all(isinstance(pattern, str) for pattern in layers):
         raise CheckpointError(f"{where}: quantization {_DAMAGED}")
@@ -151,9 +128,8 @@ def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], sour
     ranges = weights.load(file) if file in source.files else {}
     for name, limits in ranges.items():
         if limits.ndim != 2 or len(limits) != 2 or bool((limits[0] > limits[1]).any()):
-            raise CheckpointError(
-                f"{file}: {name} holds no ranges, lowest and highest values; quantize the model again"
-            )
+            reason = "holds no ranges, lowest and highest values; quantize the model again"
+            raise CheckpointError(f"{file}: {name} {reason}")
     try:
         return quantized.rebuild(model, scheme, ranges, float_layers)
     except (ValueError, RuntimeError, IndexError) as error:  # of as many channels as the net does not have
@@ -194,44 +170,24 @@ def guidance_fault(model: Denoiser) -> str | None:
     return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
 
 
-def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | None) -> Sampling:
+def _sampling(
+    source: Source, scheduler: dict[str, Any], options: SamplingOptions, guidance: Guidance | None
+) -> Sampling:
     own = source.root / "sampling.json"
-    saved = None
     where = own
     try:
-        if own in source.files:
-            saved = Sampling.model_validate(_json(own))
-        if saved is not None and options == SamplingOptions():
-            sampling = saved
-        else:
-            config = options.scheduler or (_json(source.scheduler) if source.scheduler else None)
-            if config is None:
+        sampling = saved = Sampling.model_validate(read_object(own)) if own in source.files else None
+        if sampling is None or options != SamplingOptions():
+            where = source.scheduler or source.root
+            if not scheduler:
                 raise CheckpointError(
                     f"{source.root}: has no scheduler/scheduler_config.json, so its noise schedule and prediction type "
                     "are unknown; add that file, or write them under `sampling: {scheduler: …}` in the recipe"
                 )
-            where = source.scheduler or source.root
-            sampling = from_scheduler_config(config, options)
+            sampling = from_scheduler_config(scheduler, options)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'sampling'}: {fault['msg']}" for fault in error.errors()]
-        raise CheckpointError(f"{where}: {'; '.join(faults[:3])}") from None
-    except StepsFault as error:  # of what the recipe asks, or else of the solver's usual number
-        raise CheckpointError(f"sampling.steps: {error}, of {where}; set it in the recipe") from None
+        raise CheckpointError(f"{where}: {plain(error)}") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)
     return sampling.model_copy(update={"guidance": guidance}) if guidance else sampling
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except Unreadable as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: should hold a JSON object")
-    return content
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,15 +1,21 @@
 """Where the parts of a model lie: in a folder, or on the hub, of which no more is downloaded than is read."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import list_repo_files, snapshot_download
+from torch import nn
 
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
+from compress.families.family import Family
+from compress.files import raising, read_json
+from compress.model import trial
 
+INDEX = "model_index.json"  # of a whole pipeline
 STOCK_WEIGHTS = "diffusion_pytorch_model"
 # Of a net that its config.json does not describe. diffusers would load one without a word and draw at random what it
 # does not find; of this name it finds nothing, and says so.
@@ -24,14 +30,16 @@ _BESIDE = (
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
 )
-_FOLDERS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
+_FOLDERS = tuple(dict.fromkeys([*(family.folder for family in FAMILIES.values()), "transformer"]))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
+_VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
+_OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".xml")
 _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The parts of a model folder.
+    """Where the files of a model folder lie.
 
     root: the folder; model: where the net's config and weights lie; weights: their files, an index first; files: all
     that is read.
@@ -44,22 +52,21 @@ class Source:
     files: tuple[Path, ...]
 
 
-def locate(reference: str | Path) -> Source:
-    """Find the model folder that a path or a hub id ("owner/name") means.
+def locate(reference: str | Path, whole: bool = False) -> Source:
+    """Find the model folder that a path or a hub id ("owner/name") means. whole: download the rest of its pipeline too.
 
     Raises CheckpointError if it is neither a diffusers pipeline with a net nor a bare model folder.
     """
     root = Path(reference)
     try:
         if not root.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(reference)):
-            root = _download(str(reference))
+            root = _download(str(reference), whole)
         if root.is_file() and root.suffix in _SINGLE:
             raise CheckpointError(f"{root}: {_single(root.name)}")
         if not root.is_dir():
-            raise CheckpointError(
-                f"{reference}: no such folder; give a diffusers model folder or a hub id (owner/name)"
-            )
-        folder, read = _parts(_names(root), str(root))
+            reason = "no such folder; give a diffusers model folder or a hub id (owner/name)"
+            raise CheckpointError(f"{reference}: {reason}")
+        folder, read = _choose(_names(root), str(root))
     except (OSError, ValueError) as error:  # a path may be too long, hold a null character or be unreadable
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CheckpointError(f"{str(reference)[:200]}: cannot be read: {reason.lower()}") from None
@@ -73,23 +80,21 @@ def _names(root: Path) -> list[str]:
     """Paths of a folder's files within it, as a hub would list them; an empty folder ends in a slash."""
     found = []
     for child in sorted(root.iterdir()):
-        if child.name in (*_FOLDERS, "transformer", "scheduler") and child.is_dir():
+        if child.name in (*_FOLDERS, "scheduler") and child.is_dir():
             found += [f"{child.name}/", *(f"{child.name}/{inner.name}" for inner in child.iterdir())]
         else:
             found.append(child.name)
     return found
 
 
-def _parts(names: Collection[str], where: str) -> tuple[str, list[str]]:
+def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
     """("unet/", …, or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
     folder = next((f"{one}/" for one in _FOLDERS if any(name.startswith(f"{one}/") for name in names)), "")
     supported = f"supported models: {', '.join(FAMILIES)}"
     if f"{folder}config.json" not in names:
         inside = ", ".join(dict.fromkeys(name.split("/")[0] for name in sorted(names)[:200]))[:200] or "nothing"
         single = next((name for name in names if "/" not in name and name.endswith(_SINGLE)), None)
-        if "transformer" not in _FOLDERS and any(name.startswith("transformer/") for name in names):
-            reason = "is a pipeline around a transformer (transformer/), which is not supported yet"
-        elif single is not None:
+        if single is not None:
             reason = f"{single} {_single(single)}"
         else:
             inner = ", ".join(f"{one}/config.json" for one in _FOLDERS)
@@ -122,14 +127,46 @@ def _weights(folder: str, names: Collection[str]) -> list[str]:
 
 
 def _single(name: str) -> str:
-    kind = "UNet2DConditionModel"
     return (
         f"is a single file, which has no config beside it; convert it first, e.g. with diffusers: "
-        f"{kind}.from_single_file({name!r}).save_pretrained(FOLDER), with its scheduler in FOLDER as well"
+        f"UNet2DConditionModel.from_single_file({name!r}).save_pretrained(FOLDER), with its scheduler in FOLDER as well"
     )
 
 
-def _download(name: str) -> Path:
+def build(config: Mapping[str, Any], where: str) -> tuple[Family, nn.Module]:
+    """The net on the meta device that a config in the folder `where` describes. Raises CheckpointError."""
+    name = str(config.get("_class_name"))
+    if name not in FAMILIES:
+        raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    try:
+        net = trial.build(family, config)
+        trial.check_samples(family, net)
+    except ValueError as error:
+        raise CheckpointError(f"{where}/config.json: {error}") from None
+    return family, net
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of a model folder holds. Raises CheckpointError."""
+    with raising(CheckpointError, file):
+        content = read_json(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: should hold a JSON object")
+    return content
+
+
+def parts_of(index: Mapping[str, Any], net: str) -> dict[str, str]:
+    """Folders beside those of net and scheduler, by a pipeline's model_index.json → the class of what each holds."""
+    named = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return {
+        name: str(kind)
+        for name, kind in named.items()
+        if kind and name.isidentifier() and name not in (net, "scheduler")
+    }
+
+
+def _download(name: str, whole: bool) -> Path:
     """The snapshot of a repository on the hub: what is read, and nothing else. Raises CheckpointError."""
     try:
         names = list_repo_files(name)
@@ -138,7 +175,24 @@ def _download(name: str) -> Path:
             return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise CheckpointError(_no_download(name, error)) from None
-    wanted = _parts(names, name)[1]
+    folder, wanted = _choose(names, name)
+    root = _snapshot(name, [f"{folder}config.json", *([INDEX] if whole and INDEX in names else [])])
+    build(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
+    if whole and INDEX in names:
+        for part in parts_of(read_object(root / INDEX), folder.rstrip("/")):
+            wanted += _best([one for one in names if one.startswith(f"{part}/")])
+        wanted.append(INDEX)
+    return _snapshot(name, wanted)
+
+
+def _best(names: Sequence[str]) -> list[str]:
+    """A part's files, of its weights those in safetensors and in full precision alone, where there are such."""
+    stock = any(name.endswith(".safetensors") for name in names)
+    left = [name for name in names if not (stock and name.endswith(_OTHER_WEIGHTS))]
+    return [name for name in left if (plain := _VARIANT.sub("", name)) == name or plain not in left]
+
+
+def _snapshot(name: str, wanted: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:

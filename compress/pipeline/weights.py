@@ -1,6 +1,6 @@
 """Reading and writing the weights of a net: safetensors, or pickles of plain tensors where they are allowed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.files import Unreadable, check_regular, read_json
+from compress.files import Unreadable, check_regular, raising, read_json
 from compress.pipeline.source import STOCK_WEIGHTS
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_Tensors = Mapping[str, tuple[Sequence[int], Callable[[], torch.Tensor]]]  # name → (shape, how to read it)
+_Tensors = dict[str, torch.Tensor]  # those of safetensors lie in the mapped file until they are copied
 
 
 def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], folder: Path, allow_pickle: bool) -> None:
@@ -25,16 +25,16 @@ def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], fold
     Strictly: every weight is used, none is missing, shapes agree, all are finite. Raises CheckpointError.
     """
     wanted = net.state_dict()
-    tensors = {_current(name, wanted, renamed): entry for name, entry in _open(files, folder, allow_pickle).items()}
+    tensors = {_current(name, wanted, renamed): one for name, one in _open(files, folder, allow_pickle).items()}
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unknown {name}" for name in tensors if name not in wanted]
-    for name, (shape, _) in tensors.items():
-        if name in wanted and list(shape) != list(wanted[name].shape):
-            faults.append(f"{name} is {list(shape)} and should be {list(wanted[name].shape)}")
+    for name, tensor in tensors.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            faults.append(f"{name} is {list(tensor.shape)} and should be {list(wanted[name].shape)}")
     filled = {}
-    for name, (_, read) in {} if faults else tensors.items():
+    for name, tensor in {} if faults else tensors.items():
         try:
-            filled[name] = as_float32(read())
+            filled[name] = as_float32(tensor)
         except ValueError as error:
             faults.append(f"{name} {error}")
     if faults:
@@ -46,7 +46,8 @@ def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], fold
 def as_float32(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in float32. Raises ValueError, with the end of a sentence, for what is no weight."""
     if tensor.dtype not in _FLOATS:
-        raise ValueError(f"is {_name(tensor.dtype)}; weights are {', '.join(map(_name, _FLOATS))}")
+        found, *floats = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, *_FLOATS))
+        raise ValueError(f"is {found}; weights are {', '.join(floats)}")
     # copied, because tensors of a mapped file lie anywhere, and kernels round by where they lie
     copy = torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor)
     if not torch.isfinite(copy).all():
@@ -55,16 +56,12 @@ def as_float32(tensor: torch.Tensor) -> torch.Tensor:
     return copy
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def load(file: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file, in float32. Raises CheckpointError."""
     found = {}
-    for name, (_, read) in _open_safetensors(file).items():
+    for name, tensor in _open_safetensors(file).items():
         try:
-            found[name] = as_float32(read())
+            found[name] = as_float32(tensor)
         except ValueError as error:
             raise CheckpointError(f"{file}: {name} {error}") from None
     return found
@@ -85,14 +82,12 @@ def _open(files: Sequence[Path], folder: Path, allow_pickle: bool) -> _Tensors:
         return _open_safetensors(files[0])
     if files[0].suffix != ".json":
         return _open_pickle(files[0], allow_pickle)
-    try:
+    with raising(CheckpointError, files[0]):
         content = read_json(files[0])
-    except Unreadable as error:
-        raise CheckpointError(f"{files[0]}: {error}") from None
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{files[0]}: is damaged; copy or download it again")
-    found: dict[str, Any] = {}
+    found: _Tensors = {}
     for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{files[0]}: names a file outside its folder")
@@ -103,24 +98,16 @@ def _open(files: Sequence[Path], folder: Path, allow_pickle: bool) -> _Tensors:
 
 
 def _open_safetensors(file: Path) -> _Tensors:
-    def reading(name: str) -> Callable[[], torch.Tensor]:
-        def read() -> torch.Tensor:
-            try:
-                tensor: torch.Tensor = opened.get_tensor(name)
-            except Exception as error:  # of several kinds, for types that this version does not know
-                raise ValueError(f"cannot be read: {error}") from None
-            return tensor
-
-        return read
-
     try:
         check_regular(file)
         opened = safe_open(file, framework="pt")
-        return {name: (opened.get_slice(name).get_shape(), reading(name)) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, Unreadable) as error:
-        raise CheckpointError(
-            f"{file}: is missing, truncated or damaged ({error}); copy or download it again"
-        ) from None
+        reason = f"is missing, truncated or damaged ({error}); copy or download it again"
+        raise CheckpointError(f"{file}: {reason}") from None
+    try:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # of several kinds, for types that this version does not know
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
 
 
 def _open_pickle(file: Path, allow_pickle: bool) -> _Tensors:
@@ -140,14 +127,9 @@ def _open_pickle(file: Path, allow_pickle: bool) -> _Tensors:
     for name, tensor in loaded.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{file}: names a tensor {name!r}; names should be text")
-        if (
-            tensor.layout is not torch.strided
-            or tensor.is_nested
-            or tensor.is_quantized
-            or not tensor.device.type == "cpu"
-        ):
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.device.type != "cpu":
             raise CheckpointError(f"{file}: {name} is no plain tensor, but nested, sparse, quantized or without values")
-    return {name: (list(tensor.shape), lambda tensor=tensor: tensor.detach()) for name, tensor in loaded.items()}  # type: ignore[misc]
+    return {name: tensor.detach() for name, tensor in loaded.items()}
 
 
 def _current(name: str, wanted: Mapping[str, Any], renamed: Mapping[str, str]) -> str:

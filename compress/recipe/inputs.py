@@ -1,31 +1,27 @@
 """What a recipe reads: its teacher, its data, and the identity of both."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from compress import data, passes
-from compress.contract import Context, Finished, Task
+from compress.contract import Context, Finished
 from compress.diffusion.sampling import Guidance
-from compress.errors import DataError, RecipeError
+from compress.errors import CompressError, DataError, RecipeError
 from compress.files import sha256
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
-from compress.model.reference import draw_dataset
+from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
+from compress.pipeline.pipeline import parts
 from compress.pipeline.source import locate
+from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
-
-Progress = Callable[[str, int], AbstractContextManager[Task]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +34,29 @@ class Options:
     fresh: bool = False
     allow_pickle: bool = False
 
+    @classmethod
+    def on(cls, device: str, *others: Any, **more: Any) -> "Options":
+        """device: cpu, cuda, or auto for the better of those that are there. Raises CompressError."""
+        if device not in ("auto", "cpu", "cuda"):
+            raise CompressError(f"--device {device}: should be auto, cpu or cuda")
+        found = torch.cuda.is_available()
+        if device == "cuda" and not found:
+            raise CompressError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+        return cls(torch.device("cuda" if found and device != "cpu" else "cpu"), *others, **more)
+
 
 class Inputs:
     """What the recipe reads, loaded when first needed and then kept."""
 
     def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
         self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
-        for program in _programs(recipe):
+        named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
+        for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.dataset = cache(self._dataset)
+        self.parts = cache(lambda: parts(recipe.head.checkpoint, recipe.head.pipeline))
 
     @property
     def guidance(self) -> Guidance:
@@ -59,60 +67,43 @@ class Inputs:
         kind: Literal["cfg", "classifier"] = "cfg" if asked.classifier is None else "classifier"
         return Guidance(kind=kind, scale=asked.scale, null_class=asked.null_class)
 
-    def _null_embedding(self) -> torch.Tensor | None:
-        asked = self.recipe.head.guidance
-        if asked is None or asked.null_embedding is None:
-            return None
-        return torch.from_numpy(data.read_npy(asked.null_embedding))
-
     def _teacher(self) -> Denoiser:
         """The checkpoint, loaded afresh, frozen, on the device, with the recipe's guidance and sampling."""
-        head = self.recipe.head
+        head, where, asked = self.recipe.head, self.recipe.path, self.recipe.head.guidance
         if head.checkpoint is None:
-            raise RecipeError([f"{self.recipe.path}: has no checkpoint, so there is no teacher"])
-        model = checkpoint.load(
-            head.checkpoint,
-            self.options.allow_pickle,
-            head.sampling,
-            self.guidance if head.guidance else None,
-            self._null_embedding(),
-        )
+            raise RecipeError(f"{where}: has no checkpoint, so there is no teacher")
+        null = None
+        if asked is not None and asked.null_embedding is not None:
+            null = torch.from_numpy(data.read_npy(asked.null_embedding))
+        guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
+        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance, null)
         if model.precision is not None:
-            raise RecipeError(
-                [f"{self.recipe.path}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model"]
-            )
+            raise RecipeError(f"{where}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model")
         fault = checkpoint.guidance_fault(model)
         if fault is not None:
-            raise RecipeError([f"{self.recipe.path}: guidance{fault}"])
-        return dataclasses.replace(model, kept={}, classifier=self._classifier(model)).to(self.options.device)
-
-    def _classifier(self, model: Denoiser) -> nn.Module | None:
-        asked = self.recipe.head.guidance
-        if asked is None or asked.classifier is None:
-            return model.classifier
-        if model.sampling.levels()[0][0] == 0:
-            raise RecipeError([f"{self.recipe.path}: guidance.classifier: no class is told at zero terminal SNR"])
-        return noise_classifier.load(asked.classifier, model.sample_shape, model.classes, self.options.allow_pickle)
+            raise RecipeError(f"{where}: guidance{fault}")
+        classifier = model.classifier
+        if asked is not None and asked.classifier is not None:
+            if model.sampling.levels()[0][0] == 0:
+                raise RecipeError(f"{where}: guidance.classifier: no class is told at zero terminal SNR")
+            classifier = noise_classifier.load(asked.classifier, model.sample_shape, model.classes, allow_pickle)
+        return dataclasses.replace(model, kept={}, classifier=classifier).to(self.options.device)
 
     def _dataset(self) -> data.Dataset:
         config = self.recipe.head.data
         if config is None:
-            raise DataError(
-                f"{self.recipe.path}: a pass needs images; add e.g. `data: {{source: teacher, count: 2000}}`"
-            )
+            where = self.recipe.path
+            raise DataError(f"{where}: a pass needs images; add e.g. `data: {{source: teacher, count: 2000}}`")
         if not isinstance(config, data.FromTeacher):
-            model = self._shape_giver()
+            if self.recipe.head.checkpoint is not None:
+                model = self.teacher()
+            else:
+                first = self.recipe.steps[0]
+                model = passes.module(first.kind).build(first.config, self.context(first, Path(), Path()))
             embeddings = {name: one.shape for name, one in model.conditions.items() if name in data.KEYS}
             return data.load(config, model.sample_shape, model.classes, embeddings)
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress)
-
-    def _shape_giver(self) -> Denoiser:
-        if self.recipe.head.checkpoint is not None:
-            return self.teacher()
-        first = self.recipe.steps[0]
-        context = self.context(first, Path(), Path())
-        return passes.module(first.kind).build(first.config, context)
 
     def context(self, step: Step, workdir: Path, output: Path, finished: Sequence[Finished] = ()) -> Context:
         """What a pass is given."""
@@ -138,26 +129,8 @@ class Inputs:
     def identity(self) -> str:
         """Hash of everything the recipe reads besides the settings of its passes."""
         head = self.recipe.head
-        parts: dict[str, Any] = {
-            "head": head.model_dump(mode="json", exclude={"name"}),
-            "device": self.options.device.type,
-        }
-        read: list[Path] = []
-        if head.checkpoint is not None:
-            source = locate(head.checkpoint)
-            read += source.files
+        read = [*locate(head.checkpoint).files, *self.parts().files.values()] if head.checkpoint else []
         for path in paths(head):
             read += path.rglob("*") if path.is_dir() else [path]
-        parts["files"] = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
-        return digest(parts)
-
-
-def _programs(recipe: Recipe) -> list[Path]:
-    """The TorchScript files that a recipe names."""
-    named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
-    return [path for path in dict.fromkeys(named) if path.suffix.lower() in torchscript.SUFFIXES]
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of JSON-able content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        files = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
+        return digest([head.model_dump(mode="json", exclude={"name"}), self.options.device.type, files])

@@ -14,38 +14,28 @@ from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING
 from compress.settings import KeyFaults, models, words
 
-VALUES = 5_000  # of a document once its aliases are written out
 DIGITS = 15  # of an integer; longer ones fit into no 64 bits, or hardly
 FAULTS = 100  # of one mapping that are told one by one
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader for documents of bounded size and depth, in which nothing holds itself."""
+    """PyYAML's safe loader for documents of bounded depth, without aliases: a few can stand for billions of values."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.level = 0
-        self.sizes: dict[int, tuple[int, int]] = {}  # node → number and depth of its values, aliases written out
+    level = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         mark = self.peek_event().start_mark
-        alias = self.check_event(yaml.AliasEvent)
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "aliases are not read here; write out what this one stands for", mark)
         if self.level == NESTING:
             raise ComposerError(None, None, f"is nested more than {NESTING} deep", mark)
         self.level += 1
         node = super().compose_node(parent, index)
         self.level -= 1
-        if not alias:
-            inner = [self.sizes[id(child)] for child in _children(node)]
-            self.sizes[id(node)] = (1 + sum(count for count, _ in inner), 1 + max((d for _, d in inner), default=0))
-        elif id(node) not in self.sizes:
-            raise ComposerError(None, None, "holds itself", mark)
-        count, depth = self.sizes[id(node)]
-        if depth > NESTING:
-            raise ComposerError(None, None, f"is nested more than {NESTING} deep", mark)
-        if max(count, len(self.sizes)) > VALUES:
-            raise ComposerError(None, None, f"holds more than {VALUES:,} values, aliases written out", mark)
         return node
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Merges nothing: `<<` is a key as any other, which no setting has."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         kind = node.tag.rpartition(":")[2]
@@ -57,32 +47,31 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"{short(node.value)} is no {kind}", node.start_mark) from None
 
 
+_Loader.add_constructor("tag:yaml.org,2002:merge", yaml.SafeLoader.construct_yaml_str)  # type: ignore[type-var]
 # PyYAML takes 1e-3 for text, YAML 1.2 for a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$", re.ASCII), list("-+.0123456789")
 )
 
 
-def _children(node: yaml.Node | None) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+class NoYaml(ValueError):
+    """Why a text is not read, and on which line, where one is to blame."""
+
+    def __init__(self, error: Exception, text: str) -> None:
+        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        super().__init__(problem.splitlines()[0])
+        self.line = mark.line + 1 if mark else None if position is None else text.count("\n", 0, position) + 1
 
 
-def _problem(error: Exception, text: str) -> tuple[str, str]:
-    """(":line" or nothing, what is wrong) of an error of the loader."""
-    mark = getattr(error, "problem_mark", None)
-    line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return f":{line + 1}" if mark or hasattr(error, "position") else "", problem.splitlines()[0]
-
-
-def parse_value(text: str) -> Any:
-    """The value that a line of YAML holds. Raises ValueError."""
+def load(text: str) -> tuple[Any, yaml.Node | None]:
+    """What a YAML text holds, and the node that says where. Raises NoYaml."""
     try:
-        return _Loader(text).get_single_data()
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node), node
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two by escapes beyond Unicode
-        raise ValueError(_problem(error, text)[1]) from None
+        raise NoYaml(error, text) from None
 
 
 class YamlReader:
@@ -95,49 +84,38 @@ class YamlReader:
         self.file = file
         self.faults: list[str] = []
         self.places: dict[tuple[Any, ...], str] = {}
-        self._mapped: set[int] = set()
 
     def parse(self, text: str) -> dict[str, Any]:
         """The file's mapping. Raises RecipeError if it is not one."""
         try:
-            loader = _Loader(text)
-            node = loader.get_single_node()
-            if node is not None:
-                self._map(node, ())  # before construction, which merges `<<` into its mapping
-            content = None if node is None else loader.construct_document(node)
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            line, problem = _problem(error, text)
-            raise RecipeError([f"{self.file}{line}: is not YAML that is read here: {problem}"]) from None
-        if not isinstance(content, dict):
-            raise RecipeError([f"{self.file}: should be a mapping with the keys name, checkpoint, data, passes, …"])
-        own: dict[str, Any] = _unshared(content)
-        return own
+            content, node = load(text)
+        except NoYaml as error:
+            line = f":{error.line}" if error.line else ""
+            raise RecipeError(f"{self.file}{line}: is not YAML that is read here: {error}") from None
+        if node is None or not isinstance(content, dict):
+            raise RecipeError(f"{self.file}: should be a mapping with the keys name, checkpoint, data, passes, …")
+        self._place(node, ())
+        return content
 
-    def _map(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
-        self.places[path] = f"{self.file}:{node.start_mark.line + 1}"
-        if id(node) in self._mapped:  # an alias, perhaps of what it stands in
-            return
-        self._mapped.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    continue
-                if key.value in seen:
-                    self.faults.append(f"{self.file}:{key.start_mark.line + 1}: {written(key.value)} is given twice")
-                seen.add(key.value)
-                self._map(value, (*path, key.value))
-                self.places[(*path, key.value)] = f"{self.file}:{key.start_mark.line + 1}"
-        elif isinstance(node, yaml.SequenceNode):
+    def _place(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
+        """Note where a node and all within it stand, and keys that are given twice."""
+        self.places.setdefault(path, f"{self.file}:{node.start_mark.line + 1}")
+        if isinstance(node, yaml.SequenceNode):
             for i, value in enumerate(node.value):
-                self._map(value, (*path, i))
+                self._place(value, (*path, i))
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            place, inner = f"{self.file}:{key.start_mark.line + 1}", (*path, key.value)
+            if inner in self.places:
+                self.faults.append(f"{place}: {written(key.value)} is given twice")
+            self.places[inner] = place
+            self._place(value, inner)
 
     def validate(
         self, model: type[BaseModel], content: Mapping[str, Any], place: tuple[Any, ...], extra: Sequence[str] = ()
     ) -> BaseModel | None:
         """`content`, which stands at `place`, as a `model`; None if it has faults. extra: keys beside the model's."""
         try:
-            return model.model_validate(content)
+            return model.model_validate(content, context=self.file.parent)
         except ValidationError as error:
             found = error.errors(include_url=False)
             for fault in found[:FAULTS]:
@@ -152,13 +130,11 @@ class YamlReader:
         """One pydantic fault as one line."""
         real = []  # the location without the tags that pydantic adds for unions
         for i, part in enumerate(fault["loc"]):
-            last = i == len(fault["loc"]) - 1
-            inside = isinstance(content, dict) and part in content
-            inside |= isinstance(content, list) and isinstance(part, int) and part < len(content)
-            if inside:
+            try:
                 content = content[part]
-            elif not last or fault["type"] not in ("missing", "invalid_key"):
-                continue
+            except (LookupError, TypeError):
+                if i < len(fault["loc"]) - 1 or fault["type"] not in ("missing", "invalid_key"):
+                    continue
             real.append(part)
         where = (*place, *real)
         name = ".".join(written(part) for part in (*place[2:], *real))
@@ -166,20 +142,19 @@ class YamlReader:
         if isinstance(inner, KeyFaults):
             for key, message in inner.faults.items():
                 self.fault((*where, key), f"{name}.{written(key)}: {message}")
-            return
-        if fault["type"] == "extra_forbidden":
-            known = list(_fields(model, fault["loc"][:-1])) + (list(extra) if len(fault["loc"]) == 1 else [])
-            message = f"unknown key {short(name)}{suggest(str(real[-1]), known)}"
+        elif fault["type"] == "extra_forbidden":
+            known = [field for option in _models(model, fault["loc"][:-1]) for field in option.model_fields]
+            known += extra if len(fault["loc"]) == 1 else ()
+            self.fault(where, f"unknown key {short(name)}{suggest(str(real[-1]), known)}")
         elif fault["type"] == "missing":
-            message = f"{name} is missing"
+            self.fault(where, f"{name} is missing")
         elif fault["type"] == "union_tag_not_found":
-            message = f"{name}.source is missing; give digits, folder, npz or teacher"
+            tags = ", ".join(tag for option in _models(model, fault["loc"]) for tag in _tags(option))
+            self.fault(where, f"{name}.source is missing; give one of {tags}")
         elif fault["type"] == "union_tag_invalid":
-            where = (*where, "source")
-            message = f"{name}.source: {words(fault)}"
+            self.fault((*where, "source"), f"{name}.source: {words(fault)}")
         else:
-            message = f"{name or 'the recipe'}: {words(fault)}"
-        self.fault(where, message)
+            self.fault(where, f"{name or 'the recipe'}: {words(fault)}")
 
     def fault(self, where: tuple[Any, ...], message: str) -> None:
         """Note a fault at the innermost known place of `where`."""
@@ -189,22 +164,14 @@ class YamlReader:
         self.faults.append(f"{self.places.get(place, str(self.file))}: {message}")
 
 
-def _unshared(value: Any) -> Any:
-    """A value without parts that stand in two places, so that an override changes one of them."""
-    if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the model found at a pydantic location."""
+def _models(model: type[BaseModel], location: Sequence[Any]) -> list[type[BaseModel]]:
+    """What may stand at a pydantic location."""
+    found = [model]
     for part in location:
-        options = [model, *models(model.model_fields[part].annotation)] if part in model.model_fields else [model]
-        tagged = [option for option in options if part in _tags(option)]
-        model = tagged[0] if tagged else options[-1]
-        if len(options) > 2 and not tagged:
-            return sorted({name for option in options[1:] for name in option.model_fields})
-    return list(model.model_fields)
+        fields = [option.model_fields[part] for option in found if part in option.model_fields]
+        inner = [one for field in fields for one in models(field.annotation)]
+        found = inner or [option for option in found if part in _tags(option)] or found
+    return found
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

@@ -1,12 +1,14 @@
 """Where a model lies: what a folder or a repository on the hub is, and which files of it are read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compress.errors import CheckpointError
-from compress.pipeline import source
+from compress.pipeline import checkpoint, source
+from tests.conftest import TEXT_CONFIG
 
 W = "diffusion_pytorch_model"
 # as https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5 has them
@@ -27,14 +29,21 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     class Hub:
         def __init__(self) -> None:
             self.names, self.folder = PIPELINE, tmp_path / "snapshot"
-            self.asked: dict[str, Any] = {}
+            self.asked: list[dict[str, Any]] = []
+            self.config: dict[str, Any] = TEXT_CONFIG
+            self.index: dict[str, Any] = {}
 
         def download(self, name: str, **options: Any) -> str:
-            self.asked = {"name": name, **options}
+            self.asked.append({"name": name, **options})
             for wanted in options.get("allow_patterns", []):
                 (self.folder / wanted).parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / wanted).touch()
+                content = {"config.json": self.config, "model_index.json": self.index}.get(Path(wanted).name, "")
+                (self.folder / wanted).write_text(json.dumps(content))
             return str(self.folder)
+
+        @property
+        def last(self) -> dict[str, Any]:
+            return self.asked[-1]
 
     one = Hub()
     monkeypatch.setattr(source, "list_repo_files", lambda name: one.names)
@@ -74,7 +83,8 @@ def test_no_more_is_downloaded_than_is_read(hub: Any, names: list[str], weights:
     hub.names = names
     found = source.locate("owner/name")
     schedule = [name for name in names if name == "scheduler/scheduler_config.json"]
-    assert hub.asked == {"name": "owner/name", "allow_patterns": ["unet/config.json", *weights, *schedule]}
+    assert hub.asked[0] == {"name": "owner/name", "allow_patterns": ["unet/config.json"]}
+    assert hub.last == {"name": "owner/name", "allow_patterns": ["unet/config.json", *weights, *schedule]}
     assert found.weights == tuple(hub.folder / name for name in weights)
     assert set(found.files) == {path for path in hub.folder.rglob("*") if path.is_file()}
 
@@ -82,13 +92,12 @@ def test_no_more_is_downloaded_than_is_read(hub: Any, names: list[str], weights:
 def test_a_bare_model_on_the_hub(hub: Any) -> None:
     hub.names = ["config.json", f"{W}.safetensors", "scheduler_config.json", "samples/1.png", "random.safetensors"]
     source.locate("owner/name")
-    assert hub.asked["allow_patterns"] == ["config.json", f"{W}.safetensors", "scheduler_config.json"]
+    assert hub.last["allow_patterns"] == ["config.json", f"{W}.safetensors", "scheduler_config.json"]
 
 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], "around a transformer"),
         (["README.md", "sd_xl_base_1.0.safetensors"], "is a single file"),
         (["README.md", "pytorch_model.txt"], "is no diffusers checkpoint"),
         ([*PIPELINE, "pytorch_lora_weights.safetensors"], "looks like a LoRA"),
@@ -101,6 +110,46 @@ def test_what_is_not_supported_is_not_downloaded(hub: Any, names: list[str], rea
     assert not hub.asked
 
 
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            {"_class_name": "SD3Transformer2DModel"},
+            "owner/name/unet: architecture SD3Transformer2DModel is not supported",
+        ),
+        ({**TEXT_CONFIG, "addition_embed_type": "text_time"}, "owner/name/unet/config.json: addition_embed_type"),
+        ({**TEXT_CONFIG, "in_channels": 9}, "owner/name/unet/config.json: "),
+        ({**TEXT_CONFIG, "layers_per_block": 5000}, "owner/name/unet/config.json: "),
+    ],
+    ids=["another net", "more conditions", "inpainting", "enormous"],
+)
+def test_a_net_that_no_family_supports_is_refused_before_its_weights(hub: Any, config: dict, reason: str) -> None:
+    hub.config = config
+    refused("owner/name", reason)
+    assert [one["allow_patterns"] for one in hub.asked] == [["unet/config.json"]]
+
+
+def test_a_whole_pipeline_is_downloaded_when_asked_for(hub: Any) -> None:
+    encoder = ["config.json", "model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"]
+    hub.names = [
+        *PIPELINE, *(f"text_encoder/{name}" for name in encoder[2:]), "tokenizer/vocab.json", "samples/1.png",
+        f"vae/{W}.fp16.safetensors", f"vae/{W}.bin", "tagger/only.fp16.bin",
+    ]  # fmt: skip
+    hub.index = {
+        "_class_name": "StableDiffusionPipeline", "safety_checker": [None, None], "requires": False,
+        "unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "vae": ["diffusers", "AutoencoderKL"], "tagger": ["transformers", "Tagger"],
+    }  # fmt: skip
+    source.locate("owner/name", whole=True)
+    beside = [
+        "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/vocab.json", "vae/config.json",
+        f"vae/{W}.safetensors", "tagger/only.fp16.bin", "model_index.json",
+    ]  # fmt: skip
+    net = ["unet/config.json", f"unet/{W}.safetensors", "scheduler/scheduler_config.json"]
+    assert hub.last["allow_patterns"] == [*net, *beside]
+
+
 def test_without_a_connection_what_was_downloaded_before_serves(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source.locate("owner/name")
 
@@ -109,7 +158,7 @@ def test_without_a_connection_what_was_downloaded_before_serves(hub: Any, monkey
 
     monkeypatch.setattr(source, "list_repo_files", fail)
     assert source.locate("owner/name").model == hub.folder / "unet"
-    assert hub.asked == {"name": "owner/name", "local_files_only": True}
+    assert hub.last == {"name": "owner/name", "local_files_only": True}
 
 
 @pytest.mark.parametrize(
@@ -154,8 +203,16 @@ def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> 
     refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
 
 
-def test_a_transformer_is_named_as_the_reason(tmp_path: Path) -> None:
-    refused(folder_of(tmp_path, ["model_index.json", "transformer/config.json"]), "transformer", "not supported yet")
+def test_a_transformer_is_named_as_the_reason(hub: Any, tmp_path: Path) -> None:
+    hub.names, hub.config = (
+        ["transformer/config.json", f"transformer/{W}.safetensors"],
+        {"_class_name": "FluxTransformer"},
+    )
+    refused("owner/name", "owner/name/transformer: architecture FluxTransformer is not supported; supported: UNet2D")
+    folder_of(tmp_path, hub.names)
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(hub.config))
+    with pytest.raises(CheckpointError, match="transformer: architecture FluxTransformer is not supported"):
+        checkpoint.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])

@@ -33,12 +33,10 @@ def told(home: Path, text: str, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (LAUGHS, "holds more than 5,000 values, aliases written out"),
+        (LAUGHS, "aliases are not read here"),
         ("[" * 500 + "]" * 500, "nested more than 50 deep"),
         ("[" * 30_000, "nested more than 50 deep"),
         ("{a: " * 500 + "1" + "}" * 500, "nested more than 50 deep"),
-        ("[&a0 [x], " + ", ".join(f"&a{i} [*a{i - 1}]" for i in range(1, 99)) + "]", "nested more than 50 deep"),
-        ("[" + "[]," * 20_000 + "]", "holds more than 5,000 values"),
         ("!!bool x", "'x' is no bool"),
         ("!!int ''", "'' is no int"),
         ("!!float ''", "'' is no float"),
@@ -46,8 +44,9 @@ def told(home: Path, text: str, *overrides: str) -> str:
         ("1" * 5000, "an integer of more than 15 digits"),
         ("0x" + "f" * 5000, "an integer of more than 15 digits"),
         ('"\\UFFFFFFFF"', "is not YAML that is read here"),
-        ("&a [*a]", "holds itself"),
-        ("&a {<<: *a}", "holds itself"),
+        ("&a [*a]", "aliases are not read here"),
+        ("&a {<<: *a}", "aliases are not read here"),
+        ("*absent", "aliases are not read here"),
     ],
     ids=lambda value: short(value),
 )
@@ -58,7 +57,12 @@ def test_value_that_is_not_built(home: Path, value: str, words: str) -> None:
 
 
 def test_a_value_is_shown_in_short(home: Path) -> None:
-    for value in ("[" + "x," * 2000 + "]", "x" * 50_000, "{" + ", ".join(f"k{i}: {i}" for i in range(2000)) + "}"):
+    for value in (
+        "[" + "x," * 2000 + "]",
+        "[" + "[]," * 20_000 + "]",
+        "x" * 50_000,
+        "{" + ", ".join(f"k{i}: {i}" for i in range(2000)) + "}",
+    ):
         assert told(home, f"{MODEL}seed: {value}\npasses: [distill]\n").startswith("3: seed: should be a whole number")
 
 
@@ -97,16 +101,16 @@ def test_a_recipe_of_bounded_size(home: Path) -> None:
 def test_a_pipe_or_a_folder_for_a_file(home: Path, key: str, line: str) -> None:
     os.mkfifo(home / "pipe")
     text = f"{MODEL}{line}\npasses: [distill]\n"
-    assert fault(home, text) == f"3: {key}: {home / 'pipe'} is a pipe, a socket or a device; give an ordinary file"
-    assert fault(home, text.replace("pipe", "model")) == f"3: {key}: {home / 'model'} is a folder; give a file"
+    assert fault(home, text) == f"3: {key}: is a pipe, a socket or a device; give an ordinary file; got 'pipe'"
+    assert fault(home, text.replace("pipe", "model")) == f"3: {key}: is a folder; give a file; got 'model'"
 
 
 def test_a_pipe_for_features_and_for_a_folder(home: Path) -> None:
     os.mkfifo(home / "pipe")
     text = of_pass("  - export_onnx\n  - verify: {features: [pipe]}\n")
-    assert fault(home, text).startswith("5: features: ") and "is a pipe" in fault(home, text)
+    assert fault(home, text).startswith("5: verify.features.0: ") and "is a pipe" in fault(home, text)
     text = f"{MODEL}data: {{source: folder, path: pipe}}\npasses: [distill]\n"
-    assert fault(home, text) == f"3: data.path: {home / 'pipe'} is no folder"
+    assert fault(home, text) == "3: data.path: is no folder; got 'pipe'"
 
 
 def test_a_pipe_for_the_recipe(tmp_path: Path) -> None:
@@ -128,10 +132,8 @@ def test_as_within_and_beside(home: Path) -> None:
     assert fault(home, of_pass("  - distill: {as: one}\n    as: two\n")).startswith("5: as is given twice")
 
 
-def test_an_override_leaves_what_shares_an_anchor(home: Path) -> None:
-    text = of_pass("  - distill: &base {steps: 5}\n  - {distill: *base, as: again}\n")
-    steps = read(home, text, "passes.again.steps=7").steps
-    assert [step.config.steps for step in steps] == [5, 7]  # type: ignore[attr-defined]
+def test_nothing_is_merged(home: Path) -> None:
+    assert "unknown key 'distill.<<'" in fault(home, of_pass("  - distill: {<<: {steps: 5}, steps: 6}\n"))
 
 
 def test_the_file_itself_is_named(home: Path) -> None:

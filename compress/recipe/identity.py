@@ -1,0 +1,68 @@
+"""What a result depends on, as hashes: settings, the files that are read, the code that is reached, the libraries."""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from compress import __version__
+from compress.files import sha256
+from compress.recipe.recipe import Step
+from compress.settings import paths
+
+_ROOT = Path(__file__).parents[1]
+# that compute, or write what computes
+_LIBRARIES = (
+    "torch", "diffusers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
+    "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
+)  # fmt: skip
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON-able content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def step_identity(step: Step, before: str) -> str:
+    """Hash of everything that the result of a step depends on. before: that of what the step is given."""
+    read = [sha256(path) for path in paths(step.config)]
+    return digest([before, step.kind, step.name, step.config.model_dump(mode="json"), read, code_identity(step.kind)])
+
+
+@cache
+def code_identity(kind: str) -> str:
+    """Hash of the code that a pass can reach, and of the libraries that compute."""
+    return digest([{str(file.relative_to(_ROOT)): sha256(file) for file in sorted(code_of(kind))}, versions()])
+
+
+def code_of(kind: str) -> set[Path]:
+    """Files of this package that a pass can reach by imports; `inputs` reaches what loads and saves models."""
+    files: set[Path] = set()
+    waiting = [f"compress.passes.{kind}", "compress.recipe.inputs"]
+    while waiting:
+        package, *parts = waiting.pop().split(".")
+        path = _ROOT.joinpath(*parts)
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            if package == "compress" and file.is_file() and file not in files:
+                files.add(file)
+                waiting += _imports(file)
+    return files
+
+
+def _imports(file: Path) -> list[str]:
+    """Modules that a file may import, and names in them, wherever they stand in it."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that compute."""
+    return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}}

@@ -1,0 +1,92 @@
+"""`compress sample`: a picture of images that a bundle draws, with numpy and onnxruntime alone."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from compress.errors import BundleError
+
+if TYPE_CHECKING:  # the command line reads the asked below before anything that takes time is imported
+    from compress.runtime import Bundle
+
+
+Threads = Annotated[int | None, typer.Option(min=1, max=max(16, os.cpu_count() or 1), help="default: all cores")]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to draw: the options of `compress sample`."""
+
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")]
+    out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png")
+    class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
+    embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
+    guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
+        None
+    )
+    steps: Annotated[int | None, typer.Option(min=1, help="of those that the bundle serves")] = None
+    psnr: Annotated[
+        float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
+    ] = None
+    milliseconds: Annotated[float | None, typer.Option(help="time that all images may take together")] = None
+    count: Annotated[int, typer.Option(min=1, max=1000, help="number of images")] = 10
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0
+    threads: Threads = None
+
+
+def sample(asked: Sample) -> None:
+    """Draw images from a bundle, with numpy and onnxruntime alone."""
+    from compress.files import check_target
+    from compress.pages.figures import grid
+    from compress.runtime import Bundle
+    from compress.runtime.bundle import find
+
+    check_target(asked.out)
+    model = Bundle(find(asked.bundle), asked.threads)
+    model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
+    model = model if asked.steps is None else model.at_steps(asked.steps)
+    conditions = _conditions(model, asked)
+    noise = np.random.default_rng(asked.seed).standard_normal((asked.count, *model.sample_shape), dtype=np.float32)
+    if asked.psnr is None and asked.milliseconds is None:
+        images = model.sample(noise, **conditions)
+    else:
+        limits: dict[str, Any] = {"psnr": asked.psnr, "milliseconds": asked.milliseconds}
+        images, taken = model.sample_adaptively(noise, **limits, **conditions)
+        print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
+    if not np.isfinite(images).all():
+        scale = model.guidance["scale"]
+        raise BundleError(f"{model.path}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
+    grid(
+        images,
+        asked.out,
+        [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None,
+    )
+    print(asked.out)
+
+
+def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
+    """The conditions [n, …] that the bundle takes, by name. Raises BundleError, and DataError of the embeddings."""
+    label, turns = asked.class_, np.arange(asked.count)
+    conditions: dict[str, Any] = {}
+    if "class_labels" in model.conditions:
+        classes = model.manifest["classes"]
+        if label is not None and not 0 <= label < classes:
+            raise BundleError(f"--class {label}: {model.path} has the classes 0…{classes - 1}")
+        conditions["class_labels"] = turns % classes if label is None else np.full(asked.count, label)
+    elif label is not None:
+        raise BundleError(f"{model.path}: takes no class label; leave --class out")
+    others = [name for name in model.conditions if name != "class_labels"]
+    if asked.embeddings is not None and not others:
+        raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
+    for name in others:
+        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+
+        if asked.embeddings is None:
+            raise BundleError(f"{model.path}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
+        given = read_embeddings(asked.embeddings, name)
+        conditions[name] = given[turns % len(given)]
+    return conditions
