@@ -1,5 +1,6 @@
 """How long layers take in onnxruntime, in float and in int8, each alone at the shape that it has in the net."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from compress.model.denoiser import Denoiser, example_inputs
 from compress.model.reference import Progress
 from compress.onnx_graph.export import to_onnx
 from compress.report.statistics import Interval
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import ONNXRUNTIME
 
 ROUNDS = 15
 OPSET = 20
@@ -82,9 +83,8 @@ def whole_times(
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
         onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
-        session = open_session(file, threads=1, scheme=model.scheme)
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
-        calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
+        calls[name] = functools.partial(ONNXRUNTIME.open(file, 1, model.scheme).run, feeds)
     return interleaved(calls, ROUNDS, progress, title)
 
 
@@ -140,7 +140,6 @@ def _graph(signature: tuple[Any, ...], int8: bool) -> onnx.ModelProto:
 
 
 def _call(model: onnx.ModelProto, int8: bool) -> Callable[[], object]:
-    session = open_session(model.SerializeToString(), threads=1, scheme="int8" if int8 else "float")
-    shape = [item.dim_value for item in model.graph.input[0].type.tensor_type.shape.dim]
-    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    return lambda: session.run(None, {"x": x})
+    graph = ONNXRUNTIME.open(model.SerializeToString(), 1, "int8" if int8 else "float")
+    x = np.random.default_rng(1).standard_normal(tuple(graph.inputs["x"]["shape"])).astype(np.float32)
+    return functools.partial(graph.run, {"x": x})

@@ -13,10 +13,12 @@ With a tolerance of 0 no place is passed over, and the samples are those of the 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.errors import BundleError
 from compress.runtime.sampling import Step
 
 Denoise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -36,8 +38,15 @@ class Grid:
     first_order_end: bool
 
     @classmethod
-    def read(cls, steps: Sequence[Step], sampling: Mapping[str, Any]) -> "Grid":
-        """From the `sampling` of a bundle.json. Raises KeyError for a bundle that holds no levels."""
+    def read(cls, path: Path, steps: Sequence[Step], sampling: Mapping[str, Any]) -> "Grid":
+        """From the `sampling` of the bundle.json in a folder. Raises BundleError where steps cannot be passed over."""
+        for why, hinders in (
+            ("its steps were distilled", sampling.get("distilled")),
+            ("unipc corrects what is behind", sampling["solver"] == "unipc"),
+            ("it holds no levels; export it again", "levels" not in sampling),
+        ):
+            if hinders:
+                raise BundleError(f"{path}: its steps cannot adapt: {why}")
         alpha, sigma = (np.array(sampling["levels"][name], dtype=np.float64) for name in ("alpha", "sigma"))
         short = len(steps) < 15 or sigma[-1] == 0  # as in compress.diffusion.solvers
         return cls(steps, alpha, sigma, sampling["solver"] == "dpmpp_2m", short)
@@ -111,6 +120,18 @@ def solve_adaptively(
             sample[item] = grid.arrive(sample[item], clean, change, int(before[item]), begin, end)
             kept[item], before[item], place[item] = clean, begin, end
     return sample, evaluations
+
+
+def calibrated_tolerance(path: Path, sampling: Mapping[str, Any], psnr: float) -> float:
+    """The largest calibrated tolerance of a bundle's steps that keeps the quality, in dB. Raises BundleError."""
+    table = sampling.get("adaptive") or []
+    if not table:
+        raise BundleError(f"{path}: no quality was calibrated; export it with `adaptive: true`")
+    kept = [row["tolerance"] for row in table if row["psnr"] >= psnr]
+    if not kept:
+        best = max(row["psnr"] for row in table)
+        raise BundleError(f"{path}: psnr {psnr:g} dB is more than adaptive steps reach ({best:.1f} dB)")
+    return float(max(kept))
 
 
 def _furthest(grid: Grid, begin: int, change: float, tolerance: float) -> int:
