@@ -1,11 +1,12 @@
 """The student on the probe, beside its teacher, and the models of the recipe's passes on their way to it."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from compress.judge import probe, stages
-from compress.judge.baseline import OnnxTeacher
+from compress.judge.baseline import Baseline
 from compress.judge.decision import Evaluated
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
@@ -29,7 +30,7 @@ class Probed:
 
 def measure(
     bundle: Bundle,
-    baseline: OnnxTeacher,
+    baseline: Baseline,
     others: Drawn,
     finite: bool,
     passes: Sequence[Any],
@@ -49,11 +50,11 @@ def measure(
         task.advance()
         student = probe.answer(frozen, probe.of_bundle(bundle), bundle.threads)
         task.advance()
-        rounding = probe.answer(frozen, baseline.evaluate, baseline.threads)
+        rounding = probe.answer(frozen, baseline.evaluate, baseline.bundle.threads)
         task.advance()
     rows, parity = _passes(passes, bundle, baseline, student, progress)
     quantization, loss = (None, {}) if parity is None else (parity[0], {"kernel_loss": parity[1]})
-    if stages.distilled(bundle):
+    if bundle.sampling.get("distilled"):
         return Probed(sound | loss, dict.fromkeys(get_args(Evaluated), DISTILLED), (), rows, quantization)
     floor, _, _ = rounding.curve()
     curve = tuple(
@@ -71,22 +72,25 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
 
 
 def _passes(
-    passes: Sequence[Any], bundle: Bundle, baseline: OnnxTeacher, student: probe.Answer, progress: Progress
+    passes: Sequence[Any], bundle: Bundle, baseline: Baseline, student: probe.Answer, progress: Progress
 ) -> tuple[tuple[Stage, ...], tuple[Quantization, Figure] | None]:
-    """(what each pass of the recipe cost and gained; as `stages.quantized`). student: the bundle's answer."""
+    """(what each pass of the recipe cost and gained; as `stages.kernels`, if one quantized). student: the bundle's."""
     if not passes:
         return (), None
-    frozen = student.probe
-    models = [stages.Measured("teacher", "teacher", baseline.teacher, probe.Answer(frozen, frozen.guided))]
+    frozen, parity = student.probe, None
+    ask = stages.asked_once(frozen)
+    own = probe.Answer(frozen, frozen.guided)
+    models = [stages.of_model("teacher", "teacher", baseline.teacher, lambda: own)]
     with progress("what each pass cost", len(passes)) as task:
         for done in passes:
             if done.kind == "export_onnx":
-                models.append(stages.Measured(done.name, done.kind, bundle, student))
+                models.append(stages.of_bundle(done.name, bundle, student))
             else:
                 model = done.load()
-                said = probe.answer(frozen, probe.of_model(model))
-                models.append(stages.Measured(done.name, done.kind, model, said))
+                models.append(stages.of_model(done.name, done.kind, model, functools.partial(ask, model)))
+                if model.precision and parity is None:
+                    simulated = models[-1].answer or ask(model)
+                    parity = stages.kernels(ask(model.in_float()).guided, simulated.guided, student.guided)
             task.advance()
-        parity = stages.quantized(models)
     with latency.threads(bundle.threads or 1):
         return stages.table(models, progress), parity

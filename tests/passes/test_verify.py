@@ -257,8 +257,8 @@ def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pyte
         return float(VERIFY.forecast(bundle, VERIFY.Config(samples=count, reference=count), context).seconds)
 
     assert 0 < 3 * predicted(1000) < predicted(100_000)
-    engine = reference.Engine(baseline.engine_name(model), lambda model, noise, *_: noise)
-    reference.draw_kept(model, 1200, context.seed, context.dataset, reference.silent, "", engine)
+    drawer = reference.Drawer(baseline.drawer_name(model), lambda model, noise, *_: noise)
+    reference.draw_kept(model, 1200, context.seed, context.dataset, reference.silent, "", drawer)
     predicted(1000)
     predicted(500)
     assert missing == [2000, 200_000, 800, 0]
