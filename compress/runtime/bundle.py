@@ -16,7 +16,7 @@ from compress.runtime.contents import null_condition, verify_files
 from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
 from compress.runtime.manifest import read_manifest
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
-from compress.runtime.signature import check_signature
+from compress.runtime.signature import check_asked, check_signature
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
@@ -176,7 +176,7 @@ class Bundle:
         float32 [b] or [b,width], whichever the model takes. Raises BundleError for missing or unknown conditions,
         wrong shapes and labels that the model does not have.
         """
-        self._check(noise, conditions)
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         return solve(
             lambda sample, timestep: self.guided(sample, timestep, conditions),
             noise.astype(np.float32),
@@ -199,7 +199,7 @@ class Bundle:
         it sets the steps, and beside a quality it cuts them short.
         Raises BundleError where steps cannot be passed over, or the quality was not calibrated.
         """
-        self._check(noise, conditions)
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         grid = Grid.read(self.path, self.steps, self.sampling)
         if self.batch and self.batch > 1:
             raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
@@ -235,31 +235,12 @@ class Bundle:
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
         """As `sample`, in one call of the engine for each batch, in the number of steps that was exported."""
-        self._check(noise, conditions)
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
         given = {"noise": noise, **scale, **conditions}
         return self._run(
             self.sampler, {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
         )
-
-    def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
-        wanted = set(self.conditions)
-        if set(conditions) != wanted:
-            given = sorted(conditions) or "none"
-            raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
-        if noise.shape[1:] != self.sample_shape or not len(noise):
-            raise BundleError(f"{self.path}: noise must be {['batch', *self.sample_shape]}; got {list(noise.shape)}")
-        if self.batch and len(noise) % self.batch:
-            raise BundleError(f"{self.path}: was exported for batches of {self.batch}; got {len(noise)} samples")
-        for name, value in conditions.items():
-            expected = [len(noise), *self.inputs[name]["shape"][1:]]
-            if len(value.shape) != len(expected) or any(
-                isinstance(e, int) and e != got for e, got in zip(expected, value.shape, strict=True)
-            ):
-                raise BundleError(f"{self.path}: {name} must be {expected}; got {list(value.shape)}")
-        labels, classes = conditions.get("class_labels"), self.manifest.get("classes")
-        if labels is not None and classes and (np.min(labels) < 0 or np.max(labels) >= classes):
-            raise BundleError(f"{self.path}: class labels must lie in 0…{classes - 1}")
 
 
 def find(path: Path) -> Path:

@@ -132,6 +132,13 @@ ONNXRUNTIME = OnnxRuntime()
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ONNXRUNTIME, OpenVino())}
 
 
+def engine_called(name: str) -> Engine:
+    """The engine of this name. Raises BundleError."""
+    if name not in ENGINES:
+        raise BundleError(f"{name}: is no engine; known are {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
 def _library(name: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -343,3 +343,17 @@ def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: p
     report = judged(bundle, teacher, tmp_path, samples=20, gates={"psnr": {"min": 1}})
     assert report.verdict == "fail"
     assert [gate.name for gate in report.gates if gate.passed is False] == ["listed_files"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"samples": 200}, 30),
+        ({"samples": 20}, 20),
+        ({"samples": 640}, 640),
+        ({"samples": 200, "reference": 100}, 100),
+        ({"samples": 200, "few_steps": [5]}, 200),
+    ],
+)
+def test_no_references_are_drawn_that_nothing_reads(settings: dict[str, Any], count: int) -> None:
+    assert VERIFY.Config.model_validate(settings).references == count

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from compress.errors import BundleError
 from compress.judge.quality import psnr, sqnr
 from compress.runtime import Bundle
-from compress.runtime.engines import ENGINES, ONNXRUNTIME, Feeds, Graph, OnnxRuntime, OpenVino
+from compress.runtime.engines import ENGINES, ONNXRUNTIME, Feeds, Graph, OnnxRuntime, OpenVino, engine_called
 from tests.conftest import inputs_for
 
 EDGE = Path(__file__).parents[2] / "exported" / "digits-edge" / "onnx"
@@ -120,3 +120,8 @@ def test_openvino_draws_what_onnxruntime_draws(folder: str) -> None:
     noise, labels = asked(ours, 10)
     found = psnr(ours.sample(noise, class_labels=labels), other.sample(noise, class_labels=labels))
     assert found.min() > 35, found  # kernels round otherwise, over all steps
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(BundleError, match="steam: is no engine; known are onnxruntime, openvino"):
+        engine_called("steam")
