@@ -64,10 +64,8 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
     with latency.threads(threads), torch.no_grad():
         for batch, turns in clock.turns.items():
             calls, why = _calls(bundle, baseline, batch, clock.compiled)
-            named, eager = (
-                {row.name: call for row, call in calls.items()},
-                [r.name for r in calls if r.engine == "PyTorch"],
-            )
+            named = {row.name: call for row, call in calls.items()}
+            eager = [row.name for row in calls if row.engine == TEACHER.engine]
             times = latency.interleaved(named, turns, progress, f"timing, batch {batch}", seldom=eager)
             taken = {row: times[row.name] * batch / _items(bundle, row.side, batch) for row in calls}
             rows += _rows(taken, batch, threads, steps)
@@ -84,16 +82,15 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
         name: Figure(value=getattr(ours, name) / getattr(theirs, name), better="less")
         for name in ("params", "macs", "bytes")
     }
-    per_call, per_image = (
-        ("call_speedup", "call", student, 1.0),
-        ("image_speedup", "guided call", image, steps / evaluations),
-    )
-    for name, unit, fast, factor in (per_call, per_image):
-        for suffix, row in (("", TEACHER), ("_over_onnxruntime", ONNX)):
-            slow = single[row.model_copy(update={"unit": unit})]
-            value, (low, high) = latency.speedup(slow, single[fast])
-            count, ends = int(np.isfinite(slow).sum()), (low * factor, high * factor)
-            ratios[name + suffix] = Figure(value=value * factor, better="more", interval=ends, count=count)
+    for name, slow, fast, factor in (
+        ("call_speedup", TEACHER, student, 1.0),
+        ("call_speedup_over_onnxruntime", ONNX, student, 1.0),
+        ("image_speedup", guided_row(TEACHER), image, steps / evaluations),
+        ("image_speedup_over_onnxruntime", guided_row(ONNX), image, steps / evaluations),
+    ):
+        value, (low, high) = latency.speedup(single[slow], single[fast])
+        count, ends = int(np.isfinite(single[slow]).sum()), (low * factor, high * factor)
+        ratios[name] = Figure(value=value * factor, better="more", interval=ends, count=count)
     process = processes.measure(teacher, bundle, (TEACHER, student), clock.starts, progress)
     return Costs(theirs, ours, ratios, tuple(rows), tuple(failed), process, _environment(threads))
 

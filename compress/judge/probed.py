@@ -8,9 +8,10 @@ from typing import Any, get_args
 from compress.judge import probe, stages
 from compress.judge.baseline import Baseline
 from compress.judge.decision import Evaluated
+from compress.judge.quality import sqnr
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
-from compress.model.reference import Drawn, Progress
+from compress.model.reference import Drawn, Progress, identity
 from compress.report.parts import Figure, Quantization, Stage, TimestepError
 from compress.runtime import Bundle
 
@@ -74,11 +75,19 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
 def _passes(
     passes: Sequence[Any], bundle: Bundle, baseline: Baseline, student: probe.Answer, progress: Progress
 ) -> tuple[tuple[Stage, ...], tuple[Quantization, Figure] | None]:
-    """(what each pass of the recipe cost and gained; as `stages.kernels`, if one quantized). student: the bundle's."""
+    """(what each pass of the recipe cost and gained; what simulated and real kernels lose, where one quantized).
+
+    student: the bundle's answer. A float net that is met again, as the one before quantization is, is asked once.
+    """
     if not passes:
         return (), None
-    frozen, parity = student.probe, None
-    ask = stages.asked_once(frozen)
+    frozen, answers, parity = student.probe, dict[str, probe.Answer](), None
+
+    def ask(model: Denoiser) -> probe.Answer:
+        key = model.scheme + identity(model)
+        answers[key] = answers.get(key) or probe.answer(frozen, probe.of_model(model))
+        return answers[key]
+
     own = probe.Answer(frozen, frozen.guided)
     models = [stages.of_model("teacher", "teacher", baseline.teacher, lambda: own)]
     with progress("what each pass cost", len(passes)) as task:
@@ -89,8 +98,9 @@ def _passes(
                 model = done.load()
                 models.append(stages.of_model(done.name, done.kind, model, functools.partial(ask, model)))
                 if model.precision and parity is None:
-                    simulated = models[-1].answer or ask(model)
-                    parity = stages.kernels(ask(model.in_float()).guided, simulated.guided, student.guided)
+                    whole, fake, real = ask(model.in_float()).guided, ask(model).guided, student.guided
+                    levels = Quantization(simulated_sqnr_db=sqnr(whole, fake), kernels_sqnr_db=sqnr(whole, real))
+                    parity = levels, stages.kernel_loss(whole, fake, real)
             task.advance()
     with latency.threads(bundle.threads or 1):
         return stages.table(models, progress), parity

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from compress.judge import probe
-from compress.judge.quality import sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, example_inputs, predict
-from compress.model.reference import Progress, identity
+from compress.model.reference import Progress
 from compress.report.figure import against
-from compress.report.parts import Figure, Quantization, Stage
+from compress.report.parts import Figure, Stage
 from compress.report.statistics import bootstrap, interval
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
@@ -75,33 +74,12 @@ def table(models: Sequence[Measured], progress: Progress) -> tuple[Stage, ...]:
     )
 
 
-def asked_once(frozen: probe.Probe) -> Callable[[Denoiser], probe.Answer]:
-    """What asks PyTorch models on a probe: a float net that is asked again, as the one before quantization is, only
-    once.
-    """
-    known: dict[str, probe.Answer] = {}
-
-    def ask(model: Denoiser) -> probe.Answer:
-        if model.precision:
-            return probe.answer(frozen, probe.of_model(model))
-        key = identity(model)
-        if key not in known:
-            known[key] = probe.answer(frozen, probe.of_model(model))
-        return known[key]
-
-    return ask
-
-
-def kernels(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -> tuple[Quantization, Figure]:
-    """(SQNR of simulated and of shipped kernels, `kernel_loss`) on outputs [timesteps,b,…], all against the float
-    student's outputs `whole`. The two are not compared with each other: roundings decorrelate in a deep net.
-    """
-    found = Quantization(simulated_sqnr_db=sqnr(whole, simulated), kernels_sqnr_db=sqnr(whole, shipped))
-    return found, kernel_loss(whole, simulated, shipped)
-
-
 def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -> Figure:
-    """By how many dB the shipped kernels are less exact than simulated ones, as for `kernels`; 0: a faithful export."""
+    """By how many dB the shipped kernels are less exact than simulated ones, on outputs [timesteps,b,…].
+
+    Both against the float student's outputs `whole`, and not against each other: roundings decorrelate in a deep net.
+    0 for a faithful export.
+    """
     axes = (0, *range(2, whole.ndim))
     errors = np.stack([np.square(x - whole).sum(axes) for x in (simulated, shipped)], axis=1).astype(np.float64)
 

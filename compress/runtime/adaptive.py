@@ -51,11 +51,6 @@ class Grid:
         short = len(steps) < 15 or sigma[-1] == 0  # as in compress.diffusion.solvers
         return cls(steps, alpha, sigma, sampling["solver"] == "dpmpp_2m", short)
 
-    def reach(self, begin: int) -> np.ndarray:
-        """α_j − α_i·σ_j/σ_i for every j > i = begin: what the clean estimate weighs in a step to place j."""
-        ratio = self.sigma[begin + 1 :] / self.sigma[begin]
-        return self.alpha[begin + 1 :] - self.alpha[begin] * ratio
-
     def arrive(
         self, sample: np.ndarray, clean: np.ndarray, change: np.ndarray | None, before: int, begin: int, end: int
     ) -> np.ndarray:
@@ -136,7 +131,7 @@ def calibrated_tolerance(path: Path, sampling: Mapping[str, Any], psnr: float) -
 
 def _furthest(grid: Grid, begin: int, change: float, tolerance: float) -> int:
     """The last place before which no step would err by more than the tolerance; at least the next."""
-    reach = grid.reach(begin)
+    reach = grid.alpha[begin + 1 :] - grid.alpha[begin] * (grid.sigma[begin + 1 :] / grid.sigma[begin])
     errors = reach * np.arange(1, len(reach) + 1) / 2 * change
     beyond = np.flatnonzero(errors > tolerance)
     return begin + max(1, int(beyond[0]) if beyond.size else len(reach))

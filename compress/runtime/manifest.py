@@ -80,9 +80,13 @@ def _whole(least: int, most: int = 2**53) -> Check:
     return _if(f"a whole number from {least}", lambda v: type(v) is int and least <= v <= most)
 
 
+def _finite(value: Any, least: float = -1e30) -> bool:
+    return type(value) in (int, float) and least <= value <= 1e30
+
+
 def _number(least: float = -1e30) -> Check:
     what = "a finite number" if least < 0 else f"a finite number from {least:g}"
-    return _if(what, lambda v: type(v) in (int, float) and least <= v <= 1e30)
+    return _if(what, lambda v: _finite(v, least))
 
 
 def _one_of(*values: str) -> Check:
@@ -97,22 +101,14 @@ _tensor = _table({"dtype": _one_of(*DTYPES), "shape": _list(_size, 1)})
 _step = {field.name: _number() for field in fields(Step)}
 _later = {"next_from_earlier": _step.pop("next_from_earlier")}  # as of solvers that look back that far
 _steps = _list(_table(_step, _later, alone=True), 1)
-_pair = _if("two numbers, the smaller first", lambda v: type(v) is list and len(v) == 2)
+_scales = _if(
+    "two finite numbers, the smaller first",
+    lambda v: type(v) is list and len(v) == 2 and all(map(_finite, v)) and v[0] <= v[1],
+)
+_null = _if("a class, or the name of an .npy file", lambda v: type(v) is str or (type(v) is int and 0 <= v < 2**31))
 _sha = _if(
     "64 hexadecimal digits", lambda v: type(v) is str and len(v) == 64 and not set(v.lower()) - set("0123456789abcdef")
 )
-
-
-def _scales(value: Any, key: str) -> None:
-    _pair(value, key)
-    _list(_number())(value, key)
-    _if("two numbers, the smaller first", lambda v: v[0] <= v[1])(value, key)
-
-
-def _null(value: Any, key: str) -> None:
-    _if("a class, or the name of an .npy file", lambda v: type(v) is str or (type(v) is int and 0 <= v < 2**31))(
-        value, key
-    )
 
 
 _guidance = _table(
