@@ -14,9 +14,10 @@ from compress.judge import baseline
 from compress.judge.response import at_scale
 from compress.measure import workers
 from compress.model import reference
-from compress.model.denoiser import Denoiser, draw
+from compress.model.denoiser import Denoiser, draw, guided, predict
 from compress.model.reference import PYTORCH, silent
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_denoiser
+from tests.model.test_noise_classifier import steered
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,12 @@ def test_where_runtimes_differ_pytorch_draws_and_it_is_said() -> None:
 def test_a_classifier_or_a_gpu_draws_in_pytorch() -> None:
     model = make_denoiser(CLASS_CONFIG)
     guidance = model.sampling.guidance.model_copy(update={"kind": "classifier"})
-    steered = dataclasses.replace(model, sampling=model.sampling.model_copy(update={"guidance": guidance}))
+    by_classifier = dataclasses.replace(model, sampling=model.sampling.model_copy(update={"guidance": guidance}))
     elsewhere = dataclasses.replace(model, net=make_denoiser(CLASS_CONFIG).net.to("meta"))
-    assert [baseline.drawer_name(found) for found in (model, steered, elsewhere)] == ["onnxruntime", *["PyTorch"] * 2]
+    assert [baseline.drawer_name(found) for found in (model, by_classifier, elsewhere)] == [
+        "onnxruntime",
+        *["PyTorch"] * 2,
+    ]
 
 
 def test_samples_of_onnxruntime_are_kept_and_drawn_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +123,17 @@ def test_samples_of_onnxruntime_are_kept_and_drawn_on_all_cores(monkeypatch: pyt
     drawn = reference.draw_kept(model, 25, 0, lambda: pytest.fail("no data are needed"), silent, "", drawer)
     assert len(list(reference.kept_folder(model, "onnxruntime").iterdir())) == 1
     assert_close_db(draw(model, drawn.noise, drawn.conditions).numpy(), drawn.samples.numpy(), baseline.EQUAL_DB)
+
+
+def test_a_classifiers_gradient_is_followed_beside_the_graph(tmp_path: Path) -> None:
+    model = steered(tmp_path)
+    sample, _, conditions = inputs_for(model)
+    given = {name: value.numpy() for name, value in conditions.items()}
+    found, when = kept(model), torch.full((len(sample),), 499)
+    wanted = guided(model, sample, when, conditions)
+    assert_close_db(wanted.numpy(), found.guided.guided(sample.numpy(), 499, given), 80)
+    assert_close_db(wanted.numpy(), found.evaluate(sample.numpy(), 0, 499, given), 80)
+    plain = found.bundle.guided(sample.numpy(), 499, given)
+    assert_close_db(predict(model, sample, when, conditions).numpy(), plain, 80)
+    samples = found.draw(model, sample, conditions, lambda _: None)
+    assert_close_db(draw(model, sample, conditions).numpy(), samples.numpy(), baseline.EQUAL_DB)
