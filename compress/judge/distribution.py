@@ -5,12 +5,13 @@ the teacher drew from *other* noise. n ≥ 20·d is a fair rule for all that est
 Raises ValueError for features that are not [n,d], not finite, too few or of two widths.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
+from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline, make_union
@@ -21,6 +22,7 @@ from compress.report.statistics import Interval, wilson
 PARTS = (1, 2, 4)  # into how many parts the Fréchet distance's extrapolation cuts the samples
 SQUARED = 32  # principal components whose products the two-sample classifier sees; more cost much and add little
 MEMORY = 128  # MiB for a block of distances
+QUANTILE = 0.01  # of distances of held-out items, below which a sample counts as memorised
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -32,7 +34,9 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     At least 2 items each.
     """
     x, y = _checked(2, x, y)
-    return _frechet(x, y)
+    (mean_x, a), (mean_y, b) = _moments(x), _moments(y)
+    spread = np.square(a).sum() + np.square(b).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return max(0.0, float(np.square(mean_x - mean_y).sum() + spread))
 
 
 def frechet_infinity(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
@@ -47,42 +51,31 @@ def frechet_infinity(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     random = np.random.default_rng(seed)
     # own permutations: a part must not hold the pairs of one noise, should x and y be paired after all
     x, y = x[random.permutation(len(x))], y[random.permutation(len(y))]
-    distances = [
-        np.mean([_frechet(*part) for part in zip(np.array_split(x, parts), np.array_split(y, parts), strict=True)])
-        for parts in PARTS
-    ]
+    distances = [np.mean([*map(frechet_distance, np.array_split(x, n), np.array_split(y, n))]) for n in PARTS]
     return float(np.polynomial.polynomial.polyfit(PARTS, distances, 1)[0])
 
 
-class KernelDistance:
-    """Squared maximum mean discrepancy of x [n,d] and y [m,d], its kernel matrices computed once.
+def kernel_distances(
+    xs: Sequence[np.ndarray], y: np.ndarray, weights_x: np.ndarray | None = None, weights_y: np.ndarray | None = None
+) -> np.ndarray:
+    """Squared maximum mean discrepancies of each of xs [n,d] and y [m,d], the first line of all items, [1+rounds, xs].
 
-    The kernel is k(a,b) = (a·b/d + 1)³ (Bińkowski et al. 2018, section 4). Holds 8·(n² + m² + n·m) bytes:
-    600 MB for 5,000 items each. At least 2 items each.
+    The unbiased estimate of Gretton et al. 2012, eq. 3, with the kernel (a·b/d + 1)³ of Bińkowski et al. 2018, section
+    4; may be negative. weights_x [rounds, n], weights_y [rounds, m]: how often each item occurs in a resample. Pairs of
+    an item with its own copy are left out, so that the replicates scatter about the estimate. Where x and y have one
+    distribution they scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
+    Holds 8·(n² + m² + n·m) bytes: 600 MB for 5,000 items each. At least 2 items each.
     """
-
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        x, y = _checked(2, x, y)
-        self._within_x, self._within_y, self._between = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-        np.fill_diagonal(self._within_x, 0)  # pairs of *different* items alone: that is what makes it unbiased
-        np.fill_diagonal(self._within_y, 0)
-
-    def value(self, weights_x: np.ndarray | None = None, weights_y: np.ndarray | None = None) -> np.ndarray:
-        """The unbiased estimate (Gretton et al. 2012, eq. 3), or its value [rounds] for resamples; may be negative.
-
-        weights_x [rounds, n], weights_y [rounds, m]: how often each item occurs. Pairs of an item with its own
-        copy are left out, so that the replicates scatter about the estimate. Where x and y have one distribution
-        they scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
-        """
-        weights_x = np.ones(len(self._within_x)) if weights_x is None else weights_x
-        weights_y = np.ones(len(self._within_y)) if weights_y is None else weights_y
-        between = (weights_x @ self._between * weights_y).sum(-1) / (weights_x.sum(-1) * weights_y.sum(-1))
-        return _distinct(self._within_x, weights_x) + _distinct(self._within_y, weights_y) - 2 * between
-
-
-def kid(x: np.ndarray, y: np.ndarray) -> float:
-    """Kernel distance of all items of x [n,d] and y [m,d], without subsets; unbiased. Bińkowski et al. 2018."""
-    return float(KernelDistance(x, y).value())
+    *xs, y = _checked(2, *xs, y)
+    weights_x, weights_y = (
+        np.concatenate([np.ones((1, len(items))), *([] if more is None else [more])])
+        for items, more in ((xs[0], weights_x), (y, weights_y))
+    )
+    within_y, found = _within(y, weights_y), []
+    for x in xs:
+        between = (weights_x @ polynomial_kernel(x, y) * weights_y).sum(-1) / (weights_x.sum(-1) * weights_y.sum(-1))
+        found.append(_within(x, weights_x) + within_y - 2 * between)
+    return np.stack(found, axis=-1)
 
 
 def density_coverage(generated: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +169,7 @@ def nearest_distances(x: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def memorised(
-    generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = 0.01
+    generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = QUANTILE
 ) -> tuple[np.ndarray, float]:
     """(whether each generated item is closer to training than new real items are, bool [n]; the threshold).
 
@@ -214,21 +207,8 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, vectors * np.sqrt(np.maximum(values, 0))  # zeros come out slightly negative
 
 
-def _frechet(x: np.ndarray, y: np.ndarray) -> float:
-    (mean_x, a), (mean_y, b) = _moments(x), _moments(y)
-    spread = np.square(a).sum() + np.square(b).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
-    return max(0.0, float(np.square(mean_x - mean_y).sum() + spread))
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    kernel: Any = x @ y.T
-    kernel /= x.shape[1]
-    kernel += 1
-    for row in kernel:  # row by row: no second matrix in memory
-        row *= row * row
-    return kernel
-
-
-def _distinct(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean of the kernel over pairs of different items; its diagonal is zero."""
+def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean of the kernel over pairs of *different* items: that is what makes it unbiased."""
+    kernel = polynomial_kernel(x)
+    np.fill_diagonal(kernel, 0)
     return (weights @ kernel * weights).sum(-1) / (weights.sum(-1) ** 2 - np.square(weights).sum(-1))

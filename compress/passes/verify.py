@@ -9,7 +9,7 @@ The reference samples are drawn once and kept.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,15 +17,19 @@ from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
-from compress.judge import cost, decision, images, judging, probed, soundness
+from compress.judge import cost, decision, images, metrics, probed, soundness, yardsticks
 from compress.judge import forecast as predicted
-from compress.judge.decision import Cost, Distributional, Metric
+from compress.judge.features import LEAST
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report
 from compress.runtime import Bundle
 from compress.settings import File, Many
 
+if TYPE_CHECKING:
+    Metric = str
+else:
+    Metric = Literal[(*metrics.METRICS, "sampling_error", "kernel_loss", *decision.COSTS)]
 NOT_FINITE = "not every sample of the student is finite"
 
 
@@ -74,12 +78,12 @@ class Config(PassConfig):
 
     @model_validator(mode="after")
     def _gates(self) -> "Config":
-        alone = [name for name, gate in self.gates.items() if name in get_args(Cost) and gate.margin is not None]
+        alone = [name for name, gate in self.gates.items() if name in decision.COSTS and gate.margin is not None]
         if alone:
             raise ValueError(f"a gate on {alone[0]} takes no margin; give min or max")
-        asked = [name for name in self.gates if name in get_args(Distributional)]
-        if asked and min(self.samples, self.reference or self.samples) < judging.LEAST:
-            raise ValueError(f"a gate on {asked[0]} needs at least {judging.LEAST} samples and references")
+        asked = [name for name in self.gates if name in metrics.lacking("others")]
+        if asked and min(self.samples, self.reference or self.samples) < LEAST:
+            raise ValueError(f"a gate on {asked[0]} needs at least {LEAST} samples and references")
         return self
 
 
@@ -96,7 +100,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         return context.progress(f"{context.name}: {title}", total)
 
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline")
-    judged = judging.Judging(
+    measured_with = yardsticks.Yardsticks(
         context.dataset,
         context.data,
         config.features,
@@ -107,17 +111,17 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.seed,
     )
     reference = config.reference or config.samples
-    drawn = images.measure(judged, bundle, baseline, config.samples, reference, config.guidance_scales)
+    drawn = images.measure(measured_with, bundle, baseline, config.samples, reference, config.guidance_scales)
     if not drawn.finite:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.rounds, config.batches, config.torch_compile, config.starts, progress)
-    sound = soundness.figures(drawn.samples, bundle)  # after all else: what was judged is what is there
+    sound = soundness.figures(drawn.sets.student, bundle)  # after all else: what was judged is what is there
     quality = answers.quality | drawn.quality
     figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
     left_out = drawn.left_out | answers.left_out
     left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
-    gates = _decide(figures, left_out, config, judged, context.name)
+    gates = _decide(figures, left_out, config, measured_with, context.name)
     report = Report(
         format=FORMAT,
         recipe=context.recipe,
@@ -125,12 +129,12 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         gates=gates,
         **vars(costs),
         quality=quality,
-        unmeasured=judged.reasons() | left_out,
+        unmeasured=measured_with.reasons() | left_out,
         spaces=drawn.spaces,
         probe=answers.curve,
         guidance=drawn.guidance,
         by_class=drawn.by_class,
-        few_steps=judged.few_steps(teacher, drawn.others, config.few_steps, costs),
+        few_steps=measured_with.few_steps(teacher, drawn.others, config.few_steps, costs),
         stages=answers.stages,
         quantization=answers.quantization,
         reference=drawn.reference,
@@ -175,12 +179,12 @@ def _decide(
     figures: Mapping[str, Sequence[Figure]],
     left_out: Mapping[str, str],
     config: Config,
-    judged: judging.Judging,
+    measured_with: yardsticks.Yardsticks,
     name: str,
 ) -> tuple[Decision, ...]:
     """The recipe's gates, and those that always hold, on what was measured. Raises VerifyError."""
     gates = {metric: gate.model_dump() for metric, gate in config.gates.items()}
     unknown = [metric for metric in gates if metric not in figures and metric not in left_out]
     if unknown:
-        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
+        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {measured_with.why_not(unknown[0])}")
     return decision.decide(figures, decision.with_always(gates, {*figures, *left_out}), left_out)

@@ -177,14 +177,10 @@ class Side(Part):
 
 
 class Space(Part):
-    """Distances in one feature space. enough: there are samples enough for its dimension.
-
-    real_halves: the Fréchet distance of one half of the real images to the other, to infinity: what 0 looks like.
-    """
+    """Distances in one feature space. enough: there are samples enough for its dimension."""
 
     dimension: int
     enough: bool
-    real_halves: float | None
     metrics: dict[str, Figure]
 
 

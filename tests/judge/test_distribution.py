@@ -12,12 +12,11 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from compress.judge.distribution import (
-    KernelDistance,
     class_variance,
     density_coverage,
     frechet_distance,
     frechet_infinity,
-    kid,
+    kernel_distances,
     memorised,
     nearest_distances,
     two_sample_accuracy,
@@ -139,6 +138,10 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
     return float((a @ b / len(a) + 1) ** 3)
 
 
+def kid(x: np.ndarray, y: np.ndarray) -> float:
+    return float(kernel_distances([x], y)[0, 0])
+
+
 def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
     """Bińkowski et al. 2018 / Gretton et al. 2012, eq. 3, term by term."""
     n, m = len(x), len(y)
@@ -181,8 +184,8 @@ def test_kid_is_unbiased(mean, spread):
 def test_weights_are_repetitions_whose_own_copies_do_not_meet():
     x, y = normal(6, 3), normal(8, 3, seed=1) + 1
     index, other = resample(6, 8, rounds=3, seed=2)
-    distance = KernelDistance(x, y)
-    found = distance.value(multiplicities(index, 6), multiplicities(other, 8))
+    first, *found = kernel_distances([x], y, multiplicities(index, 6), multiplicities(other, 8))[:, 0]
+    assert first == pytest.approx(kid(x, y))
 
     def within(items: np.ndarray, drawn: np.ndarray) -> float:
         pairs = [(a, b) for a in drawn for b in drawn if a != b]
@@ -191,7 +194,8 @@ def test_weights_are_repetitions_whose_own_copies_do_not_meet():
     for value, i, j in zip(found, index, other, strict=True):
         between = np.mean([kernel(a, b) for a in x[i] for b in y[j]])
         assert value == pytest.approx(within(x, i) + within(y, j) - 2 * between)
-    assert distance.value(np.ones((2, 6)), np.ones((2, 8))) == pytest.approx(np.full(2, kid(x, y)))
+    both = kernel_distances([x, x + 1], y, np.ones((2, 6)), np.ones((2, 8)))
+    assert both == pytest.approx(np.tile([kid(x, y), kid(x + 1, y)], (3, 1)))
 
 
 @pytest.mark.parametrize("shift, least, most", [(0.4, 0.90, 0.99), (0.0, 0.95, 1.0)])
@@ -201,9 +205,9 @@ def test_kid_interval_covers_the_truth(shift, least, most):
     truth = kid_of_gaussians(shift, 1, 3)
     held = 0
     for seed in range(200):
-        distance = KernelDistance(random.standard_normal((100, 3)) + shift, random.standard_normal((100, 3)))
+        x, y = random.standard_normal((100, 3)) + shift, random.standard_normal((100, 3))
         index, other = resample(100, 100, rounds=200, seed=seed)
-        low, high = interval(distance.value(multiplicities(index, 100), multiplicities(other, 100)))
+        low, high = interval(kernel_distances([x], y, multiplicities(index, 100), multiplicities(other, 100))[1:, 0])
         held += low <= truth <= high
     assert least <= held / 200 <= most
 
