@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.utils import check_array, check_X_y
 
 from compress.report.statistics import Interval, wilson
 
@@ -26,12 +27,11 @@ QUANTILE = 0.01  # of distances of held-out items, below which a sample counts a
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of the Gaussians with the moments of x [n,d] and y [m,d].
+    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of the moments of x [n,d] and y [m,d], at least 2 items each.
 
     Heusel et al. 2017, eq. 6; Dowson & Landau 1982. The last trace is the sum of the singular values of AᵀB where
     Σx = AAᵀ and Σy = BBᵀ, which stays real and exact where a covariance is singular (n ≤ d, constant features).
     Biased upwards, in proportion to 1/n and 1/m: compare at equal n alone, or use `frechet_infinity`.
-    At least 2 items each.
     """
     x, y = _checked(2, x, y)
     (mean_x, a), (mean_y, b) = _moments(x), _moments(y)
@@ -42,10 +42,10 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 def frechet_infinity(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     """The Fréchet distance extrapolated to infinitely many items of x [n,d] and of y [m,d]; may be negative.
 
-    Chong & Forsyth 2020: the bias is linear in 1/n, so a line through distances at several n meets
-    1/n = 0 at the unbiased value. Here x and y are both cut into 1, 2 and 4 parts, at random by `seed`; at each
-    number of parts the distances between parts are averaged, so that every item counts, and the bias of *both*
-    sides grows with the number of parts. Raises ValueError if n or m is under 8·d: smaller parts leave the line.
+    Chong & Forsyth 2020: the bias is linear in 1/n, so a line through distances at several n meets 1/n = 0 at the
+    unbiased value. Here both are cut into 1, 2 and 4 parts, at random by `seed`, and the distances between parts are
+    averaged, so that every item counts and the bias of *both* sides grows with the number of parts. Raises ValueError
+    if n or m is under 8·d: smaller parts leave the line.
     """
     x, y = _checked(8 * np.shape(x)[-1], x, y)
     random = np.random.default_rng(seed)
@@ -55,36 +55,33 @@ def frechet_infinity(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     return float(np.polynomial.polynomial.polyfit(PARTS, distances, 1)[0])
 
 
-def kernel_distances(
-    xs: Sequence[np.ndarray], y: np.ndarray, weights_x: np.ndarray | None = None, weights_y: np.ndarray | None = None
-) -> np.ndarray:
-    """Squared maximum mean discrepancies of each of xs [n,d] and y [m,d], the first line of all items, [1+rounds, xs].
+def kernel_distances(xs: Sequence[np.ndarray], y: np.ndarray, index: np.ndarray, index_y: np.ndarray) -> np.ndarray:
+    """Squared maximum mean discrepancies of each of xs [n,d] and y [m,d], first of all items, [1+rounds, xs].
 
     The unbiased estimate of Gretton et al. 2012, eq. 3, with the kernel (a·b/d + 1)³ of Bińkowski et al. 2018, section
-    4; may be negative. weights_x [rounds, n], weights_y [rounds, m]: how often each item occurs in a resample. Pairs of
-    an item with its own copy are left out, so that the replicates scatter about the estimate. Where x and y have one
-    distribution they scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
+    4; may be negative. index [rounds, n], index_y [rounds, m]: the items of each resample. Pairs of an item with its
+    own copy are left out, so that the replicates scatter about the estimate. Where x and y have one distribution they
+    scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
     Holds 8·(n² + m² + n·m) bytes: 600 MB for 5,000 items each. At least 2 items each.
     """
     *xs, y = _checked(2, *xs, y)
-    weights_x, weights_y = (
-        np.concatenate([np.ones((1, len(items))), *([] if more is None else [more])])
-        for items, more in ((xs[0], weights_x), (y, weights_y))
+    weights, weights_y = (
+        np.stack([np.bincount(row, minlength=len(items)) for row in (np.arange(len(items)), *drawn)]).astype(float)
+        for items, drawn in ((xs[0], index), (y, index_y))
     )
     within_y, found = _within(y, weights_y), []
     for x in xs:
-        between = (weights_x @ polynomial_kernel(x, y) * weights_y).sum(-1) / (weights_x.sum(-1) * weights_y.sum(-1))
-        found.append(_within(x, weights_x) + within_y - 2 * between)
+        between = (weights @ polynomial_kernel(x, y) * weights_y).sum(-1) / (weights.sum(-1) * weights_y.sum(-1))
+        found.append(_within(x, weights) + within_y - 2 * between)
     return np.stack(found, axis=-1)
 
 
 def density_coverage(generated: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """(density of each generated item, float64 [n]; whether each real item is covered, bool [m]).
 
-    The means are the two figures of Naeem et al. 2020, section 3. A real item's ball reaches to its k-th nearest
-    other real item; an item's density is the number of balls it lies in, divided by k (1 on average where the
-    distributions agree); a real item is covered if a generated one lies in its ball (1 − 2⁻ᵏ where they agree and
-    n = m). Raises ValueError unless 1 ≤ k < m.
+    The means are the two figures of Naeem et al. 2020, section 3. A real item's ball reaches to its k-th nearest other
+    real item; an item's density is the number of balls it lies in, ÷ k (1 on average where the distributions agree); a
+    real item is covered if a generated one lies in its ball (1 − 2⁻ᵏ where they agree and n = m). 1 ≤ k < m.
     """
     generated, real = _checked(1, generated, real)
     if not 1 <= k < len(real):
@@ -106,8 +103,7 @@ def two_sample_accuracy(x: np.ndarray, y: np.ndarray, folds: int = 5, seed: int 
     The classifier two-sample test of Lopez-Paz & Oquab 2017: a mean of 0.5 says that x [n,d] and y [n,d] cannot be
     told apart. A logistic regression on the features, and on the squares and products of their first 32 principal
     components, sees shifts of the mean, of the spread and of the correlations. Items that are paired across x and y
-    hide the difference. For the interval of the mean see `two_sample_interval`. Raises ValueError if the counts
-    differ (0.5 would not be chance) or are below `folds`.
+    hide the difference. Raises ValueError if the counts differ (0.5 would not be chance) or are below `folds`.
     """
     x, y = _checked(max(folds, 2), x, y)
     if len(x) != len(y):
@@ -134,8 +130,7 @@ def two_sample_interval(right: np.ndarray) -> Interval:
 def vendi(x: np.ndarray) -> float:
     """The effective number of different items in x [n,d], from 1 to min(n, d). Friedman & Dieng 2023, def. 3.1.
 
-    exp of the entropy of the eigenvalues of K/n, K the cosine similarities [n,n]; X̂ᵀX̂/n [d,d] has the same
-    eigenvalues. Raises ValueError for an item of zeros, which has no direction.
+    exp of the entropy of the eigenvalues of K/n, K the cosine similarities [n,n]; X̂ᵀX̂/n [d,d] has the same ones.
     """
     (x,) = _checked(1, x)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
@@ -150,11 +145,9 @@ def vendi(x: np.ndarray) -> float:
 def class_variance(x: np.ndarray, labels: np.ndarray) -> float:
     """Total variance within a class (trace of its covariance) of x [n,d], averaged over the classes in labels [n].
 
-    Falls where guidance or distillation costs diversity. Raises ValueError if a class has a single item.
+    Falls where guidance or distillation costs diversity.
     """
-    (x,) = _checked(2, x)
-    if np.shape(labels) != (len(x),):
-        raise ValueError(f"{len(x)} items need as many labels; got {np.shape(labels)}")
+    x, labels = check_X_y(x, labels, dtype=np.float64, ensure_min_samples=2)
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise ValueError(f"class {classes[counts.argmin()]} has a single item, which has no variance")
@@ -176,8 +169,7 @@ def memorised(
     The threshold is the `quantile` of the held-out items' distances to their nearest training items: a model that
     draws new items as reality does is below it with that share. More says that it copies, or that it keeps to the
     dense parts of the data; so hold a student's share against its teacher's. After Meehan et al. 2020, who compare
-    the same two sets of distances by their ranks. Raises ValueError if there are too few held-out items for the
-    quantile: quantile · count ≥ 1.
+    the same two sets of distances by their ranks. Raises ValueError unless quantile · count of held-out items ≥ 1.
     """
     (held_out,) = _checked(1, held_out)
     if not 0 < quantile < 1 or quantile * len(held_out) < 1:
@@ -188,12 +180,7 @@ def memorised(
 
 def _checked(least: int, *features: np.ndarray) -> list[np.ndarray]:
     """The features as float64 [n,d], n ≥ least, all of one d. Raises ValueError."""
-    arrays: list[np.ndarray] = [np.asarray(values, dtype=np.float64) for values in features]
-    for array in arrays:
-        if array.ndim != 2 or not array.shape[1] or not np.isfinite(array).all():
-            raise ValueError(f"features should be finite and [n,d]; got {list(array.shape)}")
-        if len(array) < least:
-            raise ValueError(f"{len(array)} items are too few; at least {least} are needed")
+    arrays: list[np.ndarray] = [check_array(one, dtype=np.float64, ensure_min_samples=least) for one in features]
     if len({array.shape[1] for array in arrays}) > 1:
         raise ValueError(f"features differ in width: {', '.join(str(array.shape[1]) for array in arrays)}")
     return arrays

@@ -1,7 +1,7 @@
 """A student's images beside its teacher's: drawn, measured, and said in parts of the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,18 +66,18 @@ def measure(
         few, other = pairs[:AGAIN], baseline.draw if yardsticks.engine is PYTORCH else PYTORCH.draw
         again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
     sets = yardsticks.sets(pairs, ours, again)
-    if not finite:
-        return Images(sets, rest, finite, reference, quality)
-    return Images(
-        sets,
-        rest,
-        finite,
-        reference,
-        metrics.figures(sets) | quality,
-        left_out,
-        yardsticks.spaces(pairs, rest, ours),
-        metrics.by_class(sets),
-        _response(yardsticks, teacher, bundle, scales),
+    found = Images(sets, rest, finite, reference, quality)
+    return (
+        found
+        if not finite
+        else replace(
+            found,
+            quality=metrics.figures(sets) | quality,
+            left_out=left_out,
+            spaces=yardsticks.spaces(pairs, rest, ours),
+            by_class=metrics.by_class(sets),
+            guidance=_response(yardsticks, teacher, bundle, scales),
+        )
     )
 
 

@@ -16,7 +16,7 @@ from compress.judge import distribution, quality
 from compress.judge.features import LEAST
 from compress.report.figure import against, beside
 from compress.report.parts import Better, ClassAccuracy, Figure
-from compress.report.statistics import bootstrap, bootstrap_mean, estimated, interval, multiplicities, resample, wilson
+from compress.report.statistics import bootstrap, bootstrap_mean, estimated, interval, resample, wilson
 
 KERNEL_ITEMS = 3000  # kernel matrices are square: more items take memory and change little
 Perhaps = Any  # an array, or None where there is none or too little of it
@@ -59,15 +59,13 @@ class Sets:
     @cached_property
     def to_training(self) -> tuple[np.ndarray, np.ndarray]:
         """Fréchet distances of student, twin and as many others to the training images: [3], replicates [rounds,3]."""
-        n = len(self.student)
-        sets, training = (*self.sides, self.others[:n]), self.training
+        drawn, training = (*self.sides, self.others[: len(self.student)]), self.training
 
-        def distances(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
-            reference = training[k]
-            drawn = [x[at] for x, at in zip(sets, (i, i, j), strict=True)]
-            return np.array([distribution.frechet_infinity(x, reference) for x in drawn])
+        def distances(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> list[float]:
+            items = zip(drawn, (i, i, j), strict=True)
+            return [distribution.frechet_infinity(x[at], training[k]) for x, at in items]
 
-        return estimated(distances, n, len(sets[2]), len(training), rounds=self.rounds)
+        return estimated(distances, *map(len, (*drawn[1:], training)), rounds=self.rounds)
 
 
 def figures(sets: Sets) -> dict[str, Figure]:
@@ -96,10 +94,11 @@ def by_class(sets: Sets) -> tuple[ClassAccuracy, ...]:
     return tuple(rows)
 
 
-def paired_means(student: np.ndarray, twin: np.ndarray, better: Better, rounds: int) -> Figure:
-    """The mean of `student` [n] beside that of `twin` [n], item by item of the same noise."""
-    replicates = bootstrap(lambda i: np.array([student[i].mean(), twin[i].mean()]), len(student), rounds=rounds)
-    return beside((student.mean(), twin.mean()), replicates, better, len(student))
+def paired_means(sides: Sequence[np.ndarray], better: Better, rounds: int) -> Figure:
+    """The mean of the student's values [n] beside that of the twin's, item by item of the same noise."""
+    values = np.stack(sides, axis=1).astype(float)
+    replicates = bootstrap(lambda i: values[i].mean(axis=0), len(values), rounds=rounds)
+    return beside(values.mean(axis=0), replicates, better, len(values))
 
 
 # How a figure is made of sets.
@@ -123,8 +122,7 @@ def of_items(values: Callable[[Sets], Sequence[np.ndarray]]) -> Measure:
     """Of a value of each item of both sides; the figure is their mean."""
 
     def figure(sets: Sets, better: Better) -> Figure:
-        student, twin = (np.asarray(side, float) for side in values(sets))
-        return paired_means(student, twin, better, sets.rounds)
+        return paired_means(values(sets), better, sets.rounds)
 
     return figure
 
@@ -160,19 +158,17 @@ def _class_agreement(sets: Sets, better: Better) -> Figure:
 
 
 def _class_accuracy(sets: Sets, better: Better) -> Figure:
-    student, twin = (own == sets.labels for own in sets.classes)
+    right = [own == sets.labels for own in sets.classes]
     # a bootstrap of a share of 0 or 1 has no width; Wilson's interval has
-    ends, (low, high) = (wilson(int(right.sum()), len(right)) for right in (student, twin))
-    figure = paired_means(student.astype(float), twin.astype(float), better, rounds=1000)
-    return figure.model_copy(update={"interval": ends, "floor": (high - low) / 2})
+    ends, (low, high) = (wilson(int(side.sum()), len(side)) for side in right)
+    return paired_means(right, better, 1000).model_copy(update={"interval": ends, "floor": (high - low) / 2})
 
 
 def _kid(sets: Sets, better: Better) -> Figure:
     (student, twin), others = (x[:KERNEL_ITEMS] for x in sets.sides), sets.others[:KERNEL_ITEMS]
-    counts = len(student), len(others)
-    weights = map(multiplicities, resample(*counts, rounds=sets.rounds), counts)
-    found = distribution.kernel_distances((student, twin), others, *weights)
-    return beside(found[0], found[1:], better, counts[0])
+    index = resample(len(student), len(others), rounds=sets.rounds)
+    estimates, *replicates = distribution.kernel_distances((student, twin), others, *index)
+    return beside(estimates, np.stack(replicates), better, len(student))
 
 
 def _two_sample(sets: Sets, better: Better) -> Figure:

@@ -48,11 +48,15 @@ class Yardsticks:
         """The data set, if the recipe has one."""
         return None if self.data is None else self.load()
 
+    @property
+    def labelled(self) -> Dataset | None:
+        """The data set, if it has labels."""
+        return self.dataset if self.dataset is not None and "class_labels" in self.dataset.conditions else None
+
     @cached_property
     def classifier(self) -> Classifier | None:
         """What names images; None without labels."""
-        labelled = self.dataset is not None and "class_labels" in self.dataset.conditions
-        return train_classifier(self.dataset) if labelled and self.dataset is not None else None
+        return None if self.labelled is None else train_classifier(self.labelled)
 
     @property
     def believed(self) -> Classifier | None:
@@ -113,8 +117,8 @@ class Yardsticks:
         """One's own, the trained classifier where there are labels and it can be believed, random networks, pixels."""
         reference = self.real.get("training", others)
         spaces = [load_extractor(path, others.shape[1:], self.allow_pickle) for path in self.extractors]
-        if self.dataset is not None and "class_labels" in self.dataset.conditions:
-            trained, accuracy = classifier_space(self.dataset)
+        if self.labelled is not None:
+            trained, accuracy = classifier_space(self.labelled)
             spaces += [trained] if accuracy >= self.accuracy else []
         return [*spaces, random_space(reference), pixel_space(reference)]
 

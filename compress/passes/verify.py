@@ -17,9 +17,10 @@ from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
-from compress.judge import cost, decision, images, metrics, probed, soundness, yardsticks
+from compress.judge import cost, decision, images, metrics, probed, yardsticks
 from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
+from compress.judge.soundness import finite_output, listed_files
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report
@@ -116,7 +117,8 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.rounds, config.batches, config.torch_compile, config.starts, progress)
-    sound = soundness.figures(drawn.sets.student, bundle)  # after all else: what was judged is what is there
+    # after all else: what was judged is what is there
+    sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
     figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
     left_out = drawn.left_out | answers.left_out

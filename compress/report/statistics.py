@@ -27,11 +27,6 @@ def resample(*counts: int, rounds: int = ROUNDS, seed: int = 0) -> tuple[np.ndar
     )
 
 
-def multiplicities(index: np.ndarray, count: int) -> np.ndarray:
-    """How often each of `count` items occurs in each resample: [rounds, n] → float64 [rounds, count]."""
-    return np.stack([np.bincount(row, minlength=count) for row in index]).astype(np.float64)
-
-
 def bootstrap(statistic: Callable[..., Any], *counts: int, rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
     """`statistic` of every resample, [rounds, ...]; it is given one index array [count] for each of the `counts`."""
     indices = resample(*counts, rounds=rounds, seed=seed)

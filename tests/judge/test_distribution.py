@@ -23,7 +23,7 @@ from compress.judge.distribution import (
     two_sample_interval,
     vendi,
 )
-from compress.report.statistics import bootstrap, interval, multiplicities, recentred, resample
+from compress.report.statistics import bootstrap, interval, recentred, resample
 
 
 def normal(count: int, width: int = 6, seed: int = 0) -> np.ndarray:
@@ -139,7 +139,8 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kid(x: np.ndarray, y: np.ndarray) -> float:
-    return float(kernel_distances([x], y)[0, 0])
+    none = np.empty((0, 0), int)
+    return float(kernel_distances([x], y, none, none)[0, 0])
 
 
 def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
@@ -184,7 +185,7 @@ def test_kid_is_unbiased(mean, spread):
 def test_weights_are_repetitions_whose_own_copies_do_not_meet():
     x, y = normal(6, 3), normal(8, 3, seed=1) + 1
     index, other = resample(6, 8, rounds=3, seed=2)
-    first, *found = kernel_distances([x], y, multiplicities(index, 6), multiplicities(other, 8))[:, 0]
+    first, *found = kernel_distances([x], y, index, other)[:, 0]
     assert first == pytest.approx(kid(x, y))
 
     def within(items: np.ndarray, drawn: np.ndarray) -> float:
@@ -194,7 +195,7 @@ def test_weights_are_repetitions_whose_own_copies_do_not_meet():
     for value, i, j in zip(found, index, other, strict=True):
         between = np.mean([kernel(a, b) for a in x[i] for b in y[j]])
         assert value == pytest.approx(within(x, i) + within(y, j) - 2 * between)
-    both = kernel_distances([x, x + 1], y, np.ones((2, 6)), np.ones((2, 8)))
+    both = kernel_distances([x, x + 1], y, np.tile(np.arange(6), (2, 1)), np.tile(np.arange(8), (2, 1)))
     assert both == pytest.approx(np.tile([kid(x, y), kid(x + 1, y)], (3, 1)))
 
 
@@ -207,7 +208,7 @@ def test_kid_interval_covers_the_truth(shift, least, most):
     for seed in range(200):
         x, y = random.standard_normal((100, 3)) + shift, random.standard_normal((100, 3))
         index, other = resample(100, 100, rounds=200, seed=seed)
-        low, high = interval(kernel_distances([x], y, multiplicities(index, 100), multiplicities(other, 100))[1:, 0])
+        low, high = interval(kernel_distances([x], y, index, other)[1:, 0])
         held += low <= truth <= high
     assert least <= held / 200 <= most
 
@@ -345,31 +346,31 @@ def test_copies_are_found():
 @pytest.mark.parametrize("measure", [frechet_distance, frechet_infinity, kid, density_coverage, two_sample_accuracy])
 def test_unusable_features_are_named(measure):
     good = normal(60)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="NaN"):
         measure(np.where(good > 2, np.nan, good), good)
-    with pytest.raises(ValueError, match=r"\[n,d\]"):
+    with pytest.raises(ValueError, match="2D array"):
         measure(good[:, 0], good)
     with pytest.raises(ValueError, match="width"):
         measure(good[:, :3], good)
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(ValueError, match="minimum of"):
         measure(good[:0], good)
 
 
 def test_too_few_items_are_named():
     x = normal(40)
-    with pytest.raises(ValueError, match="at least 48"):
+    with pytest.raises(ValueError, match="minimum of 48"):
         frechet_infinity(x, x)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="minimum of 2"):
         kid(x[:1], x)
     with pytest.raises(ValueError, match="k must be from 1 to 39"):
         density_coverage(x, x, k=40)
     with pytest.raises(ValueError, match="equally many"):
         two_sample_accuracy(x, x[:30])
-    with pytest.raises(ValueError, match="at least 5"):
+    with pytest.raises(ValueError, match="minimum of 5"):
         two_sample_accuracy(x[:4], x[:4])
     with pytest.raises(ValueError, match="class 7 has a single item"):
         class_variance(x, np.array([7] + [1] * 39))
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="inconsistent"):
         class_variance(x, np.zeros(39))
     with pytest.raises(ValueError, match="zeros"):
         vendi(np.zeros((3, 2)))

@@ -120,7 +120,7 @@ def test_floor_is_half_the_spread_of_the_teachers_own_figure() -> None:
 
 def test_paired_means_see_small_differences_of_noisy_items() -> None:
     noise = np.random.default_rng(1).standard_normal(4000)
-    figure = paired_means(noise + 0.2, noise, "more", 500)
+    figure = paired_means([noise + 0.2, noise], "more", 500)
     assert figure.excess == pytest.approx(0.2) and figure.excess_interval == pytest.approx((0.2, 0.2))
     assert figure.resolved and figure.floor == pytest.approx(1.96 / 4000**0.5, rel=0.15)
 
