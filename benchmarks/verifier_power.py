@@ -37,6 +37,7 @@ from compress.model.reference import Drawn, Progress, draw_kept, silent
 from compress.pipeline import checkpoint
 from compress.recipe.inputs import Inputs, Options, digest
 from compress.recipe.recipe import read
+from compress.report.report import pooled
 from compress.report.statistics import wilson
 from compress.runtime import Bundle
 
@@ -166,7 +167,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
         quality["sampling_error"] = probe.sampling_error(bundle, given.context.teacher())
     spaces = given.judged.spaces(pairs, others, ours)
-    figures = decision.pooled(quality, spaces)
+    figures = pooled(quality, spaces)
     decisions = decision.decide(figures, limits(), left_out)
     return {
         "verdict": decision.verdict(decisions),

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from compress.report.parts import Decision, Figure, Kind, Space, Verdict
+from compress.report.parts import Decision, Figure, Kind, Verdict
 
 COSTS = (
     "params",
@@ -35,15 +35,6 @@ ALWAYS: Mapping[str, Mapping[Kind, float]] = {
     "sampling_error": {"max": 1e-5},
     "kernel_loss": {"max": 1.0},
 }
-
-
-def pooled(quality: Mapping[str, Figure], spaces: Mapping[str, Space]) -> dict[str, list[Figure]]:
-    """Every figure under its name, those of the spaces beside each other."""
-    found = {name: [figure] for name, figure in quality.items()}
-    for space in spaces.values():
-        for name, figure in space.metrics.items():
-            found.setdefault(name, []).append(figure)
-    return found
 
 
 def with_always(

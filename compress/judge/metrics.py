@@ -6,7 +6,7 @@ far chance alone leads. Student and twin are resampled together, so that what th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -101,40 +101,23 @@ def paired_means(sides: Sequence[np.ndarray], better: Better, rounds: int) -> Fi
     return beside(values.mean(axis=0), replicates, better, len(values))
 
 
-# How a figure is made of sets.
-
-Measure = Callable[[Sets, Better], Figure | None]
-
-
-def of_pairs(metric: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Measure:
+def of_pairs(metric: Callable[[np.ndarray, np.ndarray], np.ndarray], sets: Sets, better: Better) -> Figure:
     """Of a value of each pair of images; the floor is how far apart two runs of one model are."""
-
-    def figure(sets: Sets, better: Better) -> Figure:
-        values, own = metric(sets.twin, sets.student), metric(sets.twin[: len(sets.again)], sets.again)
-        ends, (low, high) = bootstrap_mean(values), bootstrap_mean(own)
-        excess = ends[0] - high, ends[1] - low
-        return against(float(values.mean()), better, ends, len(values), float(own.mean()), (high - low) / 2, excess)
-
-    return figure
+    values, own = metric(sets.twin, sets.student), metric(sets.twin[: len(sets.again)], sets.again)
+    ends, (low, high) = bootstrap_mean(values), bootstrap_mean(own)
+    more = ends[0] - high, ends[1] - low
+    return against(float(values.mean()), better, ends, len(values), float(own.mean()), (high - low) / 2, more)
 
 
-def of_items(values: Callable[[Sets], Sequence[np.ndarray]]) -> Measure:
+def of_items(values: Callable[[Sets], Sequence[np.ndarray]], sets: Sets, better: Better) -> Figure:
     """Of a value of each item of both sides; the figure is their mean."""
-
-    def figure(sets: Sets, better: Better) -> Figure:
-        return paired_means(values(sets), better, sets.rounds)
-
-    return figure
+    return paired_means(values(sets), better, sets.rounds)
 
 
-def of_sets(statistic: Callable[[Sets, np.ndarray, np.ndarray], Sequence[float]]) -> Measure:
+def of_sets(statistic: Callable[[Sets, np.ndarray, np.ndarray], Sequence[float]], sets: Sets, better: Better) -> Figure:
     """Of what is said of both whole sets, whose items have the indices i, beside the others of the indices j."""
-
-    def figure(sets: Sets, better: Better) -> Figure:
-        n, m = len(sets.student), len(sets.others)
-        return beside(*estimated(lambda i, j: statistic(sets, i, j), n, m, rounds=sets.rounds), better, n)
-
-    return figure
+    n, m = len(sets.student), len(sets.others)
+    return beside(*estimated(partial(statistic, sets), n, m, rounds=sets.rounds), better, n)
 
 
 def _frechet(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
@@ -150,6 +133,10 @@ def _vendi(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
 def _class_variance(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
     whole = distribution.class_variance(sets.others[j], sets.other_labels[j])
     return [distribution.class_variance(x[i], sets.labels[i]) / whole for x in sets.sides]
+
+
+def _memorised(sets: Sets) -> list[np.ndarray]:
+    return [distribution.memorised(x, sets.training, sets.held_out)[0] for x in sets.sides]
 
 
 def _class_agreement(sets: Sets, better: Better) -> Figure:
@@ -203,31 +190,27 @@ class Metric:
 
     needs: tuple[str, ...]
     better: Better = "less"
-    figure: Measure | None = None
+    figure: Callable[[Sets, Better], Figure | None] | None = None
 
 
 METRICS = {
-    "psnr": Metric(("again",), "more", of_pairs(quality.psnr)),
-    "ssim": Metric(("again",), "more", of_pairs(quality.ssim)),
+    "psnr": Metric(("again",), "more", partial(of_pairs, quality.psnr)),
+    "ssim": Metric(("again",), "more", partial(of_pairs, quality.ssim)),
     "class_agreement": Metric(("again", "classes"), "more", _class_agreement),  # named as the teacher's image is
     "class_accuracy": Metric(("classes",), "more", _class_accuracy),  # named as was asked for
     "output_error": Metric(("evaluations",)),
     "worst_timestep_error": Metric(("evaluations",)),
     "guidance_ratio": Metric(("evaluations", "guidance")),
-    "frechet": Metric(("others",), "less", of_sets(_frechet)),
+    "frechet": Metric(("others",), "less", partial(of_sets, _frechet)),
     "kid": Metric(("others",), "less", _kid),
     "two_sample": Metric(("others",), "less", _two_sample),  # 0.5: not told apart better than by chance
-    "density": Metric(("others",), "more", of_items(lambda sets: [density for density, _ in sets.in_balls])),
-    "coverage": Metric(("others",), "more", of_items(lambda sets: [covered for _, covered in sets.in_balls])),
-    "vendi": Metric(("others",), "more", of_sets(_vendi)),  # ÷ the others'
-    "class_variance": Metric(("others", "labels"), "more", of_sets(_class_variance)),  # ÷ the others'
+    "density": Metric(("others",), "more", partial(of_items, lambda sets: [one for one, _ in sets.in_balls])),
+    "coverage": Metric(("others",), "more", partial(of_items, lambda sets: [one for _, one in sets.in_balls])),
+    "vendi": Metric(("others",), "more", partial(of_sets, _vendi)),  # ÷ the others'
+    "class_variance": Metric(("others", "labels"), "more", partial(of_sets, _class_variance)),  # ÷ the others'
     "frechet_real": Metric(("others", "training"), "less", _frechet_real),
     "frechet_ratio": Metric(("others", "training"), "less", _frechet_ratio),
-    "memorised": Metric(
-        ("others", "training", "held_out"),
-        "less",
-        of_items(lambda sets: [distribution.memorised(x, sets.training, sets.held_out)[0] for x in sets.sides]),
-    ),
+    "memorised": Metric(("others", "training", "held_out"), "less", partial(of_items, _memorised)),
 }
 REASONS = {
     "again": "the student does not map noise to images as the teacher does",

@@ -23,7 +23,7 @@ from compress.judge.features import LEAST
 from compress.judge.soundness import finite_output, listed_files
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
-from compress.report.report import FORMAT, Report
+from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
 from compress.settings import File, Many
 
@@ -120,7 +120,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     # after all else: what was judged is what is there
     sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
-    figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
+    figures = pooled(quality | costs.ratios | sound, drawn.spaces)
     left_out = drawn.left_out | answers.left_out
     left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
     gates = _decide(figures, left_out, config, measured_with, context.name)

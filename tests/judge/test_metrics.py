@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -213,10 +214,15 @@ def test_every_need_of_a_metric_is_a_field_or_said_where_it_is_measured_and_has_
 @pytest.fixture
 def with_two_more(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """`verify` with two rows more in the table: brightness, of pairs of images; reach, of features."""
-    brighter = of_pairs(lambda theirs, ours: np.abs(ours - theirs).mean(axis=(1, 2, 3)))
-    further = of_sets(lambda sets, i, j: [np.linalg.norm(x[i].mean(0) - sets.others[j].mean(0)) for x in sets.sides])
-    monkeypatch.setitem(METRICS, "brightness", Metric(("again",), "less", brighter))
-    monkeypatch.setitem(METRICS, "reach", Metric(("others",), "less", further))
+
+    def apart(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+        return np.abs(ours - theirs).mean(axis=(1, 2, 3))
+
+    def reach(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
+        return [float(np.linalg.norm(x[i].mean(axis=0) - sets.others[j].mean(axis=0))) for x in sets.sides]
+
+    monkeypatch.setitem(METRICS, "brightness", Metric(("again",), "less", partial(of_pairs, apart)))
+    monkeypatch.setitem(METRICS, "reach", Metric(("others",), "less", partial(of_sets, reach)))
     yield importlib.reload(passes.module("verify"))
     monkeypatch.undo()
     with pytest.raises(ValueError, match="should be 'psnr'"):
