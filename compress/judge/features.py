@@ -40,12 +40,9 @@ class FeatureSpace:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features float64 [n,d] of images [n,c,h,w]. Raises VerifyError if they are not [n,d] or not finite."""
-        features = _batched(self.embed, images)
-        if features.shape != (len(images), self.dimension):
-            raise VerifyError(
-                f"{self.name}: {len(images)} images should give features [{len(images)}, {self.dimension}]; "
-                f"got {list(features.shape)}"
-            )
+        features, wanted = _batched(self.embed, images), [len(images), self.dimension]
+        if list(features.shape) != wanted:
+            raise VerifyError(f"{self.name}: images should give features {wanted}; got {list(features.shape)}")
         if not np.isfinite(features).all():
             raise VerifyError(f"{self.name}: the features hold NaN or infinity")
         return features
@@ -85,10 +82,9 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = SMALLEST)
     data with the support vector machine of `classifier.py`. Accuracy 0: nothing could be held back.
     """
     train, held_out = dataset.split()
-    labels = dataset.conditions["class_labels"]
-    channels = dataset.images.shape[1]
+    channels, classes = dataset.images.shape[1], int(dataset.conditions["class_labels"].max()) + 1
     body = _seeded(lambda: nn.Sequential(_convolutions(channels, dimension), nn.SiLU()), seed)
-    head = _seeded(lambda: nn.Linear(dimension, int(labels.max()) + 1), seed + 1)
+    head = _seeded(lambda: nn.Linear(dimension, classes), seed + 1)
     net = nn.Sequential(body, head)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -103,17 +99,17 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = SMALLEST)
     space = _scaled("classifier", _numpy(body), train.images.numpy())
     if len(held_out) == len(dataset):
         return space, 0.0
-    classes = _batched(_numpy(net), held_out.images.numpy()).argmax(axis=1)
-    return space, float((classes == held_out.conditions["class_labels"].numpy()).mean())
+    named = _batched(_numpy(net), held_out.images.numpy()).argmax(axis=1)
+    return space, float((named == held_out.conditions["class_labels"].numpy()).mean())
 
 
 def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> FeatureSpace:
     """A network of one's own, as TorchScript (.pt, .ts) or ONNX (.onnx), for images of `shape` (c,h,w).
 
     It takes float32 [n,c,h,w] in [-1, 1], n being free, and gives [n,d], left as it is: with an Inception network
-    the figures are those of the literature. Tried on two images at once. allow_pickle: whether programs, which
-    TorchScript files are, may be run; raises CompressError where not.
-    Raises VerifyError for a file that is missing, cannot be read, does not run or gives something else than [n,d].
+    the figures are those of the literature. allow_pickle: whether TorchScript, which is a program, may be run; raises
+    CompressError where not. Raises VerifyError for a file that is missing, cannot be read, does not run on two images
+    or gives something else than [n,d].
     """
     kind = path.suffix.lower()
     if not path.is_file():

@@ -114,25 +114,23 @@ def of_items(values: Callable[[Sets], Sequence[np.ndarray]], sets: Sets, better:
     return paired_means(values(sets), better, sets.rounds)
 
 
-def of_sets(statistic: Callable[[Sets, np.ndarray, np.ndarray], Sequence[float]], sets: Sets, better: Better) -> Figure:
-    """Of what is said of both whole sets, whose items have the indices i, beside the others of the indices j."""
-    n, m = len(sets.student), len(sets.others)
-    return beside(*estimated(partial(statistic, sets), n, m, rounds=sets.rounds), better, n)
+def of_sets(statistic: Callable[..., float], sets: Sets, better: Better, labelled: bool = False) -> Figure:
+    """Of features [n,d] of one side and [m,d] of the others, and if `labelled` of the labels of both."""
+
+    def both(i: np.ndarray, j: np.ndarray) -> list[float]:
+        others, labels = sets.others[j], (sets.labels[i], sets.other_labels[j]) if labelled else ()
+        return [statistic(x[i], others, *labels) for x in sets.sides]
+
+    n = len(sets.student)
+    return beside(*estimated(both, n, len(sets.others), rounds=sets.rounds), better, n)
 
 
-def _frechet(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
-    others = sets.others[j]
-    return [distribution.frechet_infinity(x[i], others) for x in sets.sides]
+def _vendi(x: np.ndarray, others: np.ndarray) -> float:
+    return distribution.vendi(x) / distribution.vendi(others)
 
 
-def _vendi(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
-    whole = distribution.vendi(sets.others[j])
-    return [distribution.vendi(x[i]) / whole for x in sets.sides]
-
-
-def _class_variance(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
-    whole = distribution.class_variance(sets.others[j], sets.other_labels[j])
-    return [distribution.class_variance(x[i], sets.labels[i]) / whole for x in sets.sides]
+def _class_variance(x: np.ndarray, others: np.ndarray, labels: np.ndarray, other_labels: np.ndarray) -> float:
+    return distribution.class_variance(x, labels) / distribution.class_variance(others, other_labels)
 
 
 def _memorised(sets: Sets) -> list[np.ndarray]:
@@ -161,12 +159,11 @@ def _kid(sets: Sets, better: Better) -> Figure:
 def _two_sample(sets: Sets, better: Better) -> Figure:
     n = min(map(len, (sets.student, sets.others)))
     right = [distribution.two_sample_accuracy(x[:n], sets.others[:n]) for x in sets.sides]
-    ends, (low, high) = map(distribution.two_sample_interval, right)
-    difference = right[0].astype(float) - right[1]
+    (student, twin), (ends, (low, high)) = map(np.mean, right), map(distribution.two_sample_interval, right)
     # items count half, as in two_sample_interval: the folds' classifiers share what they were trained on
     index = np.random.default_rng(0).integers(2 * n, size=(sets.rounds, n))
-    excess = interval(difference[index].mean(axis=1))
-    return against(float(right[0].mean()), better, ends, n, float(right[1].mean()), (high - low) / 2, excess)
+    more = interval(np.subtract(*right, dtype=float)[index].mean(axis=1))
+    return against(float(student), better, ends, n, float(twin), (high - low) / 2, more)
 
 
 def _frechet_real(sets: Sets, better: Better) -> Figure:
@@ -201,13 +198,15 @@ METRICS = {
     "output_error": Metric(("evaluations",)),
     "worst_timestep_error": Metric(("evaluations",)),
     "guidance_ratio": Metric(("evaluations", "guidance")),
-    "frechet": Metric(("others",), "less", partial(of_sets, _frechet)),
+    "frechet": Metric(("others",), "less", partial(of_sets, distribution.frechet_infinity)),
     "kid": Metric(("others",), "less", _kid),
     "two_sample": Metric(("others",), "less", _two_sample),  # 0.5: not told apart better than by chance
     "density": Metric(("others",), "more", partial(of_items, lambda sets: [one for one, _ in sets.in_balls])),
     "coverage": Metric(("others",), "more", partial(of_items, lambda sets: [one for _, one in sets.in_balls])),
-    "vendi": Metric(("others",), "more", partial(of_sets, _vendi)),  # ÷ the others'
-    "class_variance": Metric(("others", "labels"), "more", partial(of_sets, _class_variance)),  # ÷ the others'
+    "vendi": Metric(("others",), "more", partial(of_sets, _vendi)),
+    "class_variance": Metric(
+        ("others", "other_labels", "labels"), "more", partial(of_sets, _class_variance, labelled=True)
+    ),
     "frechet_real": Metric(("others", "training"), "less", _frechet_real),
     "frechet_ratio": Metric(("others", "training"), "less", _frechet_ratio),
     "memorised": Metric(("others", "training", "held_out"), "less", partial(of_items, _memorised)),
@@ -218,7 +217,7 @@ REASONS = {
     "evaluations": "one evaluation of the student does the work of several of the teacher's",
     "guidance": "the teacher is not guided",
     "others": f"there are too few samples; at least {LEAST} are needed",
-    "labels": "the data have no labels, or too few of a class",
+    **dict.fromkeys(("labels", "other_labels"), "the data have no labels, or too few of a class"),
     "training": "there are no real images, or too few of them; or the teacher's own are not told from them",
     "held_out": "there are no real images, or too few of them",
 }

@@ -96,11 +96,7 @@ class Yardsticks:
         if count < LEAST and not self.extractors:
             return {}
         images = {"student": ours, "twin": pairs.samples.numpy(), "others": others.samples.numpy()}
-        labels: dict[str, Any] = {"labels": _labels(pairs), "other_labels": _labels(others)}
-        if any(
-            one is None or np.unique(one, return_counts=True)[1].min() < LEAST_OF_A_CLASS for one in labels.values()
-        ):
-            labels = {}
+        labels, other_labels = (_labels(one, LEAST_OF_A_CLASS) for one in (pairs, others))
         spaces, found = self.feature_spaces(images["others"]), {}
         with self.progress("comparing distributions", len(spaces)) as task:
             for space in spaces:
@@ -108,7 +104,7 @@ class Yardsticks:
                 if enough:
                     real = self.real if len(self.real.get("training", ())) >= 8 * space.dimension else {}
                     features: dict[str, Any] = {name: space(one) for name, one in (images | real).items()}
-                    measured = figures(Sets(**features, **labels))
+                    measured = figures(Sets(**features, labels=labels, other_labels=other_labels))
                 found[space.name] = Space(dimension=space.dimension, enough=enough, metrics=measured)
                 task.advance()
         return found
@@ -156,6 +152,7 @@ class Yardsticks:
         return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.engine)
 
 
-def _labels(drawn: Drawn) -> np.ndarray | None:
+def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:
+    """None: there are none, or one of them is rarer than `least`."""
     labels = drawn.conditions.get("class_labels")
-    return None if labels is None else labels.numpy()
+    return None if labels is None or labels.unique(return_counts=True)[1].min() < least else labels.numpy()

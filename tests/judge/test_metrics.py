@@ -218,8 +218,8 @@ def with_two_more(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     def apart(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         return np.abs(ours - theirs).mean(axis=(1, 2, 3))
 
-    def reach(sets: Sets, i: np.ndarray, j: np.ndarray) -> list[float]:
-        return [float(np.linalg.norm(x[i].mean(axis=0) - sets.others[j].mean(axis=0))) for x in sets.sides]
+    def reach(x: np.ndarray, others: np.ndarray) -> float:
+        return float(np.linalg.norm(x.mean(axis=0) - others.mean(axis=0)))
 
     monkeypatch.setitem(METRICS, "brightness", Metric(("again",), "less", partial(of_pairs, apart)))
     monkeypatch.setitem(METRICS, "reach", Metric(("others",), "less", partial(of_sets, reach)))
