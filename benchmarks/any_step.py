@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.structure import PAIRS, SEED, Judges
 from compress import engine, passes, terminal
-from compress.judge import quality
+from compress.judge import metrics, quality
 from compress.judge.response import at_scale, sample
 from compress.model.reference import Drawn, draw_kept
 from compress.recipe.identity import code_identity, digest
@@ -104,7 +104,7 @@ def _teacher(judges: Judges, scale: float) -> Drawn:
 
 
 def _figures(judges: Judges, drawn: Drawn, images: np.ndarray) -> dict[str, float]:
-    figures = judges.judged.pairs(drawn, images, drawn.samples.numpy()[:30])
+    figures = metrics.figures(judges.judged.sets(drawn, images, drawn.samples.numpy()[:30]))
     return {name: figures[name].value for name in ("ssim", "psnr", "class_accuracy")}
 
 

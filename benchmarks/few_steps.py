@@ -25,6 +25,7 @@ from compress import engine, passes, terminal
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.files import write_json, write_text
 from compress.judge import baseline as baselines
+from compress.judge import metrics
 from compress.judge.response import sample
 from compress.measure import latency
 from compress.model.denoiser import Denoiser, example_inputs, guided
@@ -166,7 +167,7 @@ def judge(judges: Judges, row: Row, model: Denoiser | Bundle) -> dict[str, Any]:
     else:
         ours = draw_many(model, pairs.noise, pairs.conditions, terminal.progress, "samples").numpy()
         steps, guidance = len(model.sampling.timesteps), model.sampling.guidance.kind
-    figures = judges.judged.pairs(judges.pairs, ours, judges.pairs.samples.numpy()[:30])
+    figures = metrics.figures(judges.judged.sets(judges.pairs, ours, judges.pairs.samples.numpy()[:30]))
     return {
         "quality": as_json(figures),
         "spaces": as_json(judges.judged.spaces(judges.pairs, judges.others, ours)),

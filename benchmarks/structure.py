@@ -19,7 +19,7 @@ import torch
 from benchmarks.bars import finish
 from compress import engine, passes, terminal
 from compress.files import write_json, write_text
-from compress.judge import judging, probe
+from compress.judge import metrics, probe, yardsticks
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.model.reference import draw_kept, draw_many, silent
@@ -132,7 +132,7 @@ class Judges:
         self.recipe = read(TEMPLATE)
         inputs = Inputs(self.recipe, Options(torch.device("cpu"), terminal.progress, terminal.log), Path())
         self.teacher = inputs.teacher()
-        self.judged = judging.Judging(inputs.dataset, self.recipe.head.data, (), 0.9, silent)
+        self.judged = yardsticks.Yardsticks(inputs.dataset, self.recipe.head.data, (), 0.9, silent)
         drawn = draw_kept(self.teacher, PAIRS + OTHERS, SEED, inputs.dataset, terminal.progress, "teacher's samples")
         self.pairs, self.others = drawn[:PAIRS], drawn[PAIRS:]
         self.frozen = probe.make(self.teacher, self.others, self.teacher.sampling.timesteps, SEED)
@@ -143,7 +143,7 @@ class Judges:
         ours = draw_many(student, self.pairs.noise, self.pairs.conditions, terminal.progress, "samples").numpy()
         figures = probe.figures(probe.answer(self.frozen, probe.of_model(student)), self.rounding)
         figures = {"output_error": figures["output_error"]}
-        figures |= self.judged.pairs(self.pairs, ours, self.pairs.samples.numpy()[:30])
+        figures |= metrics.figures(self.judged.sets(self.pairs, ours, self.pairs.samples.numpy()[:30]))
         spaces = self.judged.spaces(self.pairs, self.others, ours)
         return {
             "macs": counts.macs(student) / counts.macs(self.teacher),

@@ -14,7 +14,7 @@ from benchmarks.bars import finish
 from compress import data, terminal
 from compress.diffusion.schedulers import SamplingOptions
 from compress.files import write_json, write_text
-from compress.judge.classifier import train_judge
+from compress.judge.classifier import train_classifier
 from compress.model.denoiser import Denoiser
 from compress.model.reference import cycled_labels, draw_many, noise_like
 from compress.pipeline import checkpoint
@@ -43,7 +43,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Draw, judge, write results/teacher.json and teacher.md, and print the bars."""
-    judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
+    judge = train_classifier(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
     labels = cycled_labels(10, COUNT)
     rows = {}
     for solver, steps in SAMPLINGS.items():

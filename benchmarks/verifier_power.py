@@ -18,18 +18,18 @@ import tempfile
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.bars import finish
 from benchmarks.faults import BLAME, OF_BUNDLE, OF_SAMPLES
-from compress import passes, terminal
+from compress import terminal
 from compress.contract import Context
 from compress.data import read_npz
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
-from compress.judge import decision, judging, probe, stages
+from compress.judge import decision, metrics, probe, stages, yardsticks
 from compress.judge.baseline import Baseline, kept
 from compress.judge.response import sample
 from compress.model.reference import Drawn, Progress, draw_kept, silent
@@ -37,6 +37,7 @@ from compress.pipeline import checkpoint
 from compress.recipe.identity import code_identity, digest
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import read
+from compress.report.report import pooled
 from compress.report.statistics import wilson
 from compress.runtime import Bundle
 
@@ -78,7 +79,7 @@ class Bench:
 
     context: Context
     drawn: Drawn
-    judged: judging.Judging
+    judged: yardsticks.Yardsticks
     bundle: Bundle
     baseline: Baseline
     frozen: probe.Probe
@@ -89,9 +90,8 @@ class Bench:
 def limits() -> dict[str, dict[str, float | None]]:
     """The recipe's gates on quality, and of those that always hold the one on the sampler's table."""
     step = read(RECIPE).steps[-1]
-    cost = get_args(passes.module("verify").Cost)
     gates: dict[str, Any] = step.config.gates  # type: ignore[attr-defined]
-    own = {name: gate.model_dump() for name, gate in gates.items() if name not in cost}
+    own = {name: gate.model_dump() for name, gate in gates.items() if name not in decision.COSTS}
     return decision.with_always(own, ("sampling_error",))
 
 
@@ -102,7 +102,7 @@ def bench(progress: Progress = silent) -> Bench:
     recipe = read(RECIPE)
     inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None), Path())
     context = inputs.context(recipe.steps[-1], Path(), Path())
-    judged = judging.Judging(inputs.dataset, recipe.head.data, (), 0.9, silent)
+    judged = yardsticks.Yardsticks(inputs.dataset, recipe.head.data, (), 0.9, silent)
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)
     drawn = draw_pool(context, progress)
     frozen = probe.make(context.teacher(), drawn[PLACES * COUNT :], context.teacher().sampling.timesteps, context.seed)
@@ -153,14 +153,13 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
             write_npz(kept, {"samples": ours})
         evaluate = probe.of_bundle(bundle)
     if trial.fault in OF_SAMPLES:
-        training = given.judged.real[0]
-        assert training is not None
+        training = given.judged.real["training"]
         ours = OF_SAMPLES[trial.fault](ours, conditions["class_labels"], training, trial.number)
     few = pairs[:30]
     again = baseline.guided.sample(few.noise.numpy(), **{n: value.numpy() for n, value in few.conditions.items()})
     answer = probe.answer(given.frozen, evaluate)
     quality = probe.figures(answer, probe.answer(given.frozen, baseline.evaluate))
-    quality |= given.judged.pairs(pairs, ours, again)
+    quality |= metrics.figures(given.judged.sets(pairs, ours, again))
     left_out = {}
     if trial.student == "teacher":
         left_out = dict.fromkeys(("kernel_loss", "sampling_error"), "is no bundle of the recipe")
@@ -168,7 +167,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
         quality["sampling_error"] = probe.sampling_error(bundle, given.context.teacher())
     spaces = given.judged.spaces(pairs, others, ours)
-    figures = decision.pooled(quality, spaces)
+    figures = pooled(quality, spaces)
     decisions = decision.decide(figures, limits(), left_out)
     return {
         "verdict": decision.verdict(decisions),

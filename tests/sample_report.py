@@ -50,7 +50,6 @@ def space(shift: float, enough: bool = True) -> Space:
     return Space(
         dimension=32 if enough else 60,
         enough=enough,
-        real_halves=None,
         metrics={
             "frechet": entry(0.31 + shift, 0.12, 0.05, 0.06),
             "kid": entry(0.0021 + shift / 100, 0.0019, 0.0008, 0.0006),

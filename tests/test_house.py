@@ -12,7 +12,7 @@ import typer
 
 from benchmarks import edge
 from compress import cli, data, passes
-from compress.judge.classifier import train_judge
+from compress.judge.classifier import train_classifier
 from compress.randomness import Draw
 from compress.recipe.recipe import read
 from compress.report.report import read as read_report
@@ -180,7 +180,7 @@ def test_committed_bundle_draws_digits() -> None:
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx")
     labels = np.arange(10)
     noise = np.random.default_rng(5).standard_normal((10, *bundle.sample_shape), dtype=np.float32)
-    judge = train_judge(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
+    judge = train_classifier(data.load(data.Digits(source="digits"), (1, 16, 16), 10))
     assert (judge.classify(bundle.sample(noise, class_labels=labels)) == labels).sum() >= 9
 
 

@@ -1,4 +1,4 @@
-"""An independent judge of which class an image shows."""
+"""An independent classifier, which says what class an image shows."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from compress.data import Dataset
 
 
 @dataclass(frozen=True)
-class Judge:
+class Classifier:
     """model: a scikit-learn classifier of flattened images. accuracy: on real images it was not trained on."""
 
     model: object
@@ -22,17 +22,16 @@ class Judge:
         return self.model.predict(images.reshape(len(images), -1))  # type: ignore[attr-defined]
 
 
-def train_judge(dataset: Dataset) -> Judge:
+def train_classifier(dataset: Dataset) -> Classifier:
     """A support vector machine trained on the training part and tested on the held-out part.
 
     Where the data set is too small to hold anything back its accuracy counts as 0.
     """
     train, held_out = dataset.split()
     flat, labels = train.images.flatten(1).numpy(), train.conditions["class_labels"].numpy()
-    components = min(64, *flat.shape)
-    model = make_pipeline(PCA(components, random_state=0), SVC(C=10.0, gamma="scale"))
+    model = make_pipeline(PCA(min(64, *flat.shape), random_state=0), SVC(C=10.0, gamma="scale"))
     model.fit(flat, labels)
     if len(held_out) == len(dataset):
-        return Judge(model, 0.0)  # nothing was held back, so nothing is known of its accuracy
-    judged = model.predict(held_out.images.flatten(1).numpy())
-    return Judge(model, float(np.mean(judged == held_out.conditions["class_labels"].numpy())))
+        return Classifier(model, 0.0)  # nothing was held back, so nothing is known of its accuracy
+    accuracy = model.score(held_out.images.flatten(1).numpy(), held_out.conditions["class_labels"].numpy())
+    return Classifier(model, float(accuracy))

@@ -11,26 +11,12 @@ could be held, the verdict is "not judged".
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from operator import itemgetter
+from typing import Any
 
-from compress.report.parts import Decision, Figure, Kind, Space, Verdict
+from compress.report.parts import Decision, Figure, Kind, Verdict
 
-Paired = Literal["psnr", "ssim", "class_agreement"]
-Evaluated = Literal["output_error", "worst_timestep_error", "guidance_ratio"]
-Distributional = Literal[
-    "frechet",
-    "kid",
-    "two_sample",
-    "density",
-    "coverage",
-    "vendi",
-    "class_variance",
-    "frechet_real",
-    "frechet_ratio",
-    "memorised",
-]
-Quality = Literal[Paired, "class_accuracy", Evaluated, Distributional]
-Cost = Literal[
+COSTS = (
     "params",
     "macs",
     "bytes",
@@ -38,8 +24,7 @@ Cost = Literal[
     "image_speedup",
     "call_speedup_over_onnxruntime",
     "image_speedup_over_onnxruntime",
-]
-Metric = Literal[Quality, "sampling_error", "kernel_loss", Cost]
+)
 KINDS: tuple[Kind, ...] = ("min", "max", "margin")
 
 # finite_output, listed_files: shares. kernel_loss: dB. sampling_error: twice what the rounding of doubles leaves, from
@@ -50,15 +35,6 @@ ALWAYS: Mapping[str, Mapping[Kind, float]] = {
     "sampling_error": {"max": 1e-5},
     "kernel_loss": {"max": 1.0},
 }
-
-
-def pooled(quality: Mapping[str, Figure], spaces: Mapping[str, Space]) -> dict[str, list[Figure]]:
-    """Every figure under its name, those of the spaces beside each other."""
-    found = {name: [figure] for name, figure in quality.items()}
-    for space in spaces.values():
-        for name, figure in space.metrics.items():
-            found.setdefault(name, []).append(figure)
-    return found
 
 
 def with_always(
@@ -89,44 +65,38 @@ def decide(
     """
     decisions = []
     for name, bounds in limits.items():
-        for kind in KINDS:
-            limit = bounds.get(kind)
+        for kind, limit in ((kind, bounds.get(kind)) for kind in KINDS):
             if limit is None:
                 continue
+            found: dict[str, Any] = {"reason": left_out.get(name)}
+            if name not in left_out:
+                worst = min if kind == "min" else max
+                value, bound = worst((_ends(name, kind, figure) for figure in figures[name]), key=itemgetter(1))
+                passed = bound >= limit if kind == "min" else bound <= limit
+                found = {"value": value, "bound": bound, "passed": passed}
             always = ALWAYS.get(name, {}).get(kind) == limit
-            if name in left_out:
-                decisions.append(Decision(name=name, kind=kind, limit=limit, reason=left_out[name], always=always))
-                continue
-            found = [(value, bound, _held(kind, bound, limit)) for value, bound in _values(name, kind, figures[name])]
-            value, bound, passed = min(found, key=lambda one: (one[2], -one[1] if kind != "min" else one[1]))
-            decisions.append(
-                Decision(name=name, kind=kind, limit=limit, value=value, bound=bound, passed=passed, always=always)
-            )
+            decisions.append(Decision(name=name, kind=kind, limit=limit, always=always, **found))
     return tuple(decisions)
 
 
-def _values(name: str, kind: Kind, figures: Sequence[Figure]) -> list[tuple[float, float]]:
-    """(value, far end of its interval) of each figure."""
-    if kind == "min":
-        return [(f.value, f.interval[0] if f.interval else f.value) for f in figures]
-    if kind == "max":
-        return [(f.value, f.interval[1] if f.interval else f.value) for f in figures]
-    found = []
-    for f in figures:
-        if f.excess is None or f.excess_interval is None:
-            raise ValueError(f"{name}: takes no margin, since nothing is known of the teacher's own; give min or max")
-        low, high = f.excess_interval
-        found.append((f.excess, high) if f.better == "less" else (0.0 - f.excess, 0.0 - low))
-    return found
+def _ends(name: str, kind: Kind, figure: Figure) -> tuple[float, float]:
+    """(value, far end of its interval) of what is held against a limit."""
+    if kind != "margin":
+        low, high = figure.interval or (figure.value, figure.value)
+        return figure.value, low if kind == "min" else high
+    if figure.excess is None or figure.excess_interval is None:
+        raise ValueError(f"{name}: takes no margin, since nothing is known of the teacher's own; give min or max")
+    low, high = figure.excess_interval
+    return (figure.excess, high) if figure.better == "less" else (0.0 - figure.excess, 0.0 - low)
 
 
-def _held(kind: Kind, bound: float, limit: float) -> bool:
-    return bool(bound >= limit if kind == "min" else bound <= limit)
+def on_quality(name: str) -> bool:
+    """Whether a gate of this name says how good a student is, so that one that was held makes a verdict."""
+    return name not in COSTS and name not in ALWAYS
 
 
 def verdict(decisions: Sequence[Decision]) -> Verdict:
     """ "fail" if any limit is broken; else "pass", if one on quality was held, or "not judged"."""
     if any(decision.passed is False for decision in decisions):
         return "fail"
-    judged = any(decision.passed and decision.name in get_args(Quality) for decision in decisions)
-    return "pass" if judged else "not judged"
+    return "pass" if any(decision.passed and on_quality(decision.name) for decision in decisions) else "not judged"

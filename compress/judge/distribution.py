@@ -5,93 +5,83 @@ the teacher drew from *other* noise. n ≥ 20·d is a fair rule for all that est
 Raises ValueError for features that are not [n,d], not finite, too few or of two widths.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
+from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.utils import check_array, check_X_y
 
 from compress.report.statistics import Interval, wilson
 
 PARTS = (1, 2, 4)  # into how many parts the Fréchet distance's extrapolation cuts the samples
 SQUARED = 32  # principal components whose products the two-sample classifier sees; more cost much and add little
 MEMORY = 128  # MiB for a block of distances
+QUANTILE = 0.01  # of distances of held-out items, below which a sample counts as memorised
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of the Gaussians with the moments of x [n,d] and y [m,d].
+    """‖μx − μy‖² + tr(Σx + Σy − 2(ΣxΣy)^½) of the moments of x [n,d] and y [m,d], at least 2 items each.
 
     Heusel et al. 2017, eq. 6; Dowson & Landau 1982. The last trace is the sum of the singular values of AᵀB where
     Σx = AAᵀ and Σy = BBᵀ, which stays real and exact where a covariance is singular (n ≤ d, constant features).
     Biased upwards, in proportion to 1/n and 1/m: compare at equal n alone, or use `frechet_infinity`.
-    At least 2 items each.
     """
     x, y = _checked(2, x, y)
-    return _frechet(x, y)
+    (mean_x, a), (mean_y, b) = _moments(x), _moments(y)
+    spread = np.square(a).sum() + np.square(b).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return max(0.0, float(np.square(mean_x - mean_y).sum() + spread))
 
 
 def frechet_infinity(x: np.ndarray, y: np.ndarray, seed: int = 0) -> float:
     """The Fréchet distance extrapolated to infinitely many items of x [n,d] and of y [m,d]; may be negative.
 
-    Chong & Forsyth 2020: the bias is linear in 1/n, so a line through distances at several n meets
-    1/n = 0 at the unbiased value. Here x and y are both cut into 1, 2 and 4 parts, at random by `seed`; at each
-    number of parts the distances between parts are averaged, so that every item counts, and the bias of *both*
-    sides grows with the number of parts. Raises ValueError if n or m is under 8·d: smaller parts leave the line.
+    Chong & Forsyth 2020: the bias is linear in 1/n, so a line through distances at several n meets 1/n = 0 at the
+    unbiased value. Here both are cut into 1, 2 and 4 parts, at random by `seed`, and the distances between parts are
+    averaged, so that every item counts and the bias of *both* sides grows with the number of parts. Raises ValueError
+    if n or m is under 8·d: smaller parts leave the line.
     """
     x, y = _checked(8 * np.shape(x)[-1], x, y)
     random = np.random.default_rng(seed)
     # own permutations: a part must not hold the pairs of one noise, should x and y be paired after all
     x, y = x[random.permutation(len(x))], y[random.permutation(len(y))]
-    distances = [
-        np.mean([_frechet(*part) for part in zip(np.array_split(x, parts), np.array_split(y, parts), strict=True)])
-        for parts in PARTS
-    ]
+    distances = [np.mean([*map(frechet_distance, np.array_split(x, n), np.array_split(y, n))]) for n in PARTS]
     return float(np.polynomial.polynomial.polyfit(PARTS, distances, 1)[0])
 
 
-class KernelDistance:
-    """Squared maximum mean discrepancy of x [n,d] and y [m,d], its kernel matrices computed once.
+def kernel_distances(xs: Sequence[np.ndarray], y: np.ndarray, index: np.ndarray, index_y: np.ndarray) -> np.ndarray:
+    """Squared maximum mean discrepancies of each of xs [n,d] and y [m,d], first of all items, [1+rounds, xs].
 
-    The kernel is k(a,b) = (a·b/d + 1)³ (Bińkowski et al. 2018, section 4). Holds 8·(n² + m² + n·m) bytes:
-    600 MB for 5,000 items each. At least 2 items each.
+    The unbiased estimate of Gretton et al. 2012, eq. 3, with the kernel (a·b/d + 1)³ of Bińkowski et al. 2018, section
+    4; may be negative. index [rounds, n], index_y [rounds, m]: the items of each resample. Pairs of an item with its
+    own copy are left out, so that the replicates scatter about the estimate. Where x and y have one distribution they
+    scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
+    Holds 8·(n² + m² + n·m) bytes: 600 MB for 5,000 items each. At least 2 items each.
     """
-
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        x, y = _checked(2, x, y)
-        self._within_x, self._within_y, self._between = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-        np.fill_diagonal(self._within_x, 0)  # pairs of *different* items alone: that is what makes it unbiased
-        np.fill_diagonal(self._within_y, 0)
-
-    def value(self, weights_x: np.ndarray | None = None, weights_y: np.ndarray | None = None) -> np.ndarray:
-        """The unbiased estimate (Gretton et al. 2012, eq. 3), or its value [rounds] for resamples; may be negative.
-
-        weights_x [rounds, n], weights_y [rounds, m]: how often each item occurs. Pairs of an item with its own
-        copy are left out, so that the replicates scatter about the estimate. Where x and y have one distribution
-        they scatter about √3 times too widely (the estimate is degenerate there): the interval is cautious.
-        """
-        weights_x = np.ones(len(self._within_x)) if weights_x is None else weights_x
-        weights_y = np.ones(len(self._within_y)) if weights_y is None else weights_y
-        between = (weights_x @ self._between * weights_y).sum(-1) / (weights_x.sum(-1) * weights_y.sum(-1))
-        return _distinct(self._within_x, weights_x) + _distinct(self._within_y, weights_y) - 2 * between
-
-
-def kid(x: np.ndarray, y: np.ndarray) -> float:
-    """Kernel distance of all items of x [n,d] and y [m,d], without subsets; unbiased. Bińkowski et al. 2018."""
-    return float(KernelDistance(x, y).value())
+    *xs, y = _checked(2, *xs, y)
+    weights, weights_y = (
+        np.stack([np.bincount(row, minlength=len(items)) for row in (np.arange(len(items)), *drawn)]).astype(float)
+        for items, drawn in ((xs[0], index), (y, index_y))
+    )
+    within_y, found = _within(y, weights_y), []
+    for x in xs:
+        between = (weights @ polynomial_kernel(x, y) * weights_y).sum(-1) / (weights.sum(-1) * weights_y.sum(-1))
+        found.append(_within(x, weights) + within_y - 2 * between)
+    return np.stack(found, axis=-1)
 
 
 def density_coverage(generated: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """(density of each generated item, float64 [n]; whether each real item is covered, bool [m]).
 
-    The means are the two figures of Naeem et al. 2020, section 3. A real item's ball reaches to its k-th nearest
-    other real item; an item's density is the number of balls it lies in, divided by k (1 on average where the
-    distributions agree); a real item is covered if a generated one lies in its ball (1 − 2⁻ᵏ where they agree and
-    n = m). Raises ValueError unless 1 ≤ k < m.
+    The means are the two figures of Naeem et al. 2020, section 3. A real item's ball reaches to its k-th nearest other
+    real item; an item's density is the number of balls it lies in, ÷ k (1 on average where the distributions agree); a
+    real item is covered if a generated one lies in its ball (1 − 2⁻ᵏ where they agree and n = m). 1 ≤ k < m.
     """
     generated, real = _checked(1, generated, real)
     if not 1 <= k < len(real):
@@ -113,8 +103,7 @@ def two_sample_accuracy(x: np.ndarray, y: np.ndarray, folds: int = 5, seed: int 
     The classifier two-sample test of Lopez-Paz & Oquab 2017: a mean of 0.5 says that x [n,d] and y [n,d] cannot be
     told apart. A logistic regression on the features, and on the squares and products of their first 32 principal
     components, sees shifts of the mean, of the spread and of the correlations. Items that are paired across x and y
-    hide the difference. For the interval of the mean see `two_sample_interval`. Raises ValueError if the counts
-    differ (0.5 would not be chance) or are below `folds`.
+    hide the difference. Raises ValueError if the counts differ (0.5 would not be chance) or are below `folds`.
     """
     x, y = _checked(max(folds, 2), x, y)
     if len(x) != len(y):
@@ -141,8 +130,7 @@ def two_sample_interval(right: np.ndarray) -> Interval:
 def vendi(x: np.ndarray) -> float:
     """The effective number of different items in x [n,d], from 1 to min(n, d). Friedman & Dieng 2023, def. 3.1.
 
-    exp of the entropy of the eigenvalues of K/n, K the cosine similarities [n,n]; X̂ᵀX̂/n [d,d] has the same
-    eigenvalues. Raises ValueError for an item of zeros, which has no direction.
+    exp of the entropy of the eigenvalues of K/n, K the cosine similarities [n,n]; X̂ᵀX̂/n [d,d] has the same ones.
     """
     (x,) = _checked(1, x)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
@@ -157,11 +145,9 @@ def vendi(x: np.ndarray) -> float:
 def class_variance(x: np.ndarray, labels: np.ndarray) -> float:
     """Total variance within a class (trace of its covariance) of x [n,d], averaged over the classes in labels [n].
 
-    Falls where guidance or distillation costs diversity. Raises ValueError if a class has a single item.
+    Falls where guidance or distillation costs diversity.
     """
-    (x,) = _checked(2, x)
-    if np.shape(labels) != (len(x),):
-        raise ValueError(f"{len(x)} items need as many labels; got {np.shape(labels)}")
+    x, labels = check_X_y(x, labels, dtype=np.float64, ensure_min_samples=2)
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise ValueError(f"class {classes[counts.argmin()]} has a single item, which has no variance")
@@ -176,15 +162,14 @@ def nearest_distances(x: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def memorised(
-    generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = 0.01
+    generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, quantile: float = QUANTILE
 ) -> tuple[np.ndarray, float]:
     """(whether each generated item is closer to training than new real items are, bool [n]; the threshold).
 
     The threshold is the `quantile` of the held-out items' distances to their nearest training items: a model that
     draws new items as reality does is below it with that share. More says that it copies, or that it keeps to the
     dense parts of the data; so hold a student's share against its teacher's. After Meehan et al. 2020, who compare
-    the same two sets of distances by their ranks. Raises ValueError if there are too few held-out items for the
-    quantile: quantile · count ≥ 1.
+    the same two sets of distances by their ranks. Raises ValueError unless quantile · count of held-out items ≥ 1.
     """
     (held_out,) = _checked(1, held_out)
     if not 0 < quantile < 1 or quantile * len(held_out) < 1:
@@ -195,12 +180,7 @@ def memorised(
 
 def _checked(least: int, *features: np.ndarray) -> list[np.ndarray]:
     """The features as float64 [n,d], n ≥ least, all of one d. Raises ValueError."""
-    arrays: list[np.ndarray] = [np.asarray(values, dtype=np.float64) for values in features]
-    for array in arrays:
-        if array.ndim != 2 or not array.shape[1] or not np.isfinite(array).all():
-            raise ValueError(f"features should be finite and [n,d]; got {list(array.shape)}")
-        if len(array) < least:
-            raise ValueError(f"{len(array)} items are too few; at least {least} are needed")
+    arrays: list[np.ndarray] = [check_array(one, dtype=np.float64, ensure_min_samples=least) for one in features]
     if len({array.shape[1] for array in arrays}) > 1:
         raise ValueError(f"features differ in width: {', '.join(str(array.shape[1]) for array in arrays)}")
     return arrays
@@ -214,21 +194,8 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, vectors * np.sqrt(np.maximum(values, 0))  # zeros come out slightly negative
 
 
-def _frechet(x: np.ndarray, y: np.ndarray) -> float:
-    (mean_x, a), (mean_y, b) = _moments(x), _moments(y)
-    spread = np.square(a).sum() + np.square(b).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
-    return max(0.0, float(np.square(mean_x - mean_y).sum() + spread))
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    kernel: Any = x @ y.T
-    kernel /= x.shape[1]
-    kernel += 1
-    for row in kernel:  # row by row: no second matrix in memory
-        row *= row * row
-    return kernel
-
-
-def _distinct(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean of the kernel over pairs of different items; its diagonal is zero."""
+def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean of the kernel over pairs of *different* items: that is what makes it unbiased."""
+    kernel = polynomial_kernel(x)
+    np.fill_diagonal(kernel, 0)
     return (weights @ kernel * weights).sum(-1) / (weights.sum(-1) ** 2 - np.square(weights).sum(-1))

@@ -5,7 +5,8 @@ are fitted here are centred and scaled by one number, such that the images they 
 of 1 a dimension: distances in different spaces are then of one size, and the cubic kernel meets what it expects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from torch import nn
 from torch.nn import functional
 
 from compress.data import Dataset
-from compress.errors import CompressError, VerifyError
+from compress.errors import VerifyError
 from compress.model import torchscript
 from compress.randomness import Draw
 from compress.runtime.engines import ONNXRUNTIME
 
 BATCH = 256
+SMALLEST = 32  # dimensions of the smallest space that is fitted here
 ITEMS_PER_DIMENSION = 20  # fewer, and a covariance is mostly noise
+LEAST = ITEMS_PER_DIMENSION * SMALLEST
 STEPS = 300  # of training the classifier, batches of 64
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -37,12 +40,9 @@ class FeatureSpace:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features float64 [n,d] of images [n,c,h,w]. Raises VerifyError if they are not [n,d] or not finite."""
-        features = _batched(self.embed, images)
-        if features.shape != (len(images), self.dimension):
-            raise VerifyError(
-                f"{self.name}: {len(images)} images should give features [{len(images)}, {self.dimension}]; "
-                f"got {list(features.shape)}"
-            )
+        features, wanted = _batched(self.embed, images), [len(images), self.dimension]
+        if list(features.shape) != wanted:
+            raise VerifyError(f"{self.name}: images should give features {wanted}; got {list(features.shape)}")
         if not np.isfinite(features).all():
             raise VerifyError(f"{self.name}: the features hold NaN or infinity")
         return features
@@ -52,19 +52,7 @@ class FeatureSpace:
         return count >= ITEMS_PER_DIMENSION * self.dimension
 
 
-@dataclass(frozen=True)
-class ClassifierSpace(FeatureSpace):
-    """The last hidden layer of a classifier. accuracy: on real images that it was not trained on."""
-
-    logits: Embed
-    accuracy: float
-
-    def classify(self, images: np.ndarray) -> np.ndarray:
-        """Class of each image [n,c,h,w], int64 [n]."""
-        return _batched(self.logits, images).argmax(axis=1)
-
-
-def pixel_space(reference: np.ndarray, dimension: int = 32) -> FeatureSpace:
+def pixel_space(reference: np.ndarray, dimension: int = SMALLEST) -> FeatureSpace:
     """The first principal components of the reference images [n,c,h,w]: real ones, or else the teacher's.
 
     At most n − 1 and c·h·w of them. Not whitened: components count as much as they vary.
@@ -87,20 +75,16 @@ def random_space(reference: np.ndarray, seed: int = 0, networks: int = 3) -> Fea
     return _scaled("random", lambda images: np.concatenate([embed(images) for embed in embeds], axis=1), reference)
 
 
-def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = 32) -> ClassifierSpace:
-    """The last hidden layer of a small convolutional network, trained on the training part of the data set.
+def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = SMALLEST) -> tuple[FeatureSpace, float]:
+    """(the last hidden layer of a small convolutional network, how often the net names held-out images rightly).
 
-    Adam with cosine decay, seeded; it shares nothing but the data with the support vector machine of
-    `classifier.py`. Where the data set is too small to hold anything back its accuracy counts as 0.
-    Raises VerifyError for a data set without labels.
+    Trained on the training part of the data set, which has labels, by Adam with cosine decay; it shares nothing but the
+    data with the support vector machine of `classifier.py`. Accuracy 0: nothing could be held back.
     """
-    if "class_labels" not in dataset.conditions:
-        raise VerifyError("classifier: the data set has no labels to train on")
     train, held_out = dataset.split()
-    labels = dataset.conditions["class_labels"]
-    channels = dataset.images.shape[1]
+    channels, classes = dataset.images.shape[1], int(dataset.conditions["class_labels"].max()) + 1
     body = _seeded(lambda: nn.Sequential(_convolutions(channels, dimension), nn.SiLU()), seed)
-    head = _seeded(lambda: nn.Linear(dimension, int(labels.max()) + 1), seed + 1)
+    head = _seeded(lambda: nn.Linear(dimension, classes), seed + 1)
     net = nn.Sequential(body, head)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -113,39 +97,33 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = 32) -> Cl
             optimizer.step()
             schedule.step()
     space = _scaled("classifier", _numpy(body), train.images.numpy())
-    trained = ClassifierSpace(space.name, space.dimension, space.embed, _numpy(net), 0.0)
     if len(held_out) == len(dataset):
-        return trained  # nothing was held back, so nothing is known of its accuracy
-    right = trained.classify(held_out.images.numpy()) == held_out.conditions["class_labels"].numpy()
-    return ClassifierSpace(space.name, space.dimension, space.embed, trained.logits, float(right.mean()))
+        return space, 0.0
+    named = _batched(_numpy(net), held_out.images.numpy()).argmax(axis=1)
+    return space, float((named == held_out.conditions["class_labels"].numpy()).mean())
 
 
 def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> FeatureSpace:
     """A network of one's own, as TorchScript (.pt, .ts) or ONNX (.onnx), for images of `shape` (c,h,w).
 
     It takes float32 [n,c,h,w] in [-1, 1], n being free, and gives [n,d], left as it is: with an Inception network
-    the figures are those of the literature. Tried on two images at once. allow_pickle: whether programs, which
-    TorchScript files are, may be run; raises CompressError where not.
-    Raises VerifyError for a file that is missing, cannot be read, does not run or gives something else than [n,d].
+    the figures are those of the literature. allow_pickle: whether TorchScript, which is a program, may be run; raises
+    CompressError where not. Raises VerifyError for a file that is missing, cannot be read, does not run on two images
+    or gives something else than [n,d].
     """
-    path = Path(path)
+    kind = path.suffix.lower()
     if not path.is_file():
         raise VerifyError(f"{path}: no such file")
-    kind = path.suffix.lower()
     if kind not in (*torchscript.SUFFIXES, ".onnx"):
         raise VerifyError(f"{path}: a feature extractor is a TorchScript file (.pt, .ts) or an ONNX file (.onnx)")
-    try:
+    if kind != ".onnx":
+        torchscript.check_trust(path, allow_pickle)
+    with _explained(f"{path}: cannot be read as a feature extractor"):
         read = _onnx(path) if kind == ".onnx" else _numpy(torchscript.load(path, allow_pickle))
-    except Exception as error:  # of many kinds, by file and library
-        if type(error) is CompressError:  # of a program that may not be run
-            raise
-        raise VerifyError(f"{path}: cannot be read as a feature extractor: {_first_line(error)}") from None
 
     def embed(images: np.ndarray) -> np.ndarray:
-        try:
+        with _explained(f"{path}: fails on images {list(images.shape)}"):
             return read(images)
-        except Exception as error:
-            raise VerifyError(f"{path}: fails on images {list(images.shape)}: {_first_line(error)}") from None
 
     trial = embed(np.random.default_rng(0).uniform(-1, 1, (2, *shape)).astype(np.float32))
     if trial.ndim != 2 or len(trial) != 2 or not trial.shape[1]:
@@ -155,8 +133,12 @@ def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> Feat
     return space
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of many kinds, by file and library
+        raise VerifyError(f"{what}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from None
 
 
 def _onnx(path: Path) -> Embed:
@@ -216,9 +198,4 @@ def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 def _numpy(net: nn.Module) -> Embed:
     """`net` as a function of arrays, for inference."""
     net.eval()
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return net(torch.from_numpy(images)).numpy()
-
-    return embed
+    return torch.no_grad()(lambda images: net(torch.from_numpy(images)).numpy())

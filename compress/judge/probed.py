@@ -3,19 +3,17 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from compress.judge import probe, stages
 from compress.judge.baseline import Baseline
-from compress.judge.decision import Evaluated
+from compress.judge.metrics import lacking
 from compress.judge.quality import sqnr
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Drawn, Progress, identity
 from compress.report.parts import Figure, Quantization, Stage, TimestepError
 from compress.runtime import Bundle
-
-DISTILLED = "one evaluation of the student does the work of several of the teacher's"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def measure(
     rows, parity = _passes(passes, bundle, baseline, student, progress)
     quantization, loss = (None, {}) if parity is None else (parity[0], {"kernel_loss": parity[1]})
     if bundle.sampling.get("distilled"):
-        return Probed(sound | loss, dict.fromkeys(get_args(Evaluated), DISTILLED), (), rows, quantization)
+        return Probed(sound | loss, lacking("evaluations"), (), rows, quantization)
     floor, _, _ = rounding.curve()
     curve = tuple(
         TimestepError(timestep=timestep, error=float(error), interval=(float(low), float(high)), floor=float(least))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compress.judge.classifier import Judge
+from compress.judge.classifier import Classifier
 from compress.judge.distribution import class_variance
 from compress.measure.workers import draw_on_all_cores
 from compress.model.denoiser import Denoiser
@@ -31,13 +31,13 @@ def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.n
         return draw_on_all_cores(bundle, drawn.noise.numpy(), conditions, bundle.batch or SHARE, task.advance)
 
 
-def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], judge: Judge) -> dict[str, tuple[Response, ...]]:
+def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], classifier: Classifier) -> dict[str, tuple[Response, ...]]:
     """Accuracy, and variance within a class, of the pixels at every scale, with intervals.
 
     pairs: for each scale `teacher` and `student` [n,c,h,w] and `labels` int64 [n].
     """
     sides = {
-        scale: [_figures(pair[side], pair["labels"], judge) for side in ("teacher", "student")]
+        scale: [_figures(pair[side], pair["labels"], classifier) for side in ("teacher", "student")]
         for scale, pair in pairs.items()
     }
     return {
@@ -46,8 +46,8 @@ def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], judge: Judge) -> dic
     }
 
 
-def _figures(images: np.ndarray, labels: np.ndarray, judge: Judge) -> dict[str, Figure]:
-    hits, flat = judge.classify(images) == labels, images.reshape(len(images), -1)
+def _figures(images: np.ndarray, labels: np.ndarray, classifier: Classifier) -> dict[str, Figure]:
+    hits, flat = classifier.classify(images) == labels, images.reshape(len(images), -1)
     spread = _spread(flat, labels)
     # a resample of a small class holds copies, and so varies less than the class: hence recentred
     replicates = bootstrap(lambda i: _spread(flat[i], labels[i]), len(flat), rounds=ROUNDS)

@@ -9,11 +9,6 @@ from compress.runtime.contents import verify_files
 from compress.runtime.manifest import read_manifest
 
 
-def figures(samples: np.ndarray, bundle: Bundle) -> dict[str, Figure]:
-    """Both. samples [b,c,h,w]: of the bundle."""
-    return {"finite_output": finite_output(samples), "listed_files": listed_files(bundle)}
-
-
 def finite_output(samples: np.ndarray) -> Figure:
     """The share of samples [b,c,h,w] without NaN and infinity."""
     return Figure(value=float(np.isfinite(samples).all(axis=(1, 2, 3)).mean()), better="more", count=len(samples))

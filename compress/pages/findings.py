@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import get_args
 
-from compress.judge.decision import Quality
+from compress.judge.decision import on_quality
 from compress.pages.words import faster, finding, held, limit, ms, name, number, outcome, span, where
 from compress.report.parts import Figure, Latency
 from compress.report.report import Report
@@ -82,7 +81,7 @@ def unjudged(report: Report) -> str:
     """Of a student that was not judged, why, and what to add to the recipe; else nothing."""
     if report.verdict != "not judged":
         return ""
-    named = any(decision.name in get_args(Quality) for decision in report.gates)
+    named = any(on_quality(decision.name) for decision in report.gates)
     why = "no gate on quality means anything for this student" if named else "the recipe has no gate on quality"
     measured = {metric for metric, _, _ in report.figures()}
     settings = next((f"gates: {{{key}: {EXAMPLES[key]}}}" for key in EXAMPLES if key in measured), None)

@@ -9,7 +9,7 @@ The reference samples are drawn once and kept.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,17 +17,22 @@ from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
-from compress.judge import cost, decision, images, judging, probed, soundness
+from compress.judge import cost, decision, images, metrics, probed, yardsticks
 from compress.judge import forecast as predicted
-from compress.judge.decision import Cost, Distributional, Metric
+from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
+from compress.judge.soundness import finite_output, listed_files
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
-from compress.report.report import FORMAT, Report
+from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
 from compress.runtime.engines import ENGINES
 from compress.settings import File, Many
 
+if TYPE_CHECKING:
+    Metric = str
+else:
+    Metric = Literal[(*metrics.METRICS, "sampling_error", "kernel_loss", *decision.COSTS)]
 NOT_FINITE = "not every sample of the student is finite"
 
 
@@ -80,18 +85,18 @@ class Config(PassConfig):
 
     @model_validator(mode="after")
     def _gates(self) -> "Config":
-        alone = [name for name, gate in self.gates.items() if name in get_args(Cost) and gate.margin is not None]
+        alone = [name for name, gate in self.gates.items() if name in decision.COSTS and gate.margin is not None]
         if alone:
             raise ValueError(f"a gate on {alone[0]} takes no margin; give min or max")
-        asked = [name for name in self.gates if name in get_args(Distributional)]
-        if asked and min(self.samples, self.references) < judging.LEAST:
-            raise ValueError(f"a gate on {asked[0]} needs at least {judging.LEAST} samples and references")
+        asked = [name for name in self.gates if name in metrics.lacking("others")]
+        if asked and min(self.samples, self.references) < LEAST:
+            raise ValueError(f"a gate on {asked[0]} needs at least {LEAST} samples and references")
         return self
 
     @property
     def references(self) -> int:
         """Images of the teacher from other noise; where no distributions are compared, the probe alone reads them."""
-        compared = self.samples >= judging.LEAST or self.features or self.few_steps
+        compared = self.samples >= LEAST or self.features or self.few_steps
         return self.reference or (self.samples if compared else min(self.samples, COUNT))
 
     @property
@@ -113,7 +118,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         return context.progress(f"{context.name}: {title}", total)
 
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline")
-    judged = judging.Judging(
+    measured_with = yardsticks.Yardsticks(
         context.dataset,
         context.data,
         config.features,
@@ -123,17 +128,18 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         baseline.drawer(context.log),
         context.seed,
     )
-    drawn = images.measure(judged, bundle, baseline, config.samples, config.references, config.guidance_scales)
+    drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.clock, progress)
-    sound = soundness.figures(drawn.samples, bundle)  # after all else: what was judged is what is there
+    # after all else: what was judged is what is there
+    sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
-    figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
+    figures = pooled(quality | costs.ratios | sound, drawn.spaces)
     left_out = drawn.left_out | answers.left_out
     left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
-    gates = _decide(figures, left_out, config, judged, context.name)
+    gates = _decide(figures, left_out, config, measured_with, context.name)
     report = Report(
         format=FORMAT,
         recipe=context.recipe,
@@ -141,12 +147,12 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         gates=gates,
         **vars(costs),
         quality=quality,
-        unmeasured=judged.reasons() | left_out,
+        unmeasured=measured_with.reasons() | left_out,
         spaces=drawn.spaces,
         probe=answers.curve,
         guidance=drawn.guidance,
         by_class=drawn.by_class,
-        few_steps=judged.few_steps(teacher, drawn.others, config.few_steps, costs),
+        few_steps=measured_with.few_steps(teacher, drawn.others, config.few_steps, costs),
         stages=answers.stages,
         quantization=answers.quantization,
         reference=drawn.reference,
@@ -182,12 +188,12 @@ def _decide(
     figures: Mapping[str, Sequence[Figure]],
     left_out: Mapping[str, str],
     config: Config,
-    judged: judging.Judging,
+    measured_with: yardsticks.Yardsticks,
     name: str,
 ) -> tuple[Decision, ...]:
     """The recipe's gates, and those that always hold, on what was measured. Raises VerifyError."""
     gates = {metric: gate.model_dump() for metric, gate in config.gates.items()}
     unknown = [metric for metric in gates if metric not in figures and metric not in left_out]
     if unknown:
-        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {judged.why_not(unknown[0])}")
+        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {measured_with.why_not(unknown[0])}")
     return decision.decide(figures, decision.with_always(gates, {*figures, *left_out}), left_out)

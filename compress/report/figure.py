@@ -1,29 +1,17 @@
 """Figures from estimates and their intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from compress.report.parts import Better, Figure
 from compress.report.statistics import Interval, interval
 
 
-def beside(student: float, teacher: float, replicates: np.ndarray, better: Better, count: int) -> Figure:
-    """A figure from two estimates and their bootstrap replicates [rounds, 2], student's and teacher's paired."""
-    own, others = replicates[:, 0], replicates[:, 1]
-    low, high = interval(others)
-    return Figure(
-        value=student,
-        better=better,
-        interval=interval(own),
-        count=count,
-        teacher=teacher,
-        floor=(high - low) / 2,
-        excess=student - teacher,
-        excess_interval=interval(own - others),
-    )
-
-
-def against(value: float, better: Better, ends: Interval, count: int, teacher: float, floor: float) -> Figure:
-    """A figure whose teacher's own is known without an interval."""
+def against(
+    value: float, better: Better, ends: Interval, count: int, teacher: float, floor: float, more: Interval | None = None
+) -> Figure:
+    """A figure beside the teacher's own. more: how much more it is, an interval; None: the teacher's own has none."""
     return Figure(
         value=value,
         better=better,
@@ -32,5 +20,12 @@ def against(value: float, better: Better, ends: Interval, count: int, teacher: f
         teacher=teacher,
         floor=floor,
         excess=value - teacher,
-        excess_interval=(ends[0] - teacher, ends[1] - teacher),
+        excess_interval=more or (ends[0] - teacher, ends[1] - teacher),
     )
+
+
+def beside(estimates: Sequence[float] | np.ndarray, replicates: np.ndarray, better: Better, count: int) -> Figure:
+    """A figure from the student's and the teacher's estimates [2] and their paired bootstrap replicates [rounds, 2]."""
+    (student, teacher), (own, others) = map(float, estimates), replicates.T
+    low, high = interval(others)
+    return against(student, better, interval(own), count, teacher, (high - low) / 2, interval(own - others))

@@ -43,9 +43,7 @@ class Figure(Part):
     @property
     def resolved(self) -> bool | None:
         """Whether student and teacher were told apart: the excess is over the floor, and its interval excludes 0.
-
-        None: nothing is known of the teacher's own figure.
-        """
+        None: nothing is known of the teacher's own figure."""
         if self.excess is None or self.excess_interval is None or self.floor is None:
             return None
         low, high = self.excess_interval
@@ -97,10 +95,8 @@ class Row(Engine):
 
 
 class Latency(Row):
-    """Milliseconds of one call of a whole batch: median, 90th percentile, interval of the median.
-
-    speedup: the teacher's in PyTorch, eager, at the same batch ÷ this.
-    """
+    """Milliseconds of one call of a whole batch: median, 90th percentile, interval of the median. speedup: the
+    teacher's in PyTorch, eager, at the same batch ÷ this."""
 
     batch: int
     threads: int
@@ -139,7 +135,7 @@ class FewSteps(Row):
     @property
     def name(self) -> str:
         """As it is printed, wherever it is."""
-        return f"{self.side}, {self.runtime}, {self.solver}"
+        return f"{super().name}, {self.solver}"
 
 
 class Stage(Engine):
@@ -177,14 +173,10 @@ class Side(Part):
 
 
 class Space(Part):
-    """Distances in one feature space. enough: there are samples enough for its dimension.
-
-    real_halves: the Fréchet distance of one half of the real images to the other, to infinity: what 0 looks like.
-    """
+    """Distances in one feature space. enough: there are samples enough for its dimension."""
 
     dimension: int
     enough: bool
-    real_halves: float | None
     metrics: dict[str, Figure]
 
 

@@ -1,5 +1,6 @@
 """The report: what `verify` fills and saves, and what every page reads."""
 
+from collections.abc import Mapping
 from os.path import lexists
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,15 @@ from compress.files import JSON_BYTES, Unreadable, read_text, write_json
 from compress.report import parts
 
 FORMAT: Literal[4] = 4
+
+
+def pooled(quality: Mapping[str, parts.Figure], spaces: Mapping[str, parts.Space]) -> dict[str, list[parts.Figure]]:
+    """Every figure under its name, those of the spaces beside each other."""
+    found = {name: [figure] for name, figure in quality.items()}
+    for space in spaces.values():
+        for name, figure in space.metrics.items():
+            found.setdefault(name, []).append(figure)
+    return found
 
 
 class Report(parts.Part):
@@ -49,11 +59,8 @@ class Report(parts.Part):
     @property
     def agreement(self) -> dict[str, bool]:
         """Of each figure that several spaces have: do they say the same of whether student and teacher differ?"""
-        said: dict[str, list[bool | None]] = {}
-        for metric, space, figure in self.figures():
-            if space:
-                said.setdefault(metric, []).append(figure.resolved)
-        return {metric: len(set(each)) == 1 for metric, each in said.items() if len(each) > 1}
+        said = pooled({}, self.spaces)
+        return {metric: len({figure.resolved for figure in each}) == 1 for metric, each in said.items() if each[1:]}
 
     def write(self, folder: Path) -> None:
         """Save it as report.json."""

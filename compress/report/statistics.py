@@ -10,6 +10,7 @@ Equal counts, rounds and seed give equal indices, so that figures computed one a
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +27,7 @@ def resample(*counts: int, rounds: int = ROUNDS, seed: int = 0) -> tuple[np.ndar
     )
 
 
-def multiplicities(index: np.ndarray, count: int) -> np.ndarray:
-    """How often each of `count` items occurs in each resample: [rounds, n] → float64 [rounds, count]."""
-    return np.stack([np.bincount(row, minlength=count) for row in index]).astype(np.float64)
-
-
-def bootstrap(
-    statistic: Callable[..., float | np.ndarray], *counts: int, rounds: int = ROUNDS, seed: int = 0
-) -> np.ndarray:
+def bootstrap(statistic: Callable[..., Any], *counts: int, rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
     """`statistic` of every resample, [rounds, ...]; it is given one index array [count] for each of the `counts`."""
     indices = resample(*counts, rounds=rounds, seed=seed)
     return np.array([statistic(*(index[i] for index in indices)) for i in range(rounds)], dtype=np.float64)
@@ -55,6 +49,12 @@ def recentred(replicates: np.ndarray, estimate: float | np.ndarray) -> np.ndarra
     right. Where distances are combined (a ratio), recentre each of them first.
     """
     return replicates - replicates.mean(axis=0) + estimate
+
+
+def estimated(statistic: Callable[..., Any], *counts: int, rounds: int = ROUNDS) -> tuple[np.ndarray, np.ndarray]:
+    """(`statistic` of all items, its replicates [rounds, ...] recentred on it); else as `bootstrap`."""
+    estimate = np.asarray(statistic(*map(np.arange, counts)))
+    return estimate, recentred(bootstrap(statistic, *counts, rounds=rounds), estimate)
 
 
 def bootstrap_mean(values: np.ndarray, seed: int = 0, rounds: int = 2000) -> Interval:

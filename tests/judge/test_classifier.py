@@ -1,11 +1,11 @@
-"""The judge knows what can be known, and no more."""
+"""The classifier knows what can be known, and no more."""
 
 import numpy as np
 import pytest
 import torch
 
 from compress.data import Dataset
-from compress.judge.classifier import train_judge
+from compress.judge.classifier import train_classifier
 from tests.conftest import dataset_for
 
 
@@ -21,25 +21,25 @@ def plenty(class_model) -> Dataset:
 
 
 def test_distinct_images_are_told_apart(plenty):
-    judge = train_judge(plenty)
-    assert judge.accuracy >= 0.98
-    found = judge.classify(plenty.images.numpy())
+    classifier = train_classifier(plenty)
+    assert classifier.accuracy >= 0.98
+    found = classifier.classify(plenty.images.numpy())
     assert found.shape == (300,) and np.issubdtype(found.dtype, np.integer)
     assert (found == plenty.conditions["class_labels"].numpy()).mean() >= 0.98
 
 
 def test_meaningless_labels_give_the_accuracy_of_a_guess(plenty):
-    assert train_judge(shuffled(plenty)).accuracy < 0.35
+    assert train_classifier(shuffled(plenty)).accuracy < 0.35
 
 
 def test_accuracy_is_that_on_the_held_out_images(plenty):
     noise = torch.randn(plenty.images.shape, generator=torch.Generator().manual_seed(0))
     noisy = Dataset(plenty.images + 1.2 * noise, plenty.conditions)
-    judge = train_judge(noisy)
+    classifier = train_classifier(noisy)
     _, held_out = noisy.split()
-    right = judge.classify(held_out.images.numpy()) == held_out.conditions["class_labels"].numpy()
-    assert 0.2 < judge.accuracy < 1
-    assert judge.accuracy == pytest.approx(right.mean())
+    right = classifier.classify(held_out.images.numpy()) == held_out.conditions["class_labels"].numpy()
+    assert 0.2 < classifier.accuracy < 1
+    assert classifier.accuracy == pytest.approx(right.mean())
 
 
 def test_held_out_images_are_not_trained_on(plenty):
@@ -50,17 +50,17 @@ def test_held_out_images_are_not_trained_on(plenty):
         if tuple(image.flatten().tolist()) not in known:
             image.neg_()
     assert not torch.equal(images, plenty.images)
-    judge, same = train_judge(plenty), train_judge(Dataset(images, plenty.conditions))
-    assert np.array_equal(judge.classify(plenty.images.numpy()), same.classify(plenty.images.numpy()))
-    assert same.accuracy < judge.accuracy
+    classifier, same = train_classifier(plenty), train_classifier(Dataset(images, plenty.conditions))
+    assert np.array_equal(classifier.classify(plenty.images.numpy()), same.classify(plenty.images.numpy()))
+    assert same.accuracy < classifier.accuracy
 
 
-def test_judging_is_repeatable(plenty):
+def test_classifying_is_repeatable(plenty):
     images = np.random.default_rng(0).uniform(-1, 1, (50, 1, 8, 8)).astype(np.float32)
-    assert np.array_equal(train_judge(plenty).classify(images), train_judge(plenty).classify(images))
+    assert np.array_equal(train_classifier(plenty).classify(images), train_classifier(plenty).classify(images))
 
 
 @pytest.mark.parametrize("count", [20, 40])
-def test_judge_of_few_images_is_not_believed_for_what_it_learned_by_heart(count):
+def test_classifier_of_few_images_is_not_believed_for_what_it_learned_by_heart(count):
     images = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert train_judge(Dataset(images, {"class_labels": torch.arange(count) % 10})).accuracy < 0.6
+    assert train_classifier(Dataset(images, {"class_labels": torch.arange(count) % 10})).accuracy < 0.6

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from compress.judge.classifier import Judge
 from compress.judge.response import at_scale, curves
 from compress.model.denoiser import Denoiser
-from tests.judge.test_paired import Brightest, digits
+from tests.judge.test_metrics import BRIGHTEST, digits
 
 LABELS = np.arange(200) % 10
 
@@ -18,7 +17,7 @@ def noisy(scale: float, seed: int) -> np.ndarray:
 
 def test_variance_is_that_of_the_classes_and_lies_within_its_interval() -> None:
     pairs = {2.0: {"teacher": noisy(1, 0), "student": noisy(2, 1), "labels": LABELS}}
-    (point,) = curves(pairs, Judge(Brightest(), 1.0))["variance"]
+    (point,) = curves(pairs, BRIGHTEST)["variance"]
     assert point.scale == 2.0
     for figure, variance in ((point.teacher, 16), (point.student, 64)):  # 16 pixels, each of variance 1 or 4
         assert figure.interval is not None
@@ -31,7 +30,7 @@ def test_variance_is_that_of_the_classes_and_lies_within_its_interval() -> None:
 def test_accuracy_is_counted_at_every_scale() -> None:
     right, wrong = digits(LABELS), digits((LABELS + 1) % 10)
     pairs = {scale: {"teacher": right, "student": s, "labels": LABELS} for scale, s in ((1.0, right), (3.0, wrong))}
-    found = curves(pairs, Judge(Brightest(), 1.0))["class_accuracy"]
+    found = curves(pairs, BRIGHTEST)["class_accuracy"]
     assert [(point.scale, point.teacher.value, point.student.value) for point in found] == [(1, 1, 1), (3, 1, 0)]
 
 

@@ -8,7 +8,6 @@ from compress.report.statistics import (
     bootstrap,
     bootstrap_mean,
     interval,
-    multiplicities,
     recentred,
     resample,
     wilson,
@@ -71,14 +70,6 @@ def test_groups_are_resampled_apart_and_repeatably():
     again, longer = resample(50, 70, rounds=20, seed=3)
     assert np.array_equal(one, again) and longer.shape == (20, 70)
     assert not np.array_equal(one, resample(50, rounds=20, seed=4)[0])
-
-
-def test_multiplicities_count_every_draw():
-    (index,) = resample(7, rounds=5)
-    found = multiplicities(index, 7)
-    assert found.shape == (5, 7) and (found.sum(axis=1) == 7).all()
-    values = np.random.default_rng(0).standard_normal(7)
-    np.testing.assert_allclose(found @ values, values[index].sum(axis=1))
 
 
 def test_bootstrap_of_a_mean_is_bootstrap_mean():

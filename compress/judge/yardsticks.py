@@ -1,0 +1,158 @@
+"""What samples are measured with: data, classifiers and feature spaces, made when first needed."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.data import DataConfig, Dataset, FromTeacher
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
+from compress.judge import cost
+from compress.judge.classifier import Classifier, train_classifier
+from compress.judge.cost import ONNX, Costs
+from compress.judge.distribution import QUANTILE, frechet_infinity
+from compress.judge.features import LEAST, FeatureSpace, classifier_space, load_extractor, pixel_space, random_space
+from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
+from compress.model.denoiser import Denoiser
+from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
+from compress.report.parts import FewSteps, Space
+
+FEW = 600  # images of each few-step baseline
+LEAST_OF_A_CLASS = 8  # fewer, and a resample may hold none of a class
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
+
+    allow_pickle: whether extractors may be programs (TorchScript).
+    drawer: what draws the teacher's samples; seed: of those that are drawn here.
+    """
+
+    load: Callable[[], Dataset]
+    data: DataConfig | None
+    extractors: Sequence[Path]
+    accuracy: float
+    progress: Progress
+    allow_pickle: bool = False
+    drawer: Drawer = PYTORCH
+    seed: int = 0
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """The data set, if the recipe has one."""
+        return None if self.data is None else self.load()
+
+    @property
+    def labelled(self) -> Dataset | None:
+        """The data set, if it has labels."""
+        return self.dataset if self.dataset is not None and "class_labels" in self.dataset.conditions else None
+
+    @cached_property
+    def classifier(self) -> Classifier | None:
+        """What names images; None without labels."""
+        return None if self.labelled is None else train_classifier(self.labelled)
+
+    @property
+    def believed(self) -> Classifier | None:
+        """The classifier, if it is good enough."""
+        return self.classifier if self.classifier is not None and self.classifier.accuracy >= self.accuracy else None
+
+    def reasons(self) -> dict[str, str]:
+        """Why figures that need the classifier are missing."""
+        if self.classifier is None or self.believed is not None:
+            return {}
+        said = f"the classifier names only {self.classifier.accuracy:.1%} of the held-out images correctly"
+        return dict.fromkeys(lacking("classes"), said)
+
+    def why_not(self, metric: str) -> str:
+        """Why a metric could not be measured: for want of the last of its needs, as others are left out or refused."""
+        return self.reasons().get(metric, REASONS[METRICS[metric].needs[-1]])
+
+    @cached_property
+    def real(self) -> dict[str, np.ndarray]:
+        """Training and held-out images where the data are real ones; the latter only if there are enough of them."""
+        if self.dataset is None or isinstance(self.data, FromTeacher):
+            return {}
+        train, held_out = self.dataset.split()
+        enough = len(held_out) < len(self.dataset) and QUANTILE * len(held_out) >= 1
+        return {"training": train.images.numpy()} | ({"held_out": held_out.images.numpy()} if enough else {})
+
+    def sets(self, pairs: Drawn, ours: np.ndarray, again: np.ndarray | None) -> Sets:
+        """Images from the same noise. again: the teacher's first ones, by another runtime; None: they are no pairs."""
+        twin, labels, classes = pairs.samples.numpy(), _labels(pairs), None
+        if self.believed is not None and labels is not None and np.isfinite(ours).all():
+            classes = self.believed.classify(ours), self.believed.classify(twin)
+        return Sets(ours, twin, again, labels=labels, classes=classes)
+
+    def spaces(self, pairs: Drawn, others: Drawn, ours: np.ndarray) -> dict[str, Space]:
+        """Distances between distributions in every space that there are samples enough for."""
+        count = min(len(ours), len(others.samples))
+        if count < LEAST and not self.extractors:
+            return {}
+        images = {"student": ours, "twin": pairs.samples.numpy(), "others": others.samples.numpy()}
+        labels, other_labels = (_labels(one, LEAST_OF_A_CLASS) for one in (pairs, others))
+        spaces, found = self.feature_spaces(images["others"]), {}
+        with self.progress("comparing distributions", len(spaces)) as task:
+            for space in spaces:
+                measured, enough = {}, space.enough(count)
+                if enough:
+                    real = self.real if len(self.real.get("training", ())) >= 8 * space.dimension else {}
+                    features: dict[str, Any] = {name: space(one) for name, one in (images | real).items()}
+                    measured = figures(Sets(**features, labels=labels, other_labels=other_labels))
+                found[space.name] = Space(dimension=space.dimension, enough=enough, metrics=measured)
+                task.advance()
+        return found
+
+    def feature_spaces(self, others: np.ndarray) -> list[FeatureSpace]:
+        """One's own, the trained classifier where there are labels and it can be believed, random networks, pixels."""
+        reference = self.real.get("training", others)
+        spaces = [load_extractor(path, others.shape[1:], self.allow_pickle) for path in self.extractors]
+        if self.labelled is not None:
+            trained, accuracy = classifier_space(self.labelled)
+            spaces += [trained] if accuracy >= self.accuracy else []
+        return [*spaces, random_space(reference), pixel_space(reference)]
+
+    def few_steps(self, teacher: Denoiser, others: Drawn, steps: Sequence[int], costs: Costs) -> tuple[FewSteps, ...]:
+        """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
+        if not steps:
+            return ()
+        call = next(row.ms for row in costs.latency if row.name == cost.guided_row(ONNX).name)
+        reference = others.samples.numpy()
+        space, rows = pixel_space(reference), []
+        for count, solver in itertools.product(steps, ("ddim", "dpmpp_2m")):
+            options = SamplingOptions.model_validate({"solver": solver, "steps": count})
+            sampling = from_scheduler_config(teacher.scheduler, options)
+            sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
+            few = dataclasses.replace(teacher, sampling=sampling)
+            drawn = self.drawn(few, FEW, f"teacher, {solver}, {count} steps")
+            samples, accuracy = drawn.samples.numpy(), None
+            if self.believed is not None and (labels := _labels(drawn)) is not None:
+                accuracy = float((self.believed.classify(samples) == labels).mean())
+            rows.append(
+                FewSteps(
+                    **dict(ONNX),
+                    solver=solver,
+                    evaluations=count,
+                    ms_per_image=call * count,
+                    space=space.name,
+                    frechet=frechet_infinity(space(samples), space(reference)),
+                    class_accuracy=accuracy,
+                )
+            )
+        return tuple(rows)
+
+    def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
+        """Samples of a teacher, kept."""
+        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.drawer)
+
+
+def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:
+    """None: there are none, or one of them is rarer than `least`."""
+    labels = drawn.conditions.get("class_labels")
+    return None if labels is None or labels.unique(return_counts=True)[1].min() < least else labels.numpy()
