@@ -5,6 +5,7 @@ A family imports torch, diffusers, `compress.errors` and this room. To add one: 
 Start reading with `family.py`, then `unet/common.py`.
 """
 
+from compress.families.dit import dit
 from compress.families.family import Family
 from compress.families.unet import unet2d, unet2d_condition
 
@@ -13,5 +14,6 @@ FAMILIES: dict[str, Family] = {
     for family in (
         unet2d.FAMILY,
         unet2d_condition.FAMILY,
+        dit.FAMILY,
     )
 }
