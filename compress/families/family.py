@@ -95,6 +95,7 @@ class Family:
     left: kind of such an edit → what makes of a block the module that is left in its place, called as the block is.
     layouts: blocks that a layout leaves out which was published under this name.
     repair: after layers changed width or blocks gave way, put right what modules and config store about that.
+    tables: fill, in a net that was built on the meta device, the buffers that no file holds.
     counterpart: (name of a student's parameter, student, teacher) → the teacher's name of it, where both are of this
         family and the student has fewer blocks.
     narrower: (net, share, multiple of channels, heads) → a plain net on the meta device whose every width has lost
@@ -124,6 +125,7 @@ class Family:
     layers: Layers
     lean: Lean = Lean()
     layouts: Mapping[str, Callable[[nn.Module], list[str]]] = field(default_factory=dict)
+    tables: Callable[[nn.Module], None] = lambda net: None
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
