@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.embeddings import LabelEmbedding
+from diffusers.models.embeddings import LabelEmbedding, PatchEmbed
 from torch import nn
 
 from compress.families import attention as shared
@@ -92,6 +92,13 @@ def _repair(net: nn.Module) -> None:
         shared.repair(block.attn1)
 
 
+def _tables(net: Any) -> None:
+    """The sines and cosines of positions [1,tokens,width]."""
+    config, width = net.config, net.inner_dim
+    size, patch = config.sample_size, config.patch_size
+    net.pos_embed.pos_embed = PatchEmbed(size, size, patch, config.in_channels, width).pos_embed
+
+
 def _counterpart(name: str, student: Any, teacher: Any) -> str:
     """Blocks at the same share of the depth; the first and the last stay."""
     part, _, rest = name.partition(".")
@@ -120,6 +127,7 @@ FAMILY = Family(
     blocks=_removable,
     left={Passthrough.kind: Passthrough},
     repair=_repair,
+    tables=_tables,
     counterpart=_counterpart,
     layers=Layers(
         ends=("pos_embed.proj", "proj_out_2"),
