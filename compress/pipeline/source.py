@@ -73,7 +73,7 @@ def _names(root: Path) -> list[str]:
     """Paths of a folder's files within it, as a hub would list them; an empty folder ends in a slash."""
     found = []
     for child in sorted(root.iterdir()):
-        if child.name in (*_FOLDERS, "transformer", "scheduler") and child.is_dir():
+        if child.name in (*_FOLDERS, "scheduler") and child.is_dir():
             found += [f"{child.name}/", *(f"{child.name}/{inner.name}" for inner in child.iterdir())]
         else:
             found.append(child.name)
@@ -87,9 +87,7 @@ def _parts(names: Collection[str], where: str) -> tuple[str, list[str]]:
     if f"{folder}config.json" not in names:
         inside = ", ".join(dict.fromkeys(name.split("/")[0] for name in sorted(names)[:200]))[:200] or "nothing"
         single = next((name for name in names if "/" not in name and name.endswith(_SINGLE)), None)
-        if "transformer" not in _FOLDERS and any(name.startswith("transformer/") for name in names):
-            reason = "is a pipeline around a transformer (transformer/), which is not supported yet"
-        elif single is not None:
+        if single is not None:
             reason = f"{single} {_single(single)}"
         else:
             inner = ", ".join(f"{one}/config.json" for one in _FOLDERS)

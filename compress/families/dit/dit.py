@@ -27,6 +27,11 @@ def _build(config: Mapping[str, Any]) -> nn.Module:
     return net
 
 
+def _classes(net: Any) -> int:
+    """The last is the null class."""
+    return int(net.config.num_embeds_ada_norm) + 1
+
+
 def _channels(config: Mapping[str, Any]) -> int:
     taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
     return int(taken if given == 2 * taken else given)
@@ -114,7 +119,7 @@ FAMILY = Family(
     folder="transformer",
     build=_build,
     refuse=lambda config: None,
-    classes=lambda net: net.config.num_embeds_ada_norm + 1,  # type: ignore[union-attr, operator]
+    classes=_classes,
     channels=_channels,
     multiple=lambda config: config["patch_size"],
     conditions=lambda net, tokens: {"class_labels": Condition(torch.int64)},
