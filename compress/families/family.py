@@ -78,6 +78,7 @@ class Family:
     """One architecture: how to build it, call it, take it apart and read its features.
 
     name, folder: diffusers' class name, as in `config.json`, and name of the folder in a pipeline.
+    once: class names in configs that were written before the class had its own.
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
     channels: how many channels a prediction of a net of this config has.
@@ -129,6 +130,7 @@ class Family:
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
 
     def heads(self, net: nn.Module) -> dict[nn.Module, int]:
         """The layers that write queries, keys and values → into how many heads."""

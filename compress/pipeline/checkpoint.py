@@ -13,14 +13,13 @@ from torch import nn
 from compress.diffusion.sampling import Guidance, Sampling
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CheckpointError
-from compress.families import FAMILIES
 from compress.families.family import Family
-from compress.files import Unreadable, read_json
 from compress.model import noise_classifier, trial
 from compress.model import structure as structures
 from compress.model.denoiser import Denoiser, guidance_fault
 from compress.pipeline import weights
-from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
+from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, family_of, locate
+from compress.pipeline.source import json_object as _json
 from compress.runtime.schemes import SCHEMES
 
 QUANTIZED = [name for name in SCHEMES if name != "float"]
@@ -41,7 +40,7 @@ def load(
     """
     source = locate(reference)
     config = _json(source.model / "config.json")
-    family = _family(config, source.model)
+    family = family_of(config, source.model)
     where = source.root / "structure.json"
     structure = _json(where) if where in source.files else {}
     quantization, kept = structure.pop("quantization", None), _kept(structure.pop("kept", {}), where)
@@ -113,19 +112,6 @@ def _structure(net: nn.Module, family: Family) -> structures.Structure:
     config: dict[str, Any] = dict(net.config)  # type: ignore[arg-type]
     with torch.device("meta"):
         return structures.describe(net, family.build(config), family)
-
-
-def _family(config: Mapping[str, Any], where: Path) -> Family:
-    name = config.get("_class_name")
-    family = FAMILIES.get(str(name))
-    if family is None:
-        raise CheckpointError(
-            f"{where}: architecture {str(name)[:100]} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    reason = family.refuse(config)
-    if reason:
-        raise CheckpointError(f"{where / 'config.json'}: {reason}")
-    return family
 
 
 def _kept(content: Any, where: Path) -> dict[str, tuple[int, ...]]:
@@ -200,16 +186,6 @@ def _sampling(source: Source, options: SamplingOptions, guidance: Guidance | Non
         raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)
     return sampling.model_copy(update={"guidance": guidance}) if guidance else sampling
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except Unreadable as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: should hold a JSON object")
-    return content
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

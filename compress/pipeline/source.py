@@ -1,14 +1,17 @@
 """Where the parts of a model lie: in a folder, or on the hub, of which no more is downloaded than is read."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import list_repo_files, snapshot_download
 
 from compress.errors import CheckpointError
 from compress.families import FAMILIES
+from compress.families.family import Family
+from compress.files import Unreadable, read_json
 
 STOCK_WEIGHTS = "diffusion_pytorch_model"
 # Of a net that its config.json does not describe. diffusers would load one without a word and draw at random what it
@@ -67,6 +70,29 @@ def locate(reference: str | Path) -> Source:
     model = root / folder
     scheduler = next((file for file in files if file.name == "scheduler_config.json"), None)
     return Source(root, model, scheduler, tuple(model / name for name in _weights(folder, read)), files)
+
+
+def family_of(config: Mapping[str, Any], where: Path) -> Family:
+    """The family of a net's config, which lies in the folder `where`. Raises CheckpointError."""
+    name = str(config.get("_class_name"))
+    family = next((one for one in FAMILIES.values() if name in (one.name, *one.once)), None)
+    if family is None:
+        raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
+    reason = family.refuse(config)
+    if reason:
+        raise CheckpointError(f"{where / 'config.json'}: {reason}")
+    return family
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """What a file holds. Raises CheckpointError."""
+    try:
+        content = read_json(file)
+    except Unreadable as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: should hold a JSON object")
+    return content
 
 
 def _names(root: Path) -> list[str]:
@@ -136,9 +162,14 @@ def _download(name: str) -> Path:
             return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise CheckpointError(_no_download(name, error)) from None
-    wanted = _parts(names, name)[1]
+    folder, wanted = _parts(names, name)
+    config = f"{folder}config.json"
     try:
+        root = Path(snapshot_download(name, allow_patterns=[config]))
+        family_of(json_object(root / config), root / folder)  # before gigabytes of weights that are of no use
         return Path(snapshot_download(name, allow_patterns=wanted))
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(_no_download(name, error)) from None
 

@@ -1,5 +1,6 @@
 """Where a model lies: what a folder or a repository on the hub is, and which files of it are read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         def __init__(self) -> None:
             self.names, self.folder = PIPELINE, tmp_path / "snapshot"
             self.asked: dict[str, Any] = {}
+            self.config = {"_class_name": "UNet2DModel"}
 
         def download(self, name: str, **options: Any) -> str:
             self.asked = {"name": name, **options}
             for wanted in options.get("allow_patterns", []):
                 (self.folder / wanted).parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / wanted).touch()
+                (self.folder / wanted).write_text(json.dumps(self.config) if wanted.endswith("config.json") else "")
             return str(self.folder)
 
     one = Hub()
@@ -88,7 +90,6 @@ def test_a_bare_model_on_the_hub(hub: Any) -> None:
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], "around a transformer"),
         (["README.md", "sd_xl_base_1.0.safetensors"], "is a single file"),
         (["README.md", "pytorch_model.txt"], "is no diffusers checkpoint"),
         ([*PIPELINE, "pytorch_lora_weights.safetensors"], "looks like a LoRA"),
@@ -154,8 +155,23 @@ def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> 
     refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
 
 
-def test_a_transformer_is_named_as_the_reason(tmp_path: Path) -> None:
-    refused(folder_of(tmp_path, ["model_index.json", "transformer/config.json"]), "transformer", "not supported yet")
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"_class_name": "FluxTransformer2DModel"}, "architecture FluxTransformer2DModel is not supported"),
+        ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}, "norm_type 'ada_norm_single'"),
+    ],
+)
+def test_weights_of_another_architecture_are_not_downloaded(hub: Any, config: dict[str, str], reason: str) -> None:
+    hub.names, hub.config = ["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], config
+    refused("owner/name", reason)
+    assert hub.asked["allow_patterns"] == ["transformer/config.json"]
+
+
+def test_a_transformer_in_a_config_of_its_old_class(hub: Any) -> None:
+    hub.names = ["model_index.json", "transformer/config.json", f"transformer/{W}.bin"]
+    hub.config = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}
+    assert source.locate("owner/name").weights == (hub.folder / f"transformer/{W}.bin",)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])

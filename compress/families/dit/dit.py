@@ -27,6 +27,11 @@ def _build(config: Mapping[str, Any]) -> nn.Module:
     return net
 
 
+def _refuse(config: Mapping[str, Any]) -> str | None:
+    norm = config.get("norm_type", "ada_norm_zero")
+    return None if norm == "ada_norm_zero" else f"norm_type {norm!r} is not supported: it is no class-conditional DiT"
+
+
 def _classes(net: Any) -> int:
     """The last is the null class."""
     return int(net.config.num_embeds_ada_norm) + 1
@@ -118,7 +123,8 @@ FAMILY = Family(
     name="DiTTransformer2DModel",
     folder="transformer",
     build=_build,
-    refuse=lambda config: None,
+    once=("Transformer2DModel",),
+    refuse=_refuse,
     classes=_classes,
     channels=_channels,
     multiple=lambda config: config["patch_size"],
