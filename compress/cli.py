@@ -193,7 +193,7 @@ def bench(
 @app.command()
 def sample(
     bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
-    out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="picture to write (PNG), or .npz")] = Path("grid.png"),
     class_: Annotated[Optional[int], typer.Option("--class", help="label; default: every one in turn")] = None,  # noqa: UP045
     embeddings: Annotated[Optional[Path], typer.Option(help=".npz with `embeddings`, for text models")] = None,  # noqa: UP045
     guidance_scale: Annotated[
@@ -214,7 +214,7 @@ def sample(
     import numpy as np
 
     from compress.errors import BundleError
-    from compress.files import check_target
+    from compress.files import check_target, write_npz
     from compress.pages.figures import grid
     from compress.runtime import Bundle
     from compress.runtime.bundle import find
@@ -222,6 +222,9 @@ def sample(
     check_target(out)
     folder = find(bundle)
     model = Bundle(folder, threads)
+    if len(model.sample_shape) != 3 and out.suffix != ".npz":
+        shape = list(model.sample_shape)
+        raise BundleError(f"--out {out}: samples of this model are {shape}, no images; give the name of an .npz")
     model = model if guidance_scale is None else model.at_scale(guidance_scale)
     model = model if steps is None else model.at_steps(steps)
     conditions: dict[str, Any] = {}
@@ -253,7 +256,10 @@ def sample(
     if not np.isfinite(images).all():
         scale = model.guidance["scale"]
         raise BundleError(f"{folder}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
-    grid(images, out, titles)
+    if out.suffix == ".npz":
+        write_npz(out, {"samples": images})
+    else:
+        grid(images, out, titles)
     print(out)
 
 

@@ -107,11 +107,11 @@ class Dataset(Batch):
 
 def load(
     config: Digits | Folder | Npz,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int | None,
     embeddings: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Dataset:
-    """Read a source for a model of sample shape (c,h,w) with `classes` labels (None: takes no label).
+    """Read a source for a model of this sample shape with `classes` labels (None: takes no label).
 
     embeddings: the conditions of real numbers that the model takes, with the shape of one; None: whatever there is.
 
@@ -120,7 +120,11 @@ def load(
     if isinstance(config, Digits):
         dataset, where = _digits(), "data: digits"
     elif isinstance(config, Folder):
-        dataset, where = _folder(config, shape, classes is not None), f"data: {config.path}"
+        if len(shape) != 3:
+            raise DataError(
+                f"data: {config.path}: holds pictures; samples of the model are {list(shape)}: give an .npz"
+            )
+        dataset, where = _folder(config, (shape[0], shape[1], shape[2]), classes is not None), f"data: {config.path}"
     else:
         dataset, where = _npz(config), f"data: {config.path}"
     return check(dataset, shape, classes, embeddings, where)
@@ -128,7 +132,7 @@ def load(
 
 def check(
     dataset: Dataset,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int | None,
     embeddings: Mapping[str, tuple[int, ...]] | None,
     where: str,

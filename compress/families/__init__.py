@@ -7,7 +7,7 @@ Start reading with `family.py`, then `unet/common.py`.
 
 from compress.families.dit import dit
 from compress.families.family import Family
-from compress.families.unet import unet2d, unet2d_condition
+from compress.families.unet import unet1d, unet2d, unet2d_condition
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -15,5 +15,6 @@ FAMILIES: dict[str, Family] = {
         unet2d.FAMILY,
         unet2d_condition.FAMILY,
         dit.FAMILY,
+        unet1d.FAMILY,
     )
 }

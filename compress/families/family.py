@@ -78,6 +78,7 @@ class Family:
     """One architecture: how to build it, call it, take it apart and read its features.
 
     name, folder: diffusers' class name, as in `config.json`, and name of the folder in a pipeline.
+    dimensions: of a sample [channels, …] beside its channels: 1 of sound, 2 of images.
     once: class names in configs that were written before the class had its own.
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
@@ -131,6 +132,13 @@ class Family:
     sinusoids: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     once: tuple[str, ...] = ()
+    dimensions: int = 2
+
+    def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """(channels, length) or (channels, height, width) of one sample. A size that is one number is every side's."""
+        size = config["sample_size"]
+        sides = (size,) * self.dimensions if isinstance(size, int) else size
+        return (int(config["in_channels"]), *map(int, sides))
 
     def heads(self, net: nn.Module) -> dict[nn.Module, int]:
         """The layers that write queries, keys and values → into how many heads."""

@@ -55,7 +55,7 @@ def places(model: Denoiser) -> dict[str, int]:
     shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
     found: dict[str, int] = {}
     for path, module in shadow.net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear | LowRank):
 
             def count(layer: nn.Module, _inputs: object, output: Any, path: str = path) -> None:
                 found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]

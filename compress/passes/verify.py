@@ -88,6 +88,12 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     bundle, teacher = Bundle(model.path, threads=config.threads), context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
+    if len(teacher.sample_shape) != 3:
+        raise VerifyError(
+            f"{context.name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
+            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
+            "the model, and `compress sample` draws from it"
+        )
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
         known = bundle.guidance["scale"]
         context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
