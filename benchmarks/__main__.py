@@ -30,6 +30,7 @@ SUITE = {
     "int8": "the ways to quantize, side by side",
     "processors": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",
+    "dit": "a diffusion transformer of 40 M parameters in int8, beside peers",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
 

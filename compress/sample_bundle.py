@@ -22,7 +22,7 @@ class Sample:
     """What to draw: the options of `compress sample`."""
 
     bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")]
-    out: Annotated[Path, typer.Option(help="picture to write (PNG)")] = Path("grid.png")
+    out: Annotated[Path, typer.Option(help="picture to write (PNG), or .npz")] = Path("grid.png")
     class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
@@ -40,13 +40,16 @@ class Sample:
 
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
-    from compress.files import check_target
+    from compress.files import check_target, write_npz
     from compress.pages.figures import grid
     from compress.runtime import Bundle
     from compress.runtime.bundle import find
 
     check_target(asked.out)
     model = Bundle(find(asked.bundle), asked.threads)
+    if len(model.sample_shape) != 3 and asked.out.suffix != ".npz":
+        shape = list(model.sample_shape)
+        raise BundleError(f"--out {asked.out}: samples of this model are {shape}, no images; give the name of an .npz")
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
     conditions = _conditions(model, asked)
@@ -60,11 +63,11 @@ def sample(asked: Sample) -> None:
     if not np.isfinite(images).all():
         scale = model.guidance["scale"]
         raise BundleError(f"{model.path}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
-    grid(
-        images,
-        asked.out,
-        [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None,
-    )
+    if asked.out.suffix == ".npz":
+        write_npz(asked.out, {"samples": images})
+    else:
+        titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
+        grid(images, asked.out, titles)
     print(asked.out)
 
 

@@ -29,6 +29,8 @@ class Folder(Frozen):
         """All images, one after the other, and the numbers of their subfolders."""
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder of images")
+        if len(shape) != 3:
+            raise DataError(f"data: {self.path}: holds pictures; samples of the model are {list(shape)}: give an .npz")
         folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
         if labelled and not folders:
             raise DataError(f"{self.path}: has no subfolders; a class-conditional model needs one subfolder a class")
@@ -45,7 +47,7 @@ class Folder(Frozen):
 
 def _image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
     """One image as float32 (c,h,w) in [-1, 1]."""
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if shape[0] not in (1, 3):
         raise DataError(f"{file}: the model takes {shape[0]} channels (latents?); give it an .npz of `images` instead")
     channels, height, width = shape
     with raising(DataError, file):

@@ -5,13 +5,16 @@ A family imports torch, diffusers, `compress.errors` and this room. To add one: 
 Start reading with `family.py`, then `unet/common.py`.
 """
 
+from compress.families.dit import dit
 from compress.families.family import Family
-from compress.families.unet import unet2d, unet2d_condition
+from compress.families.unet import unet1d, unet2d, unet2d_condition
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         unet2d.FAMILY,
         unet2d_condition.FAMILY,
+        dit.FAMILY,
+        unet1d.FAMILY,
     )
 }

@@ -78,6 +78,8 @@ class Family:
     """One architecture: how to build it, call it, take it apart and read its features.
 
     name, folder: diffusers' class name, as in `config.json`, and name of the folder in a pipeline.
+    dimensions: of a sample [channels, …] beside its channels: 1 of sound, 2 of images.
+    once: class names in configs that were written before the class had its own.
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
     channels: how many channels a prediction of a net of this config has.
@@ -95,6 +97,7 @@ class Family:
     left: kind of such an edit → what makes of a block the module that is left in its place, called as the block is.
     layouts: blocks that a layout leaves out which was published under this name.
     repair: after layers changed width or blocks gave way, put right what modules and config store about that.
+    tables: fill, in a net that was built on the meta device, the buffers that no file holds.
     counterpart: (name of a student's parameter, student, teacher) → the teacher's name of it, where both are of this
         family and the student has fewer blocks.
     narrower: (net, share, multiple of channels, heads) → a plain net on the meta device whose every width has lost
@@ -124,9 +127,18 @@ class Family:
     layers: Layers
     lean: Lean = Lean()
     layouts: Mapping[str, Callable[[nn.Module], list[str]]] = field(default_factory=dict)
+    tables: Callable[[nn.Module], None] = lambda net: None
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
+    dimensions: int = 2
+
+    def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """(channels, length) or (channels, height, width) of one sample. A size that is one number is every side's."""
+        size = config["sample_size"]
+        sides = (size,) * self.dimensions if isinstance(size, int) else size
+        return (int(config["in_channels"]), *map(int, sides))
 
     def heads(self, net: nn.Module) -> dict[nn.Module, int]:
         """The layers that write queries, keys and values → into how many heads."""

@@ -89,13 +89,26 @@ def writer(layer: Any) -> Any:
     return layer.up if isinstance(layer, LowRank) else layer
 
 
+def written_by(path: str, layer: nn.Module) -> str:
+    """Path of what writes the output of the layer at a path."""
+    return f"{path}.up" if isinstance(layer, LowRank) else path
+
+
 def channel_axis(layer: nn.Module) -> int:
     """Where the output of a layer has its channels: last of a linear one, second of a convolution."""
     return -1 if isinstance(writer(layer), nn.Linear) else 1
 
 
+class Product(nn.Module):
+    """A linear layer by weights that are computed; a module, so that it has a path in the net."""
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [...,in] and weight [out,in] -> [...,out]."""
+        return functional.linear(x, weight, bias)
+
+
 class Convolution(nn.Module):
-    """A convolution by weights that are computed; a module, so that it has a path in the net."""
+    """A convolution by weights that are computed, as `Product` is."""
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x [b,c,...] and weight [out,c,...] with one dimension of positions or two."""

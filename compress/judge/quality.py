@@ -17,8 +17,8 @@ def sqnr(reference: np.ndarray, value: np.ndarray) -> float:
 
 
 def psnr(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Peak signal to noise ratio in dB of each pair, [n]; pixels span 2. At most 200."""
-    error = np.square(teacher.astype(np.float64) - student).mean(axis=(1, 2, 3))
+    """Peak signal to noise ratio in dB of each pair, [n]; arrays [n,…] whose values span 2. At most 200."""
+    error = np.square(teacher.astype(np.float64) - student).mean(axis=tuple(range(1, teacher.ndim)))
     return 10 * np.log10(PIXEL_RANGE**2 / np.maximum(error, PIXEL_RANGE**2 * 1e-20))
 
 

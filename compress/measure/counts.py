@@ -53,7 +53,7 @@ def places(model: Denoiser) -> dict[str, int]:
     Layers of low rank count as one; layers that are never called are left out.
     """
     shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, LowRank)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, LowRank)
     layers = [path for path, module in shadow.net.named_modules() if isinstance(module, kinds)]
     found: dict[str, int] = {}
 

@@ -17,7 +17,8 @@ from torch import nn
 from compress.families.replacements import writer
 from compress.model.denoiser import Denoiser, example_inputs
 
-WEIGHED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+WEIGHED = (*CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Couplings:
         self.sets = [self._coupled(group) for group in groups]
 
     def _coupled(self, group: Any) -> Coupled:
-        layers = [item for item in group if isinstance(item.dep.target.module, nn.Conv2d | nn.Linear)]
+        layers = [item for item in group if isinstance(item.dep.target.module, (*CONVOLUTIONS, nn.Linear))]
         readers = [item for item in layers if self._reads(item.dep.handler)]
         narrow = min((len(item.idxs) for item in readers), default=len(group[0].idxs))
         heads = max((self._heads.get(item.dep.target.module, 0) for item in layers if item not in readers), default=0)
@@ -83,7 +84,7 @@ class Couplings:
             if isinstance(module, nn.GroupNorm):
                 parts.append(module.num_groups)
             dim = 1 if isinstance(module, nn.Embedding) else 0
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
+            if isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.ConvTranspose2d)):
                 dim = int(reads != isinstance(module, nn.ConvTranspose2d))
             places, channels = (torch.tensor(list(found)) for found in (item.idxs, item.root_idxs))
             members.append(Member(self._paths[module], dim, places, channels))

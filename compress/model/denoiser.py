@@ -97,11 +97,9 @@ class Denoiser:
         return next((name for name in ("encoder_hidden_states", "class_embedding") if name in self.conditions), None)
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one sample."""
-        size = self.config["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(self.config["in_channels"]), int(height), int(width)
+    def sample_shape(self) -> tuple[int, ...]:
+        """(channels, …) of one sample: height and width of an image, length of a sound."""
+        return self.family.sample_shape(self.config)
 
     @property
     def classes(self) -> int | None:

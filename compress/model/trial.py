@@ -60,10 +60,11 @@ def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
 def check_samples(family: Family, net: Any) -> None:
     """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
     size, taken, given = net.config["sample_size"], net.config["in_channels"], family.channels(net.config)
-    sides = [size, size] if isinstance(size, int) else size
+    sides = [size] * family.dimensions if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and all(type(side) is int and side > 0 for side in sides)
-    if not whole or len(sides) != 2:
-        raise ValueError(f"sample_size is {str(size)[:40]}; should be the side of a sample, or [height, width]")
+    if not whole or len(sides) != family.dimensions:
+        wanted = {1: "length", 2: "side of a sample, or [height, width]"}[family.dimensions]
+        raise ValueError(f"sample_size is {str(size)[:40]}; should be the {wanted}")
     if math.prod((taken, *sides)) > SAMPLE:
         raise ValueError(f"sample_size {size}: a sample of {taken} channels may hold at most {SAMPLE:,} values")
     if taken != given:

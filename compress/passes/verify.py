@@ -22,6 +22,7 @@ from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
+from compress.model.denoiser import Denoiser
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
@@ -108,8 +109,7 @@ class Config(PassConfig):
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
     bundle, teacher = Bundle(model.path, config.threads, engine=ENGINES[config.engine]), context.teacher()
-    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
-        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
+    _comparable(bundle, teacher, context.name)
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
         known = bundle.guidance["scale"]
         context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
@@ -162,6 +162,18 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     write_npz(context.output / "samples.npz", drawn.shown())
     values = {name: found[0].value for name, found in figures.items()}
     return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": values})
+
+
+def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
+    """Raise VerifyError unless both draw images, and from the same inputs."""
+    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
+        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
+    if len(teacher.sample_shape) != 3:
+        raise VerifyError(
+            f"{name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
+            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
+            "the model, and `compress sample` draws from it"
+        )
 
 
 def forecast(model: Bundle, config: Config, context: Context) -> Forecast:

@@ -58,6 +58,7 @@ def load(
     if fault is not None:
         raise CheckpointError(f"{source.root / 'sampling.json'}: guidance{fault}")
     weights.fill(net, family.renamed, source.weights, source.model, allow_pickle)
+    family.tables(net)
     net.eval().requires_grad_(False)
     try:
         trial.run(model)

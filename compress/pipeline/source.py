@@ -30,7 +30,7 @@ _BESIDE = (
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
 )
-_FOLDERS = tuple(dict.fromkeys([*(family.folder for family in FAMILIES.values()), "transformer"]))
+_FOLDERS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
 _OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".xml")
@@ -136,9 +136,9 @@ def _single(name: str) -> str:
 def build(config: Mapping[str, Any], where: str) -> tuple[Family, nn.Module]:
     """The net on the meta device that a config in the folder `where` describes. Raises CheckpointError."""
     name = str(config.get("_class_name"))
-    if name not in FAMILIES:
+    family = next((one for one in FAMILIES.values() if name in (one.name, *one.once)), None)
+    if family is None:
         raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
-    family = FAMILIES[name]
     try:
         net = trial.build(family, config)
         trial.check_samples(family, net)

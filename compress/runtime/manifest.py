@@ -177,9 +177,10 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     """Raises _Fault if two entries contradict each other."""
     inputs, sampling, classes = manifest["inputs"], manifest["sampling"], manifest.get("classes")
     batch = manifest["batch"] or "batch"
-    for name, rank in (("sample", 4), ("timestep", 1)):
-        if name not in inputs or len(inputs[name]["shape"]) != rank:
-            raise _Fault(f"inputs.{name}: should have {rank} dimensions; got {inputs.get(name)}")
+    for name, ranks in (("sample", (4, 3)), ("timestep", (1,))):
+        if name not in inputs or len(inputs[name]["shape"]) not in ranks:
+            wanted = " or ".join(map(str, ranks))
+            raise _Fault(f"inputs.{name}: should have {wanted} dimensions; got {inputs.get(name)}")
     for name, spec in inputs.items():
         first, *rest = spec["shape"]
         if first != batch or "batch" in rest or math.prod(rest) > MOST_VALUES:

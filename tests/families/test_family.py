@@ -153,7 +153,6 @@ def test_a_family_of_tokens_is_distilled_through_its_own_axis(
     with pytest.raises(ValueError, match="no place"):
         scalars.add(low.model.net, TOKENS, scalars.STEPS)
     monkeypatch.setitem(source.FAMILIES, "Tokens", TOKENS)
-    monkeypatch.setattr(source, "_FOLDERS", ("unet", "transformer"))
     checkpoint.save(low.model, tmp_path / "model")
     with torch.no_grad():
         outputs = [predict(each, *inputs_for(low.model)) for each in (low.model, checkpoint.load(tmp_path / "model"))]

@@ -375,7 +375,7 @@ def test_pickle_of_something_else(folder: Path, content: Any) -> None:
 # Configs.
 
 
-@pytest.mark.parametrize("name", ["DiTTransformer2DModel", None, 3])
+@pytest.mark.parametrize("name", ["FluxTransformer2DModel", None, 3])
 def test_unsupported_architecture_names_the_supported_ones(folder: Path, name: Any) -> None:
     edit_json(folder / "unet" / "config.json", _class_name=name)
     refused(folder, folder / "unet", str(name), "UNet2DModel", "UNet2DConditionModel")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from compress.errors import CheckpointError
-from compress.pipeline import checkpoint, source
+from compress.pipeline import source
 from tests.conftest import TEXT_CONFIG
 
 W = "diffusion_pytorch_model"
@@ -203,16 +203,23 @@ def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> 
     refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
 
 
-def test_a_transformer_is_named_as_the_reason(hub: Any, tmp_path: Path) -> None:
-    hub.names, hub.config = (
-        ["transformer/config.json", f"transformer/{W}.safetensors"],
-        {"_class_name": "FluxTransformer"},
-    )
-    refused("owner/name", "owner/name/transformer: architecture FluxTransformer is not supported; supported: UNet2D")
-    folder_of(tmp_path, hub.names)
-    (tmp_path / "transformer" / "config.json").write_text(json.dumps(hub.config))
-    with pytest.raises(CheckpointError, match="transformer: architecture FluxTransformer is not supported"):
-        checkpoint.load(tmp_path)
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"_class_name": "FluxTransformer2DModel"}, "architecture FluxTransformer2DModel is not supported"),
+        ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}, "norm_type 'ada_norm_single'"),
+    ],
+)
+def test_weights_of_another_architecture_are_not_downloaded(hub: Any, config: dict[str, str], reason: str) -> None:
+    hub.names, hub.config = ["model_index.json", "transformer/config.json", f"transformer/{W}.safetensors"], config
+    refused("owner/name", reason)
+    assert hub.last["allow_patterns"] == ["transformer/config.json"]
+
+
+def test_a_transformer_in_a_config_of_its_old_class(hub: Any) -> None:
+    hub.names = ["model_index.json", "transformer/config.json", f"transformer/{W}.bin"]
+    hub.config = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}
+    assert source.locate("owner/name").weights == (hub.folder / f"transformer/{W}.bin",)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])

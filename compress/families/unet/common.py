@@ -11,8 +11,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from compress.families import attention as shared
 from compress.families.family import Condition, Family, Layers, Lean
-from compress.families.replacements import LowRank, Passthrough, writer
+from compress.families.replacements import LowRank, Passthrough, writer, written_by
 from compress.families.unet import attention, blocks, widths
 from compress.families.unet.blocks import Shortcut
 
@@ -101,19 +102,15 @@ def _writer(block: Any) -> str | None:
             last = samplers[-1]
             name = f"{kind}.{len(samplers) - 1}"
             if isinstance(getattr(last, "conv", None), nn.Conv2d | LowRank):
-                return _last(f"{name}.conv", last.conv)
+                return written_by(f"{name}.conv", last.conv)
             if hasattr(last, "conv2"):
-                return _last(f"{name}.conv2", last.conv2)
+                return written_by(f"{name}.conv2", last.conv2)
     for i, resnet in reversed(list(enumerate(block.resnets))):
         if not isinstance(resnet, Shortcut):
-            return _last(f"resnets.{i}.conv2", resnet.conv2)
+            return written_by(f"resnets.{i}.conv2", resnet.conv2)
         if resnet.conv_shortcut is not None:
-            return _last(f"resnets.{i}.conv_shortcut", resnet.conv_shortcut)
+            return written_by(f"resnets.{i}.conv_shortcut", resnet.conv_shortcut)
     return None
-
-
-def _last(path: str, layer: nn.Module) -> str:
-    return f"{path}.up" if isinstance(layer, LowRank) else path
 
 
 def protected(net: nn.Module) -> list[nn.Module]:
@@ -151,10 +148,7 @@ def repair(net: Any) -> None:
             module.channels = module.conv.in_channels
             module.out_channels = module.conv.out_channels
         elif isinstance(module, Attention):
-            module.inner_dim = module.to_q.out_features
-            module.inner_kv_dim = module.to_k.out_features if module.to_k is not None else module.inner_dim
-            module.query_dim = module.to_q.in_features
-            module.out_dim = module.to_out[0].out_features
+            shared.repair(module)
         elif hasattr(module, "conv1") and hasattr(module, "conv2") and hasattr(module, "conv_shortcut"):
             module.in_channels = module.conv1.in_channels
             module.out_channels = module.conv2.out_channels
@@ -181,7 +175,7 @@ unet = partial(
     scalars=scalars,
     stages=stages,
     channel_axis=1,
-    attention=attention.projections,
+    attention=shared.projections,
     protected=protected,
     blocks=blocks.blocks,
     left={kind.kind: kind for kind in (Shortcut, Passthrough)},
@@ -196,7 +190,7 @@ unet = partial(
         float_outputs=("*.time_emb_proj",),  # at export all are merged into one product
         large=("*.transformer_blocks.*", "*.proj_in", "*.proj_out"),
     ),
-    lean=Lean(attention.channels_first, attention.folded, attention.PARTS),
+    lean=Lean(attention.channels_first, attention.folded, shared.PARTS),
     # Attention weights of checkpoints written before diffusers 0.15.
     renamed={".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."},
 )

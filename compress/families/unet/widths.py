@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from compress.errors import PassError
-from compress.families.unet.attention import projections
+from compress.families.attention import projections
 
 
 def narrower(net: Any, share: float, multiple_of: int, heads: Literal["narrow", "remove"]) -> nn.Module:
