@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from compress.diffusion.sampling import Guidance, Sampling
-from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
+from compress.diffusion.schedulers import SamplingOptions, StepsFault, from_scheduler_config
 from compress.errors import CheckpointError
 from compress.files import write_json
 from compress.model import noise_classifier, scalars, trial
@@ -188,6 +188,8 @@ def _sampling(
             sampling = from_scheduler_config(scheduler, options)
     except ValidationError as error:
         raise CheckpointError(f"{where}: {plain(error)}") from None
+    except StepsFault as error:  # of what the recipe asks, or else of the solver's usual number
+        raise CheckpointError(f"sampling.steps: {error}, of {where}; set it in the recipe") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
     guidance = guidance or (saved.guidance if saved else None)

@@ -142,7 +142,7 @@ def test_a_family_of_tokens_is_distilled_through_its_own_axis(
     with pytest.raises(PassError, match=r"widths: stock: the config of a Tokens"):
         prune_channels.run(tokens, prune_channels.Config(target={"channels": 0.5}, widths="stock"), context)
     objective = distill.imitation(narrow, distill.Config(steps=2), context)
-    assert {key: layer.weight.shape for key, layer in objective.projections.items()} == {
+    assert {key: layer.weight.shape for key, layer in objective.stages.projections.items()} == {
         f"blocks_{i}": (32, 24) for i in range(3)
     }
     less = prune_blocks.run(narrow, prune_blocks.Config(blocks=("blocks.1",)), context).model
