@@ -1,7 +1,7 @@
 """The model card."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from compress.pages import findings
 from compress.pages.page import render, settings
@@ -14,11 +14,11 @@ def card(
     records: Sequence[Mapping[str, Any]],
     report: Report | None,
     bundle: bool,
-    student: Literal["stock", "own"] | None = None,
+    student: str | None = None,
 ) -> str:
     """Markdown from the records of the passes and the report of `verify`, if there is one.
 
-    student: whether diffusers loads it or this package alone, if there is one.
+    student: the folder of its net, if there is one that diffusers loads; "": this package alone loads it.
     """
     rows = [{**record, "settings": settings(record["config"])} for record in records]
     conditions = ""

@@ -3,14 +3,14 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from compress.files import write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
 from compress.pages.figures import draw_pairs
 from compress.pages.page import page
-from compress.pipeline.source import OWN_WEIGHTS
+from compress.pipeline.source import NETS, OWN_WEIGHTS
 from compress.report.report import Report, read
 
 _PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
@@ -44,11 +44,10 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     return report.verdict
 
 
-def _student(output: Path) -> Literal["stock", "own"] | None:
-    """Who loads the student, if there is one."""
-    if not (output / "student").is_dir():
-        return None
-    return "own" if any((output / "student").glob(f"*/{OWN_WEIGHTS}")) else "stock"
+def _student(output: Path) -> str | None:
+    """The folder of the student's net, if there is one that diffusers loads; "": this package alone loads it."""
+    net = next((f"student/{name}" for name in NETS if (output / "student" / name).is_dir()), None)
+    return "" if net and (output / net / OWN_WEIGHTS).is_file() else net
 
 
 def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]], samples: Path | None) -> None:

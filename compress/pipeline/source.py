@@ -30,7 +30,7 @@ _BESIDE = (
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
 )
-_FOLDERS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
+NETS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
 _OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".xml")
@@ -80,7 +80,7 @@ def _names(root: Path) -> list[str]:
     """Paths of a folder's files within it, as a hub would list them; an empty folder ends in a slash."""
     found = []
     for child in sorted(root.iterdir()):
-        if child.name in (*_FOLDERS, "scheduler") and child.is_dir():
+        if child.name in (*NETS, "scheduler") and child.is_dir():
             found += [f"{child.name}/", *(f"{child.name}/{inner.name}" for inner in child.iterdir())]
         else:
             found.append(child.name)
@@ -89,7 +89,7 @@ def _names(root: Path) -> list[str]:
 
 def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
     """("unet/", …, or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
-    folder = next((f"{one}/" for one in _FOLDERS if any(name.startswith(f"{one}/") for name in names)), "")
+    folder = next((f"{one}/" for one in NETS if any(name.startswith(f"{one}/") for name in names)), "")
     supported = f"supported models: {', '.join(FAMILIES)}"
     if f"{folder}config.json" not in names:
         inside = ", ".join(dict.fromkeys(name.split("/")[0] for name in sorted(names)[:200]))[:200] or "nothing"
@@ -97,7 +97,7 @@ def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
         if single is not None:
             reason = f"{single} {_single(single)}"
         else:
-            inner = ", ".join(f"{one}/config.json" for one in _FOLDERS)
+            inner = ", ".join(f"{one}/config.json" for one in NETS)
             reason = f"is no diffusers checkpoint: neither {inner} nor config.json"
         raise CheckpointError(f"{where}: {reason} (found: {inside}); {supported}")
     for name in names:

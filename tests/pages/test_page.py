@@ -273,17 +273,18 @@ def test_without_verify_there_is_no_page(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "says"),
+    ("net", "weights", "says"),
     [
-        ("diffusion_pytorch_model.safetensors", "`from_pretrained`"),
-        ("needs_structure_json.safetensors", "finds no weights"),
+        ("unet", "diffusion_pytorch_model.safetensors", "`student/unet` is a net that diffusers loads"),
+        ("transformer", "diffusion_pytorch_model.safetensors", "`student/transformer` is a net that diffusers loads"),
+        ("unet", "needs_structure_json.safetensors", "finds no weights"),
     ],
 )
-def test_the_card_says_who_loads_the_student(finished: Path, weights: str, says: str) -> None:
+def test_the_card_says_who_loads_the_student(finished: Path, net: str, weights: str, says: str) -> None:
     record = {**sample_report.records()[0], "stored": "model"}
-    unet = finished / "passes" / f"01-{record['name']}" / "model" / "unet"
-    unet.mkdir(parents=True)
-    (unet / weights).touch()
+    folder = finished / "passes" / f"01-{record['name']}" / "model" / net
+    folder.mkdir(parents=True)
+    (folder / weights).touch()
     publish("digits-edge", finished, [record])
     written = (finished / "README.md").read_text(encoding="utf-8")
     assert says in written and 'checkpoint.load("student")' in written
