@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 
@@ -191,7 +191,7 @@ def _export(teacher: Denoiser, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder, file.name)
-        onnx.save(graph, made, save_as_external_data=True, location=f"{file.name}.data")
+        ir.save(graph, made, external_data=f"{file.name}.data")
         hashes = {part.name: sha256(part) for part in made.parent.iterdir()}
         for name in hashes:
             made.with_name(name).replace(file.with_name(name))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -81,7 +82,7 @@ def whole_times(
         with model.family.lean.within(model.net):
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
-        onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
+        ir.save(graph, file, external_data=f"{file.name}.data")
         session = open_session(file, threads=1, scheme=model.scheme)
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
         calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
