@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
 
 from compress.diffusion.sampling import Guidance
@@ -147,7 +147,7 @@ def _export(teacher: Denoiser, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         made = Path(work)
-        onnx.save(graph, made / MODEL, save_as_external_data=True, location="weights.bin")
+        ir.save(graph, made / MODEL, external_data="weights.bin")
         about = {"name": "teacher", "params": counts.parameters(teacher), "macs": counts.macs(teacher)}
         write_manifest(made, _without_classifier(teacher), None, about)
         for part in sorted(made.iterdir(), key=lambda part: part.name == "bundle.json"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -83,7 +84,7 @@ def whole_times(
         with model.family.lean.within(model.net):
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
-        onnx.save(graph, file, save_as_external_data=True, location=f"{file.name}.data")
+        ir.save(graph, file, external_data=f"{file.name}.data")
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
         calls[name] = functools.partial(ONNXRUNTIME.open(file, 1, model.scheme).run, feeds)
     return interleaved(calls, ROUNDS, progress, title)

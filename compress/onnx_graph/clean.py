@@ -2,44 +2,28 @@
 
 import itertools
 
-import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 
-def clean(model: onnx.ModelProto, shorten: bool = True) -> onnx.ModelProto:
-    """The same computation without the exporter's notes: stack traces, doc strings, inferred shapes.
+def clean(model: ir.Model, shorten: bool = True) -> None:
+    """Take out the exporter's notes: stack traces, doc strings, inferred shapes. Changes `model`, not what it computes.
 
-    Such notes can take more bytes than a small model's int8 weights. shorten: names of nodes and values too. Changes
-    `model` and returns it.
+    Such notes can take more bytes than a small model's int8 weights. shorten: names of nodes and values too.
     """
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
-        value.doc_string = ""
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    if shorten and not any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
-        _shorten_names(model.graph)  # subgraphs would still use the old names
-    return model
-
-
-def _shorten_names(graph: onnx.GraphProto) -> None:
-    """Give every intermediate value a short name; inputs and outputs keep theirs."""
-    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
-    short: dict[str, str] = {}
-
-    free = (name for name in map("v{}".format, itertools.count()) if name not in kept)
-
-    def rename(name: str) -> str:
-        if name not in kept and name not in short:
-            short[name] = next(free)
-        return short.get(name, name)
-
-    for tensor in graph.initializer:
-        tensor.name = rename(tensor.name)
-    for number, node in enumerate(graph.node):
-        node.name = f"n{number}"
-        node.input[:] = [rename(name) for name in node.input]
-        node.output[:] = [rename(name) for name in node.output]
+    graph = model.graph
+    ClearMetadataAndDocStringPass()(model)
+    ends = {*graph.inputs, *graph.outputs}
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    inner = [value for value in inner if value not in ends]
+    for noted in (model, graph, *ends, *inner):
+        noted.metadata_props.clear()
+        noted.doc_string = None
+    for value in inner:
+        value.type = value.shape = None
+    if shorten:
+        taken = {value.name for value in ends}
+        free = (name for name in map("v{}".format, itertools.count()) if name not in taken)
+        ir.convenience.rename_values(inner, list(itertools.islice(free, len(inner))))
+        for number, node in enumerate(graph):
+            node.name = f"n{number}"

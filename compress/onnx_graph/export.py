@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import opset20
@@ -15,25 +14,17 @@ from torch import nn
 from torch.export import Dim
 
 from compress.errors import ExportError
-from compress.onnx_graph.affine import merge_affine
+from compress.onnx_graph.byte_products import check_products, drop_idle_clips, layer
 from compress.onnx_graph.clean import clean
-from compress.onnx_graph.exact import check_products, drop_idle_clips, layer
+from compress.onnx_graph.dequantize_late import dequantize_late
 from compress.onnx_graph.four_bits import pack_four_bits
-from compress.onnx_graph.known import fold_constants, fold_rows
-from compress.onnx_graph.merge import merge_linears
-from compress.onnx_graph.moves import dequantize_late
-from compress.onnx_graph.ones import drop_ones
-from compress.onnx_graph.pads import merge_pads
-from compress.onnx_graph.shapes import fold_shapes
-from compress.onnx_graph.simplify import simplify
+from compress.onnx_graph.merge_linears import merge_linears
+from compress.onnx_graph.precompute import fold_rows
+from compress.onnx_graph.simplify import merge_affine, simplify
 
-# In this order: shapes first, so that the next ones know the ranks.
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
-    fold_shapes,
-    drop_ones,
     merge_linears,
     merge_affine,
-    merge_pads,
     dequantize_late,
     drop_idle_clips,
     pack_four_bits,
@@ -48,7 +39,7 @@ def to_onnx(
     opset: int,
     timesteps: Sequence[int] = (),
     named: bool = False,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """The lean graph of `module`, inputs called `names`, output `out_sample`.
 
     inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any. timesteps: the only
@@ -101,7 +92,7 @@ def _quantize(values: Any, scale: float, zero_point: int, quant_min: int, quant_
 
 def lean(
     model: ir.Model, left_out: Callable[..., int] | None = None, timesteps: Sequence[int] = (), named: bool = False
-) -> onnx.ModelProto:
+) -> ir.Model:
     """The same computation in fewer kernels and bytes. Changes `model`.
 
     left_out: a rewrite to do without. timesteps: if given, the only ones at which the graph computes. named: nodes are
@@ -114,9 +105,5 @@ def lean(
     if named:
         for number, node in enumerate(model.graph):
             node.name = f"{layer(node)}/{number}"  # onnxruntime wants no name twice
-    graph = clean(ir.to_proto(model), shorten=not named)
-    if timesteps:
-        fold_rows(graph, "timestep", timesteps, if_smaller=True)
-    if fold_constants is not left_out:
-        fold_constants(graph)
-    return graph
+    clean(model, shorten=not named)
+    return fold_rows(model, "timestep", timesteps, if_smaller=True) if timesteps else model

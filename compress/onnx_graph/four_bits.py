@@ -1,9 +1,12 @@
 """Stores in four bits what lies on a grid of four bits."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
+from compress.onnx_graph.simplify import tidy
 from compress.quantization.four_bits import BLOCK, LEVELS
 
 OPSET = 21  # the first whose DequantizeLinear takes blocks and four bits
@@ -16,26 +19,20 @@ def pack_four_bits(model: ir.Model) -> int:
     A grid: 15 equidistant levels around zero for each block of 32 inputs. Weights that lie on none stay as they are.
     Changes `model`, to opset 21 if need be; returns how many weights were packed.
     """
-    packed = 0
-    for node in list(model.graph):
-        weight = node.inputs[1] if node.op_type == "MatMul" else None
-        found = None if weight is None or weight.const_value is None else _on_grid(weight.const_value.numpy())
-        if weight is None or found is None:
-            continue
-        constants = []
-        for part, array in (("levels", found[0].astype(ir.DataType.INT4.numpy())), ("sizes", found[1])):
-            tensor = ir.tensor(array, name=f"{node.outputs[0].name}.{part}")
-            constants.append(ir.Value(name=tensor.name, const_value=tensor))
-            model.graph.register_initializer(constants[-1])
-        floats = ir.node("DequantizeLinear", constants, {"axis": 0, "block_size": BLOCK})
-        floats.outputs[0].shape, floats.outputs[0].type = weight.shape, weight.type
-        model.graph.insert_before(node, floats)
-        node.replace_input_with(1, floats.outputs[0])
-        packed += 1
+    rule = RewriteRule(lambda op, x, weight: op.MatMul(x, weight), _packed)
+    packed: int = RewriteRuleSet([rule]).apply_to_model(model)
     if packed:
         model.graph.opset_imports[""] = max(OPSET, model.graph.opset_imports[""])
-        RemoveUnusedNodesPass()(model)
+        tidy(model)
     return packed
+
+
+def _packed(op: Any, x: ir.Value, weight: ir.Value) -> ir.Value | None:
+    found = None if weight.const_value is None else _on_grid(weight.const_value.numpy())
+    if found is None:
+        return None
+    levels, sizes = (op.Constant(value=ir.tensor(array)) for array in found)
+    return op.MatMul(x, op.DequantizeLinear(levels, sizes, axis=0, block_size=BLOCK))
 
 
 def _on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -51,4 +48,4 @@ def _on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         sizes = np.where((sizes == 0) & fits, size, sizes)
     if (sizes == 0).any():
         return None
-    return np.round(blocks / sizes).reshape(weight.shape), sizes[:, 0]
+    return np.round(blocks / sizes).reshape(weight.shape).astype(ir.DataType.INT4.numpy()), sizes[:, 0]

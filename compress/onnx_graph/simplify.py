@@ -1,4 +1,4 @@
-"""Constants folded and nodes that do nothing removed, by onnxscript's rules.
+"""Constants folded and nodes that do nothing removed, by onnxscript's rules and a few of our own.
 
 Its own list has a rule of two outputs that searches the whole graph at every node, which takes most of an export's time
 and grows with the square of the net: so the list is ours.
@@ -7,8 +7,10 @@ and grows with the square of the net: so the list is ours.
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
+
+from compress.onnx_graph.rules import DROP_ONES, PAD_ROUNDED, SCALE_AND_SHIFT
 
 RULES = (
     rules.add_0_rule,
@@ -28,7 +30,12 @@ RULES = (
     rules.squeeze_reshape_1d_rule,
     rules.transpose_transpose_rule,
     rules.unsqueeze_unsqueeze_rule,
+    PAD_ROUNDED,
+    rules.fuse_pad_into_conv_rule,
+    *DROP_ONES.commute(),
 )
+# What makes constants grow: folded where it is small.
+GROWING = {"DequantizeLinear", "QuantizeLinear", "Expand", "ConstantOfShape", "Tile", "Range", "Cast"}
 
 
 def simplify(model: ir.Model) -> None:
@@ -36,14 +43,31 @@ def simplify(model: ir.Model) -> None:
     passes.InlinePass()(model)
     rewrite = RewritePass(RULES)
     for _ in range(2):  # what one rule leaves, another may take
-        fold_constants_ir(model, onnx_shape_inference=True)
+        fold_constants_ir(
+            model, onnx_shape_inference=True, should_fold=lambda node: None if node.op_type in GROWING else True
+        )
+        passes.ShapeInferencePass()(model)
         rewrite(model)
         passes.RemoveUnusedNodesPass()(model)
+    tidy(model)
+
+
+def tidy(model: ir.Model) -> None:
+    """What a rewrite leaves: constants are initializers, nothing stands twice or unread, and every name is its own."""
     for each in (
+        passes.IdentityEliminationPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
         passes.OutputFixPass(),
         passes.NameFixPass(),
     ):
         each(model)
+
+
+def merge_affine(model: ir.Model) -> int:
+    """Scale and shift channels in one kernel instead of two. Changes `model`; returns how many nodes went."""
+    merged: int = RewriteRuleSet(SCALE_AND_SHIFT.commute()).apply_to_model(model)
+    tidy(model)
+    return merged

@@ -1,156 +1,131 @@
 """The whole sampler as one graph: every evaluation with the solver's arithmetic between, weights stored once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
-from compress.onnx_graph.known import fold_known, fold_rows
+from compress.model.scalars import STEPS
+from compress.onnx_graph.clean import clean
+from compress.onnx_graph.precompute import fold_known, fold_rows
 from compress.runtime.sampling import Step
 
 NOISE, IMAGE = "noise", "image"
 
 
-class _Builder:
-    """A graph that grows node by node, with names of its own."""
+class _Sampler:
+    """A graph that grows from the noise on.
 
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, np.ndarray] = {}
+    conditions: its other inputs, by name.
+    """
 
-    def constant(self, array: np.ndarray) -> str:
-        name = f"given{len(self.constants)}"
-        self.constants[name] = array
-        return name
+    def __init__(self, denoiser: ir.Model) -> None:
+        self.denoiser = denoiser.graph
+        self.conditions = {value.name: _copied(value) for value in self.denoiser.inputs}
+        self.weights = {name: _copied(value) for name, value in self.denoiser.initializers.items()}
+        self.noise = self.conditions.pop("sample")
+        self.noise.name = NOISE
+        self.time = self.conditions.pop("timestep").dtype.numpy().type
+        self.told = self.conditions.pop(STEPS, None) is not None
+        self.graph = ir.Graph(
+            [self.noise, *self.conditions.values()],
+            [],
+            nodes=[],
+            initializers=self.weights.values(),
+            opset_imports=self.denoiser.opset_imports,
+            name="sampler",
+        )
+        self.tape = ir.tape.Tape(self.graph)
+        self.batch = self.noise.shape[0] if isinstance(self.noise.shape[0], int) else None
+        self.size = None if self.batch else self.tape.op("Shape", [self.noise], {"start": 0, "end": 1})
 
-    def add(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        output = f"sampler{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
+    def constant(self, array: np.ndarray | np.float32) -> ir.Value:
+        return self.tape.initializer(ir.tensor(array), name=f"given{len(self.tape.initializers)}")
 
-    def linear(self, terms: Sequence[tuple[float, str]]) -> str:
+    def filled(self, value: np.ndarray) -> ir.Value:
+        """A constant for every item of the batch."""
+        if self.batch is not None:
+            return self.constant(np.broadcast_to(value, (self.batch, *value.shape)).copy())
+        shape = self.size
+        if value.ndim:
+            shape = self.tape.op("Concat", [shape, self.constant(np.array(value.shape))], {"axis": 0})
+        return self.tape.op("Expand", [self.constant(value[None]), shape])
+
+    def linear(self, *terms: tuple[float, ir.Value]) -> ir.Value:
         """The sum of factor × tensor; terms of factor 0 are left out."""
         total = None
-        for factor, name in terms:
+        for factor, value in terms:
             if factor == 0:
                 continue
-            scaled = name if factor == 1 else self.add("Mul", [name, self.constant(np.array(factor, dtype=np.float32))])
-            total = scaled if total is None else self.add("Add", [total, scaled])
+            scaled = value if factor == 1 else self.tape.op("Mul", [value, self.constant(np.float32(factor))])
+            total = scaled if total is None else self.tape.op("Add", [total, scaled])
         assert total is not None
         return total
 
+    def clipped(self, value: ir.Value, limit: float) -> ir.Value:
+        return self.tape.op("Clip", [value, *(self.constant(np.float32(end)) for end in (-limit, limit))])
+
+    def known(self, timestep: float, steps: int) -> dict[str, ir.Value]:
+        """What the net is told beside sample and conditions."""
+        found = {"timestep": self.filled(np.asarray(self.time(timestep)))}
+        return found | ({STEPS: self.filled(np.asarray(np.float32(steps)))} if self.told else {})
+
+    def evaluate(self, sample: ir.Value, given: Mapping[str, ir.Value]) -> ir.Value:
+        """Another evaluation: all nodes with values of their own, on the same weights."""
+        copy = self.denoiser.clone()
+        (output,), nodes = copy.outputs, list(copy)
+        meant = {**self.weights, **self.conditions, **given, "sample": sample}
+        for value in (*copy.inputs, *copy.initializers.values()):
+            value.replace_all_uses_with(meant[value.name])
+        copy.outputs.clear()
+        copy.remove(nodes)
+        self.graph.extend(nodes)
+        return output
+
 
 def unroll(
-    denoiser: onnx.ModelProto,
+    denoiser: ir.Model,
     steps: Sequence[Step],
     clip_range: float | None,
     scale: float | None,
     null: Mapping[str, np.ndarray],
-    steps_input: bool,
     classes: int | None,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """(noise, conditions) -> image, in one graph.
 
     denoiser: (sample, timestep, conditions, scalars) -> out_sample. scale: of classifier-free guidance, which takes a
-    second evaluation with the `null` conditions; None: one evaluation is guided. steps_input: whether it is told the
-    number of steps. classes: labels there are. Where the batch size is fixed, what follows from the timestep becomes a
-    constant; where it is 1, what follows from timestep and label becomes a table.
+    second evaluation with the `null` conditions; None: one evaluation is guided. classes: labels there are. Where the
+    batch size is fixed, what follows from the timestep becomes a constant; where it is 1, what follows from timestep
+    and label becomes a table.
     """
-    graph = denoiser.graph
-    inputs = {value.name: value for value in graph.input}
-    first = inputs["sample"].type.tensor_type.shape.dim[0]
-    batch = first.dim_value if first.HasField("dim_value") else None
-    time = helper.tensor_dtype_to_np_dtype(inputs["timestep"].type.tensor_type.elem_type).type
-    builder = _Builder()
-    conditions = [name for name in inputs if name not in ("sample", "timestep", "steps")]
-    size = None
-    if batch is None:
-        size = builder.add("Shape", [NOISE], start=0, end=1)
-
-    def filled(value: np.ndarray) -> str:
-        """A constant for every item of the batch."""
-        if batch is not None:
-            return builder.constant(np.broadcast_to(value, (batch, *value.shape)).copy())
-        assert size is not None
-        shape = size
-        if value.ndim:
-            shape = builder.add("Concat", [size, builder.constant(np.array(value.shape, dtype=np.int64))], axis=0)
-        return builder.add("Expand", [builder.constant(value[None]), shape])
-
-    def evaluate(sample: str, step: Step, given: Mapping[str, str], known: dict[str, str]) -> str:
-        for name, value in (("timestep", time(step.timestep)), ("steps", np.float32(len(steps)))):
-            if name not in known and (name != "steps" or steps_input):
-                known[name] = filled(np.asarray(value))
-        renamed = {"sample": sample, **known, **given}
-        return _copy(builder, graph, renamed)
-
-    nulls = {name: filled(np.asarray(value)) for name, value in null.items()} if scale is not None else {}
-    plain = {name: name for name in conditions}
-    sample, kept = NOISE, list[str]()
+    grown = _Sampler(denoiser)
+    nulls = {name: grown.filled(np.asarray(value)) for name, value in null.items()} if scale is not None else {}
+    plain = clip_range is None and not any(step.next_from_previous or step.next_from_earlier for step in steps)
+    sample, kept = grown.noise, list[ir.Value]()
     for step in steps:
-        known: dict[str, str] = {}
-        output = evaluate(sample, step, plain, known)
+        known = grown.known(step.timestep, len(steps))
+        output = grown.evaluate(sample, known)
         if scale is not None:
-            without = evaluate(sample, step, {**plain, **nulls}, known)
-            output = builder.linear([(scale, output), (1 - scale, without)])
-        if clip_range is None and not any(other.next_from_previous or other.next_from_earlier for other in steps):
+            output = grown.linear((scale, output), (1 - scale, grown.evaluate(sample, known | nulls)))
+        if plain:
             whole = step.next_from_sample + step.next_from_clean * step.clean_from_sample
-            sample = builder.linear([(whole, sample), (step.next_from_clean * step.clean_from_output, output)])
+            sample = grown.linear((whole, sample), (step.next_from_clean * step.clean_from_output, output))
             continue
-        clean = builder.linear([(step.clean_from_sample, sample), (step.clean_from_output, output)])
-        if clip_range is not None:
-            ends = [builder.constant(np.array(end, dtype=np.float32)) for end in (-clip_range, clip_range)]
-            clean = builder.add("Clip", [clean, *ends])
-        kept = [clean, *kept[:2]]  # the last first
+        estimate = grown.linear((step.clean_from_sample, sample), (step.clean_from_output, output))
+        kept = [estimate if clip_range is None else grown.clipped(estimate, clip_range), *kept[:2]]  # the last first
         factors = (step.next_from_clean, step.next_from_previous, step.next_from_earlier)
-        sample = builder.linear([(step.next_from_sample, sample), *zip(factors, kept, strict=False)])
-    builder.nodes.append(helper.make_node("Identity", [sample], [IMAGE]))
-    sampler = _model(denoiser, builder, conditions)
-    if batch is not None:
-        fold_known(sampler, set(builder.constants))
-        if classes is not None and batch == 1 and "class_labels" in conditions:
-            fold_rows(sampler, "class_labels", range(classes))
+        sample = grown.linear((step.next_from_sample, sample), *zip(factors, kept, strict=False))
+    sample.name, sample.type, sample.shape = IMAGE, grown.noise.type, grown.noise.shape
+    grown.graph.outputs.append(sample)
+    sampler = ir.Model(grown.graph, ir_version=denoiser.ir_version)
+    clean(sampler)  # names that are used twice, too
+    if grown.batch is not None:
+        fold_known(sampler, grown.tape.initializers)
+    if grown.batch == 1 and classes is not None and "class_labels" in grown.conditions:
+        return fold_rows(sampler, "class_labels", range(classes))
     return sampler
 
 
-def _copy(builder: _Builder, graph: onnx.GraphProto, renamed: Mapping[str, str]) -> str:
-    """Another evaluation: all nodes with values of their own, on the same weights."""
-    weights = {tensor.name for tensor in graph.initializer}
-    prefix = f"e{len(builder.nodes)}."
-    names = {"": "", **renamed, **{weight: weight for weight in weights}}
-    for node in graph.node:
-        for output in node.output:
-            names.setdefault(output, prefix + output)
-        copied = onnx.NodeProto()
-        copied.CopyFrom(node)
-        copied.name = prefix + node.name
-        copied.input[:] = [names[name] for name in node.input]
-        copied.output[:] = [names[name] for name in node.output]
-        builder.nodes.append(copied)
-    return names["out_sample"]
-
-
-def _model(denoiser: onnx.ModelProto, builder: _Builder, conditions: Sequence[str]) -> onnx.ModelProto:
-    values = {value.name: value for value in denoiser.graph.input}
-
-    def renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-        other = onnx.ValueInfoProto()
-        other.CopyFrom(value)
-        other.name = name
-        return other
-
-    initializers = list(denoiser.graph.initializer)
-    initializers += [numpy_helper.from_array(np.asarray(array), name) for name, array in builder.constants.items()]
-    graph = helper.make_graph(
-        builder.nodes,
-        "sampler",
-        [renamed(values["sample"], NOISE), *(values[name] for name in conditions)],
-        [renamed(values["sample"], IMAGE)],
-        initializers,
-    )
-    assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
-    model = helper.make_model(graph, opset_imports=list(denoiser.opset_import), ir_version=denoiser.ir_version)
-    model.functions.extend(denoiser.functions)
-    return model
+def _copied(value: ir.Value) -> ir.Value:
+    """A value of another graph: its name, type and constant."""
+    return ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)

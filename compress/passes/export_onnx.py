@@ -9,7 +9,7 @@ to image in one graph; it is checked against the step-by-step runtime.
 from typing import Any, Literal
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
 from pydantic import Field
 
@@ -21,7 +21,6 @@ from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
-from compress.model.scalars import STEPS
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.unroll import unroll
 from compress.pipeline.manifest import MODEL, input_names, write_manifest
@@ -84,11 +83,13 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
-    large = graph.ByteSize() > INLINE_LIMIT
-    onnx.save(graph, folder / MODEL, save_as_external_data=large or config.external_data, location="weights.bin")
+    beside = (
+        config.external_data
+        or sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > INLINE_LIMIT
+    )
+    ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
     if config.sampler:
-        whole = _sampler(model, graph)
-        onnx.save(whole, folder / SAMPLER, save_as_external_data=large or config.external_data, location="sampler.bin")
+        ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
         "name": context.recipe,
         "sampler": SAMPLER if config.sampler else None,
@@ -103,7 +104,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
         "bytes": bundle.size_bytes,
-        "nodes": len(graph.graph.node),
+        "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
     }
     if config.adaptive:
@@ -142,7 +143,7 @@ def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[s
     return rows
 
 
-def _sampler(model: Denoiser, graph: onnx.ModelProto) -> onnx.ModelProto:
+def _sampler(model: Denoiser, graph: ir.Model) -> ir.Model:
     """The whole way from noise to image as one graph."""
     sampling = model.sampling
     null: dict[str, np.ndarray] = {}
@@ -155,7 +156,7 @@ def _sampler(model: Denoiser, graph: onnx.ModelProto) -> onnx.ModelProto:
         elif model.null_embedding is not None:
             null[model.dropped] = model.null_embedding.cpu().numpy()
     count = model.family.classes(model.net)
-    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, STEPS in model.inputs, count)
+    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
@@ -205,7 +206,7 @@ def _check(
         return found
     with model.family.lean.within(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
-    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
+    wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "

@@ -1,12 +1,11 @@
 """The teacher in onnxruntime: exported once, held to PyTorch, drawing on all cores."""
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -33,11 +32,11 @@ def exports(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was exported in this test. An own cache for this file; a net that it has exported before takes no time."""
     called = []
 
-    def once(module: torch.nn.Module, *given: Any, **more: Any) -> onnx.ModelProto:
+    def once(module: torch.nn.Module, *given: Any, **more: Any) -> ir.Model:
         called.append(str([float(tensor.double().sum()) for tensor in module.state_dict().values()]))
         if called[-1] not in GRAPHS:
             GRAPHS[called[-1]] = TRULY(module, *given, **more)
-        return copy.deepcopy(GRAPHS[called[-1]])
+        return GRAPHS[called[-1]].clone()
 
     monkeypatch.setenv("COMPRESS_CACHE", str(cache))
     monkeypatch.setattr(baseline, "to_onnx", once)

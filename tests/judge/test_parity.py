@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -42,7 +43,7 @@ def broken(graph: onnx.ModelProto, layer: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("layer", [None, "mid_block.resnets.0.conv1", "up_blocks.1.resnets.1.conv2"])
 def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channels_first(int8.net):
-        graph = to_onnx(int8.module, example_inputs(int8, 1), NAMES, 1, 20, named=True)
+        graph = ir.to_proto(to_onnx(int8.module, example_inputs(int8, 1), NAMES, 1, 20, named=True))
     random = np.random.default_rng(0)
     feeds = [
         {

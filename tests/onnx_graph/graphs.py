@@ -8,6 +8,8 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.onnx_graph.simplify import simplify
+
 
 def value(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
@@ -34,6 +36,11 @@ def rewritten(model: onnx.ModelProto, rewrite: Callable[[ir.Model], int]) -> tup
     after = ir.to_proto(parsed)
     onnx.checker.check_model(after, full_check=True)
     return after, count
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model after `simplify`, checked to be one."""
+    return rewritten(model, lambda parsed: simplify(parsed) or 0)[0]
 
 
 def run(model: onnx.ModelProto, optimize: bool = True, **feeds: np.ndarray) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_denoiser
 
 
 @pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG], ids=["class", "text"])
-def test_as_few_nodes_as_by_every_rule(config: dict) -> None:
+def test_no_more_nodes_than_by_every_rule(config: dict) -> None:
     model = make_denoiser(config)
     inputs = example_inputs(model, 2)
     shapes = tuple({0: torch.export.Dim("batch", min=1, max=63)} for _ in inputs)
@@ -28,5 +28,6 @@ def test_as_few_nodes_as_by_every_rule(config: dict) -> None:
     before = len(every.graph)
     optimize_ir(every)
     simplify(program.model)
-    assert Counter(node.op_type for node in program.model.graph) == Counter(node.op_type for node in every.graph)
+    found, least = (Counter(node.op_type for node in graph) for graph in (program.model.graph, every.graph))
+    assert not found - least
     assert len(every.graph) < before

@@ -24,13 +24,12 @@ def check_products(model: ir.Model) -> int:
     """How many products of bytes a graph has. Raises ExportError for those that some processors get wrong."""
     products, wrong = 0, []
     for node in model.graph.all_nodes():
-        bytes_of = _factors(node)
-        if bytes_of is None:
+        factors = _factors(node)
+        if len(factors) < 2:
             continue
         products += 1
-        first, second = bytes_of
-        low, high = limits(second)
-        if max(-low, high) > LARGEST and not (first.dtype == second.dtype == ir.DataType.UINT8):
+        low, high = limits(factors[1])
+        if max(-low, high) > LARGEST and {value.dtype for value in factors} != {ir.DataType.UINT8}:
             wrong.append(f"{layer(node)} ({node.op_type}, {low}…{high})")
     if wrong:
         raise ExportError(
@@ -47,70 +46,61 @@ def layer(node: ir.Node) -> str:
     return next((path.removeprefix("net.") for path in reversed(paths[:-1]) if path), node.name or node.op_type)
 
 
-def _factors(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """The bytes that a node multiplies; None if it multiplies floats, or not at all."""
-    places = FACTORS.get(node.op_type) or BYTE_FACTORS.get(node.op_type)
-    if places is None or node.domain not in ("", "ai.onnx"):
-        return None
+def _factors(node: ir.Node) -> list[ir.Value]:
+    """The bytes that a node multiplies; fewer than two if it multiplies floats, or not at all."""
+    places = FACTORS.get(node.op_type, BYTE_FACTORS.get(node.op_type, ()))
+    if node.domain not in ("", "ai.onnx"):
+        return []
     values = [node.inputs[place] for place in places]
-    if node.op_type in FACTORS:
-        values = [_dequantized(value) for value in values]
-    first, second = values
-    return (first, second) if first is not None and second is not None else None
+    if node.op_type in FACTORS:  # bytes behind floats, moved or not since they became them
+        values = [inputs[0] for value in values if (inputs := _inputs(value, "DequantizeLinear"))]
+        values = [value for value in values if value is not None and value.dtype in WHOLE]
+    return [value for value in values if value is not None]
 
 
-def _dequantized(value: ir.Value | None) -> ir.Value | None:
-    """The bytes behind a value, moved or not since they became floats; None for floats."""
-    producer = None if value is None else value.producer()
-    while producer is not None and producer.op_type in MOVES:
-        value = producer.inputs[0]
-        producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "DequantizeLinear":
-        return None
-    found = producer.inputs[0]
-    return found if found is not None and found.dtype in WHOLE else None
+def _origin(value: ir.Value | None) -> ir.Value | None:
+    """What a value was before operators that only move it."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in MOVES:
+        value = node.inputs[0]
+    return value
 
 
-def limits(value: ir.Value) -> tuple[int, int]:
+def _inputs(value: ir.Value | None, kind: str) -> list[ir.Value | None]:
+    """Three inputs of the operator of a kind that a value comes from, None for missing ones; empty for any other."""
+    value = _origin(value)
+    node = None if value is None else value.producer()
+    return [*node.inputs, None, None][:3] if node is not None and node.op_type == kind else []
+
+
+def limits(value: ir.Value | None) -> tuple[int, int]:
     """(least, largest) that bytes can be, as far as the graph tells."""
+    value = _origin(value)
+    if value is None:
+        return -128, 255
     if value.const_value is not None:
         array = value.const_value.numpy()
         return int(array.min(initial=0)), int(array.max(initial=0))
     whole = WHOLE.get(value.dtype or ir.DataType.UNDEFINED, (-128, 255))
-    node = value.producer()
-    if node is None:
-        return whole
-    if node.op_type in MOVES and node.inputs[0] is not None:
-        return limits(node.inputs[0])
-    if node.op_type == "Clip":
-        low, high = limits(node.inputs[0]) if node.inputs[0] is not None else whole
-        least, largest = (_number(end) for end in (*node.inputs[1:], None, None)[:2])
+    if clip := _inputs(value, "Clip"):
+        (low, high), (least, largest) = limits(clip[0]), map(_number, clip[1:])
         return (low if least is None else max(low, int(least)), high if largest is None else min(high, int(largest)))
-    if node.op_type == "QuantizeLinear":
-        return _rounded(node, whole)
+    if rounded := _inputs(value, "QuantizeLinear"):
+        ends, (scale, zero) = _ends(rounded[0]), map(_number, rounded[1:])
+        if ends is not None and scale is not None:
+            least, largest = (end / scale + (zero or 0) for end in ends)  # a half may round either way
+            return max(whole[0], int(np.ceil(least - 0.5))), min(whole[1], int(np.floor(largest + 0.5)))
     return whole
 
 
-def _rounded(node: ir.Node, whole: tuple[int, int]) -> tuple[int, int]:
-    """What a QuantizeLinear can give: of probabilities, of other bytes, or of anything."""
-    scale, zero = (_number(value) for value in (*node.inputs[1:], None)[:2])
-    before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    while before is not None and before.op_type in MOVES and before.inputs[0] is not None:
-        before = before.inputs[0].producer()
-    if scale is None or before is None:
-        return whole
-    if before.op_type == "Softmax":
-        ends = [0.0, 1.0]
-    elif before.op_type == "DequantizeLinear" and before.inputs[0] is not None:
-        size, offset = (_number(value) for value in (*before.inputs[1:], None)[:2])
-        if size is None:
-            return whole
-        ends = [size * (end - (offset or 0)) for end in limits(before.inputs[0])]
-    else:
-        return whole
-    # a half may round either way
-    low, high = (end / scale + (zero or 0) for end in ends)
-    return max(whole[0], int(np.ceil(low - 0.5))), min(whole[1], int(np.floor(high + 0.5)))
+def _ends(value: ir.Value | None) -> tuple[float, float] | None:
+    """(least, largest) that floats can be: probabilities, or bytes that became floats; None: anything."""
+    if _inputs(value, "Softmax"):
+        return 0.0, 1.0
+    if dequantized := _inputs(value, "DequantizeLinear"):
+        low, high = limits(dequantized[0])
+        size, offset = map(_number, dequantized[1:])
+        return None if size is None else (size * (low - (offset or 0)), size * (high - (offset or 0)))
+    return None
 
 
 def _number(value: ir.Value | None) -> float | None:

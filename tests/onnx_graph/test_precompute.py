@@ -1,12 +1,19 @@
 """What follows from constants alone is a constant in the file, unless it would be larger."""
 
+from typing import Any
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from compress.onnx_graph.known import fold_constants, fold_rows
-from tests.onnx_graph.graphs import graph, kinds, run, value
+from compress.onnx_graph import precompute
+from tests.onnx_graph.graphs import graph, kinds, run, simplified, value
+
+
+def fold_rows(model: onnx.ModelProto, *settings: Any, **more: Any) -> onnx.ModelProto:
+    return ir.to_proto(precompute.fold_rows(ir.from_proto(model), *settings, **more))
 
 
 def content() -> onnx.ModelProto:
@@ -26,15 +33,14 @@ def content() -> onnx.ModelProto:
         "w": random.normal(size=(4, 4)).astype(np.float32),
         "v": random.integers(-9, 9, (4, 4)).astype(np.int8),
         "scale": np.float32(0.5),
-        "size": np.array([4, 4]),
+        "size": np.array([100_000, 1, 4]),
     }
-    return graph(nodes, [value("x", ("b", 4))], [value("y", ["?", "?"])], constants)
+    return graph(nodes, [value("x", ("b", 4))], [value("y", ["?"] * 3)], constants)
 
 
 def test_equal_outputs_in_fewer_nodes() -> None:
-    before, after = content(), content()
-    assert fold_constants(after) == 2
-    onnx.checker.check_model(after, full_check=True)
+    before = content()
+    after = simplified(before)
     assert sorted(kinds(after)) == sorted(["Expand", "DequantizeLinear", "Transpose", "MatMul", "Add", "Add"])
     x = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
     np.testing.assert_allclose(run(after, x=x)[0], run(before, x=x)[0], rtol=1e-6)
@@ -42,15 +48,9 @@ def test_equal_outputs_in_fewer_nodes() -> None:
     assert "v" in names and "w" not in names, "what nothing reads any more is not in the file"
 
 
-def test_twice_changes_nothing_more() -> None:
-    model = content()
-    fold_constants(model)
-    assert fold_constants(model) == 0
-
-
-def test_branches_are_left() -> None:
+def test_branches_read_what_is_outside() -> None:
     branch = helper.make_graph(
-        [helper.make_node("Identity", ["w"], ["o"])],
+        [helper.make_node("Add", ["w", "w"], ["o"])],
         "b",
         [],
         [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
@@ -59,9 +59,11 @@ def test_branches_are_left() -> None:
         helper.make_node("If", ["c"], ["i"], then_branch=branch, else_branch=branch),
         helper.make_node("Add", ["x", "i"], ["y"]),
     ]
-    constants = {"w": np.ones(4, np.float32), "c": np.array(True)}
-    model = graph(nodes, [value("x", (4,))], [value("y", ["?"])], constants)
-    assert fold_constants(model) == 0 and kinds(model) == ["If", "Add"]
+    inputs = [value("x", (4,)), value("c", (), TensorProto.BOOL)]
+    model = graph(nodes, inputs, [value("y", ["?"])], {"w": np.ones(4, np.float32)})
+    after = simplified(model)
+    assert kinds(after) == ["If", "Add"]
+    np.testing.assert_array_equal(run(after, x=np.zeros(4, np.float32), c=np.array(True))[0], np.full(4, 2))
 
 
 def embedded(width: int = 64, batch: int | str = "b") -> onnx.ModelProto:
@@ -91,9 +93,9 @@ def embedded(width: int = 64, batch: int | str = "b") -> onnx.ModelProto:
 @pytest.mark.parametrize("batch", ["b", 1, 3])
 @pytest.mark.parametrize("values", [(4, 17, 999), (0, 1, 2)])
 def test_what_follows_from_known_timesteps_is_a_table(values: tuple[int, ...], batch: int | str) -> None:
-    before, after = embedded(batch=batch), embedded(batch=batch)
+    before = embedded(batch=batch)
     gathers = 1 if values[0] == 0 else 2
-    assert fold_rows(after, "t", values) == 8 - gathers
+    after = fold_rows(before, "t", values)
     onnx.checker.check_model(after, full_check=True)
     assert kinds(after) == ["Gather"] * gathers + ["Add"]
     assert "w" not in {tensor.name for tensor in after.graph.initializer}, "nor what dequantized it"
@@ -107,17 +109,15 @@ def test_what_follows_from_known_timesteps_is_a_table(values: tuple[int, ...], b
 
 @pytest.mark.parametrize("timestep", [5, 1000, 3])
 def test_at_any_other_timestep_the_table_raises(timestep: int) -> None:
-    model = embedded()
-    fold_rows(model, "t", (4, 17, 999))
+    model = fold_rows(embedded(), "t", (4, 17, 999))
     with pytest.raises(Exception, match=r"out of data bounds"):
         run(model, x=np.zeros((1, 3), np.float32), t=np.array([timestep]))
 
 
 def test_a_table_that_is_larger_is_not_made() -> None:
     small, large = embedded(width=2), embedded(width=900)
-    assert fold_rows(small, "t", range(500), if_smaller=True) == 0 and kinds(small) == kinds(embedded())
-    assert fold_rows(large, "t", range(200), if_smaller=True) > 0
-    assert large.ByteSize() < embedded(width=900).ByteSize()
+    assert kinds(fold_rows(small, "t", range(500), if_smaller=True)) == kinds(small)
+    assert fold_rows(large, "t", range(200), if_smaller=True).ByteSize() < large.ByteSize()
 
 
 @pytest.mark.parametrize("kind", ["sum", "concatenation"])
@@ -130,6 +130,5 @@ def test_what_mixes_the_samples_of_a_batch_stays(kind: str) -> None:
     nodes.append(helper.make_node("Add", ["x", "mixed"], ["y"]))
     inputs = [value("x", (4,)), value("t", ("b",), TensorProto.INT64)]
     model = graph(nodes, inputs, [value("y", (4,))], {})
-    fold_rows(model, "t", (1, 2))
-    found = run(model, x=np.zeros(4, np.float32), t=np.array([1, 2]))[0]
+    found = run(fold_rows(model, "t", (1, 2)), x=np.zeros(4, np.float32), t=np.array([1, 2]))[0]
     np.testing.assert_array_equal(found, [3] * 4 if kind == "sum" else [1, 2, 1, 2])

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import ExportError
-from compress.onnx_graph.exact import LARGEST, check_products, drop_idle_clips, limits
+from compress.onnx_graph.byte_products import LARGEST, check_products, drop_idle_clips, limits
 from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 INT8, UINT8 = np.int8, np.uint8

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from compress.onnx_graph.moves import dequantize_late
+from compress.onnx_graph.dequantize_late import dequantize_late
 from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 
