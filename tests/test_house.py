@@ -204,4 +204,4 @@ def test_the_runtime_alone_opens_graphs() -> None:
     """A session is opened, and a provider or a device's engine named, in runtime/engines.py; folding constants may."""
     named = re.compile(r"\bInferenceSession\b|\w+ExecutionProvider\b|\bcompile_model\b")
     found = {f.relative_to(PACKAGE).as_posix() for f in FILES if named.search(f.read_text(encoding="utf-8"))}
-    assert found == {"runtime/engines.py", "onnx_graph/known.py"}
+    assert found == {"runtime/engines.py", "onnx_graph/precompute.py"}
