@@ -1,6 +1,9 @@
-"""The `compress` command. Exit codes: 0 fine, 1 a gate failed, 2 bad input, 3 not judged, 70 a fault of ours."""
+"""Make guided diffusion models small and fast enough for the edge.
 
-import inspect
+Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input, 3 not judged: verify has no gate on quality, 70 a fault of
+compress itself.
+"""
+
 import json
 import logging
 import os
@@ -8,20 +11,17 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from compress.errors import CompressError
-from compress.sample_bundle import Sample, Threads, sample  # torch takes seconds to import: commands import the rest
+from compress.sample_bundle import Sample, Threads, of_fields, sample  # torch takes seconds: commands import the rest
 
 app = typer.Typer(
     name="compress",
-    help="Make guided diffusion models small and fast enough for the edge. "
-    "Exit codes: 0 fine, 1 a gate of verify failed, 2 bad input, 3 not judged: verify has no gate on quality, "
-    "70 a fault of compress itself.",
+    help=__doc__,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -190,18 +190,7 @@ def bench(
     terminal.table(columns, rows, f"batch {batch}, {count} threads, {latency.processor()}")
 
 
-def _of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:
-    """A command that takes the fields of a dataclass as its options, and does what `run` says of itself."""
-
-    def command(**given: Any) -> None:
-        run(options(**given))
-
-    command.__doc__, command.__annotations__ = run.__doc__, options.__annotations__
-    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
-    return command
-
-
-app.command("sample")(_of_fields(sample, Sample))
+app.command("sample")(of_fields(sample, Sample))
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """`compress sample`: a picture of images that a bundle draws, with numpy and onnxruntime alone."""
 
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,3 +95,14 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
         given = read_embeddings(asked.embeddings, name)
         conditions[name] = given[turns % len(given)]
     return conditions
+
+
+def of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:
+    """A command that takes the fields of a dataclass as its options, and does what `run` says of itself."""
+
+    def command(**given: Any) -> None:
+        run(options(**given))
+
+    command.__doc__, command.__annotations__ = run.__doc__, options.__annotations__
+    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+    return command

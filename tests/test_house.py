@@ -113,9 +113,26 @@ def test_every_room_has_its_place_in_the_order() -> None:
     assert found - {"__init__"} == set(ROOMS)
 
 
+# Files over 250 lines, functions over 60, signatures over 7 arguments: each with its reason.
+EXCEPTIONS = {
+    "passes/quantize.py": "calibration, choice of layers, training under rounding and learned rounding in one pass",
+    "quantization/quantized.py": "one quantizer and all that is made again from its ranges",
+}
+
+
 def test_files_can_be_read_in_one_sitting() -> None:
-    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 350}
-    assert not long
+    long = set()
+    for file in FILES:
+        name, text = file.relative_to(PACKAGE).as_posix(), file.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 250:
+            long.add(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                given = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                many = len([one for one in given if one not in ("self", "cls")]) > 7
+                if many or node.end_lineno - node.lineno + 1 > 60:  # type: ignore[operator]
+                    long.add(f"{name}:{node.name}")
+    assert long == set(EXCEPTIONS)
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
