@@ -140,10 +140,9 @@ def _in_onnxruntime(graph: Graph) -> Bind:
 
 def measure(config: dict[str, Any], timed: bool) -> dict[str, Any]:
     """Rows by name. timed: whether calls are timed too, which takes an idle machine."""
-    torch.set_num_threads(THREADS)
     model = transformer(config)
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made, latency.threads(THREADS):
         folder = Path(made)
         found = ways(model, context_of(model, folder), folder)
         unseen = feeds(model, points(model, HELD_OUT_SEED, HELD_OUT))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress import engine, training
+from compress import engine
 from compress.errors import DataError
 from compress.model.reference import silent
 from compress.pipeline import checkpoint
@@ -16,6 +16,7 @@ from compress.plan import plan
 from compress.recipe.inputs import Options
 from compress.recipe.recipe import read
 from compress.runtime import Bundle
+from compress.training import config as training_config
 from tests.conftest import CLASS_CONFIG, make_denoiser, write_recipe
 
 TRAIN = {"distill": {"steps": 2, "batch_size": 4}}
@@ -78,6 +79,6 @@ def test_data_that_apply_would_refuse_are_refused(tmp_path: Path) -> None:
 
 
 def test_slow_arithmetic_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_processor_flags", lambda: {"avx2"})
+    monkeypatch.setattr(training_config, "_processor_flags", lambda: {"avx2"})
     said = planned(tmp_path, "data: {source: teacher, count: 20}", precision="bf16")
     assert len(said) == 1 and said[0].startswith("distill: precision: bf16 is tens of times slower")

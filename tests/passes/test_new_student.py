@@ -199,6 +199,6 @@ def test_student_with_fewer_levels_is_distilled_by_the_stages_that_fit(tmp_path:
     settings = new_student.Config.model_validate({"config": config})
     student = new_student.run(teacher, settings, context).model
     objective = distill.Imitation(student, teacher, distill.Config(), "distill")
-    assert objective.taps and "mid_block" not in objective.taps
+    assert objective.stages.taps and "mid_block" not in objective.stages.taps
     losses = objective(dataset_for(teacher).batch(4, 0, 0), generator(0))
     assert torch.isfinite(losses["feature"])

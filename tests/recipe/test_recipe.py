@@ -15,6 +15,7 @@ from compress import passes
 from compress.data import Digits, Folder
 from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
+from compress.families import FAMILIES
 from compress.recipe import recipe
 from compress.recipe.recipe import GuidanceOptions, Head, Recipe
 from tests.conftest import write_recipe
@@ -706,9 +707,12 @@ def test_every_key_of_diffusers_own_scheduler_is_known(home: Path, name: str) ->
         ("sample_sise: 16", "sample_sise: unknown key; did you mean 'sample_size'?"),
         (
             "_class_name: UNet2DModl",
-            "_class_name: should be one of UNet2DModel, UNet2DConditionModel; got 'UNet2DModl'",
+            f"_class_name: should be one of {', '.join(FAMILIES)}; got 'UNet2DModl'",
         ),
-        ("_class_name: [x]", "_class_name: should be one of UNet2DModel, UNet2DConditionModel; got ['x']"),
+        (
+            "_class_name: [x]",
+            f"_class_name: should be one of {', '.join(FAMILIES)}; got ['x']",
+        ),
     ],
 )
 def test_fault_of_a_new_model(home: Path, key: str, expected: str) -> None:
