@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from compress import engine
+from compress.model.reference import silent
+from compress.passes import export_onnx
 from compress.pipeline import checkpoint
+from compress.recipe.inputs import Options
+from compress.recipe.recipe import read
+from compress.runtime import Bundle
 from tests.command import compress
 from tests.conftest import CLASS_CONFIG, make_denoiser, read_json
 
@@ -20,6 +27,13 @@ TINY = (
     "passes.verify.rounds=10",
     "passes.verify.gates={macs: {max: 0.9}, output_error: {max: 9}}",
 )
+UNJUDGED = (
+    "sampling.steps=2",
+    "passes.verify.samples=10",
+    "passes.verify.reference=20",
+    "passes.verify.rounds=10",
+    "passes.verify.starts=0",
+)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +48,22 @@ def test_recipe_goes_its_whole_road(name: str, kind: str, more: list[str], tmp_p
     assert done.returncode == 0, done.stderr
     changed = [step["pass"] for step in read_json(tmp_path / "out" / "record.json")["passes"] if step["changed"]]
     assert kind in changed and read_json(tmp_path / "out" / "report.json")["verdict"] == "pass"
+
+
+def run(name: str, output: Path, *overrides: str) -> engine.Outcome:
+    options = Options(torch.device("cpu"), silent, lambda _: None, allow_pickle=True)
+    return engine.apply(read(ROOT / "recipes" / name, (*UNJUDGED, *overrides)), output, options)
+
+
+def test_adaptive_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_onnx, "CALIBRATION", 2)
+    done = run("digits-adaptive.yaml", tmp_path / "out")
+    table = Bundle(done.output / "onnx").manifest["sampling"]["adaptive"]
+    assert table[0]["evaluations"] <= 2
+
+
+def test_guidance_by_a_classifier(tmp_path: Path) -> None:
+    small = ("passes.distill_guidance.steps=2", "passes.distill_guidance.batch_size=4")
+    done = run("digits-classifier.yaml", tmp_path / "out", *small)
+    assert Bundle(done.output / "onnx").guidance["kind"] == "baked"
+    assert read_json(done.output / "report.json")["verdict"] == "not judged"  # it has no gates yet

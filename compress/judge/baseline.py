@@ -134,7 +134,7 @@ def _key(teacher: Denoiser) -> str:
     for room in ("families", "model", "onnx_graph", "pipeline", "quantization"):
         for source in sorted((root / room).rglob("*.py")):
             code.update(source.read_bytes())
-    versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "onnx", "onnxscript")]
+    versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")]
     left_out = sampling_of(_without_classifier(teacher))["guidance"].get("null")
     about = map(str, (teacher.conditions, teacher.classes, left_out, teacher.sampling.dtype, code.hexdigest()))
     null = {} if teacher.null_embedding is None else {"null": teacher.null_embedding}

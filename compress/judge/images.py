@@ -67,17 +67,15 @@ def measure(
         again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
     sets = yardsticks.sets(pairs, ours, again)
     found = Images(sets, rest, finite, reference, quality)
-    return (
-        found
-        if not finite
-        else replace(
-            found,
-            quality=metrics.figures(sets) | quality,
-            left_out=left_out,
-            spaces=yardsticks.spaces(pairs, rest, ours),
-            by_class=metrics.by_class(sets),
-            guidance=_response(yardsticks, teacher, bundle, scales),
-        )
+    if not finite:
+        return found
+    return replace(
+        found,
+        quality=metrics.figures(sets) | quality,
+        left_out=left_out,
+        spaces=yardsticks.spaces(pairs, rest, ours),
+        by_class=metrics.by_class(sets),
+        guidance=_response(yardsticks, teacher, bundle, scales),
     )
 
 
