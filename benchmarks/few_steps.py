@@ -225,7 +225,7 @@ def speeds(bundle: Bundle, teacher: Denoiser) -> dict[str, Any]:
         whole = Bundle(bundle.path, threads=1)
         calls: dict[str, Callable[[], object]] = {
             "teacher, PyTorch": functools.partial(guided, teacher, noise, when + 500, given),
-            "teacher, onnxruntime fp32": functools.partial(baseline.guided, noise.numpy(), 500, arrays),
+            "teacher, onnxruntime fp32": functools.partial(baseline.guided.guided, noise.numpy(), 500, arrays),
             STUDENT: functools.partial(whole.sample_at_once, noise.numpy(), **arrays),
         }
         taken = latency.interleaved(calls, ROUNDS, terminal.progress)

@@ -31,6 +31,7 @@ from compress.measure import latency
 from compress.model.denoiser import Denoiser
 from compress.model.reference import conditions_for, noise_like
 from compress.passes import export_onnx, quantize
+from compress.pipeline.manifest import MODEL
 from compress.quantization import four_bits, quantized
 from compress.report.statistics import bootstrap, bootstrap_mean, interval
 from compress.runtime import Bundle
@@ -187,11 +188,11 @@ def _export(model: Denoiser, batch: int, output: Path, context: Context) -> Bund
 def _by_tools(bundle: Bundle, folder: Path) -> dict[str, Bundle]:
     """Copies of a float bundle with its file as onnxruntime's tools quantize it; int4 where a product has weights."""
     found = {}
-    source = str(bundle.path / export_onnx.MODEL)
+    source = str(bundle.path / MODEL)
     for way in (DYNAMIC, INT4):
         copied = folder / f"{bundle.batch} {way}"
         shutil.copytree(bundle.path, copied)
-        target = copied / export_onnx.MODEL
+        target = copied / MODEL
         if way == DYNAMIC:
             quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
         else:

@@ -6,6 +6,7 @@ the nodes and bytes of the first are the same graph: what they differ by is the 
 """
 
 import argparse
+import functools
 import json
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from compress.measure import latency
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import REWRITES, as_exported, lean
 from compress.passes import quantize
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import ONNXRUNTIME
 
 RESULT = Path(__file__).parent / "results" / "lean_graph.json"
 ALL, AGAIN = "all rewrites", "all rewrites, once more"
@@ -68,12 +69,12 @@ def measure(name: str, scheme: str) -> dict[str, Any]:
             model = quantize.calibrated(model, quantize.Config(), context, points).model
     made = graphs(model)
     feeds = {key: value[:1].numpy() for key, value in zip(["sample", "timestep", *model.inputs], points, strict=True)}
-    sessions = {key: open_session(graph.SerializeToString(), THREADS, scheme) for key, graph in made.items()}
-    outputs = {key: session.run(None, feeds)[0] for key, session in sessions.items()}
+    opened = {key: ONNXRUNTIME.open(graph.SerializeToString(), THREADS, scheme) for key, graph in made.items()}
+    outputs = {key: graph.run(feeds)[0] for key, graph in opened.items()}
     for key, output in outputs.items():
         agreement = quality.sqnr(outputs[ALL], output)
         assert agreement >= LEAST_SQNR_DB[scheme], f"{name}, {scheme}, {key}: {agreement:.1f} dB"
-    calls = {key: _call(session, feeds) for key, session in sessions.items()}
+    calls = {key: functools.partial(graph.run, feeds) for key, graph in opened.items()}
     taken = latency.interleaved(calls, ROUNDS[1], terminal.progress, f"{name}, {scheme}", PAUSE)
     rows = {}
     for key, graph in made.items():
@@ -86,10 +87,6 @@ def measure(name: str, scheme: str) -> dict[str, Any]:
             "bytes": graph.ByteSize(),
         }
     return {"title": f"{subject.title}, {scheme}", "rows": rows}
-
-
-def _call(session: Any, feeds: dict[str, np.ndarray]) -> Callable[[], object]:
-    return lambda: session.run(None, feeds)
 
 
 def table(found: dict[str, Any]) -> str:

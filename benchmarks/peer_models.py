@@ -21,6 +21,7 @@ from compress.families import FAMILIES
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.passes import export_onnx, quantize
 from compress.pipeline import checkpoint
+from compress.pipeline.manifest import MODEL
 from compress.randomness import generator
 
 HERE = Path(__file__).parent
@@ -208,7 +209,7 @@ def _exported(model: Denoiser, batch: int, kind: str, context: Context) -> Path:
     output = context.output / f"{kind}-{batch}"
     config = export_onnx.Config(batch=batch, opset=OPSET)
     export_onnx.run(model, config, dataclasses.replace(context, name=kind, output=output))
-    return output / "onnx" / export_onnx.MODEL
+    return output / "onnx" / MODEL
 
 
 def context_of(model: Denoiser, folder: Path) -> Context:

@@ -110,10 +110,10 @@ def onnxruntime(job: dict[str, Any]) -> Engine:
 
 def toolkit(job: dict[str, Any]) -> Engine:
     """This toolkit's int8 file, opened as its runtime does. source: an .onnx file."""
-    from compress.runtime.bundle import open_session
+    from compress.runtime.engines import ONNXRUNTIME
 
-    session = open_session(Path(job["source"]), job["threads"], "int8")
-    return Engine(lambda feeds: lambda: session.run(None, feeds)[0], Path(job["source"]).stat().st_size)
+    graph = ONNXRUNTIME.open(Path(job["source"]), job["threads"], "int8")
+    return Engine(lambda feeds: lambda: graph.run(feeds)[0], Path(job["source"]).stat().st_size)
 
 
 def quantize_static(job: dict[str, Any]) -> Engine:

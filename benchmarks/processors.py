@@ -38,15 +38,14 @@ PROGRAM = """
 import sys
 import numpy as np, onnxruntime
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import OnnxRuntime
 folder, given, answer = sys.argv[1:]
 given = dict(np.load(given))
 noise = given.pop("noise")
 bundle = Bundle(folder, threads=1)
 found = {"images": bundle.sample(noise, **given), "version": np.array(onnxruntime.__version__)}
-levels = {"kernels": None, "plain": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL}
-for name, level in levels.items():
-    bundle.session = open_session(bundle.path / bundle.manifest["model"], 1, bundle.manifest["scheme"], level)
+for name in ("kernels", "plain"):
+    bundle = Bundle(folder, threads=1, engine=OnnxRuntime(optimized=name == "kernels"))
     times = [bundle.steps[i * len(bundle.steps) // len(noise)].timestep for i in range(len(noise))]
     found[name] = np.concatenate([
         bundle.denoise(noise[i : i + 1], times[i], {key: value[i : i + 1] for key, value in given.items()})

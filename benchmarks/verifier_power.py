@@ -31,7 +31,7 @@ from compress.data import read_npz
 from compress.engine import code_identity
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
 from compress.judge import decision, judging, probe, stages
-from compress.judge.baseline import OnnxTeacher, kept
+from compress.judge.baseline import Baseline, kept
 from compress.judge.response import sample
 from compress.model.reference import Drawn, Progress, draw_kept, silent
 from compress.pipeline import checkpoint
@@ -80,7 +80,7 @@ class Bench:
     drawn: Drawn
     judged: judging.Judging
     bundle: Bundle
-    baseline: OnnxTeacher
+    baseline: Baseline
     frozen: probe.Probe
     whole: np.ndarray  # the float student's outputs on the probe
     simulated: np.ndarray  # those of simulated int8
@@ -144,7 +144,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         bundle = OF_BUNDLE[trial.fault](bundle, folder / "faulty", trial.number)
     conditions = {name: value.numpy() for name, value in pairs.conditions.items()}
     if trial.student == "teacher":
-        ours, evaluate = baseline.sample(pairs.noise.numpy(), conditions), baseline.evaluate
+        ours, evaluate = baseline.guided.sample(pairs.noise.numpy(), **conditions), baseline.evaluate
     else:
         kept = cache_folder() / "power" / f"{sha256(bundle.path / bundle.manifest['model'])[:16]}-{start}.npz"
         clean = trial.fault not in OF_BUNDLE
@@ -157,7 +157,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
         assert training is not None
         ours = OF_SAMPLES[trial.fault](ours, conditions["class_labels"], training, trial.number)
     few = pairs[:30]
-    again = baseline.sample(few.noise.numpy(), {name: value.numpy() for name, value in few.conditions.items()})
+    again = baseline.guided.sample(few.noise.numpy(), **{n: value.numpy() for n, value in few.conditions.items()})
     answer = probe.answer(given.frozen, evaluate)
     quality = probe.figures(answer, probe.answer(given.frozen, baseline.evaluate))
     quality |= given.judged.pairs(pairs, ours, again)

@@ -169,16 +169,18 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="batch size")] = 1,
     rounds: Annotated[int, typer.Option(min=10, max=100_000, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
+    engine: Annotated[str, typer.Option(help="what runs graphs: onnxruntime or openvino")] = "onnxruntime",
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
     from compress import terminal
     from compress.measure import latency
     from compress.measure.bench import callable_for
+    from compress.runtime.engines import engine_called
 
-    count = threads or latency.default_threads()
+    count, known = threads or latency.default_threads(), engine_called(engine)
     with latency.threads(count):
-        calls = {str(path): callable_for(path, count, batch, allow_pickle) for path in paths}
+        calls = {str(path): callable_for(path, count, batch, allow_pickle, known) for path in paths}
         taken = latency.interleaved(calls, rounds, terminal.progress)
     rows = []
     for name, values in taken.items():

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from compress import passes
 from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
+from compress.files import unwritable
+from compress.folders import alone
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Head, Recipe, Step
 from compress.report.report import Report, read
@@ -19,10 +21,10 @@ from compress.settings import plain
 
 
 def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> Report:
-    """Judge a bundle on its own and return its report, which `output` then holds. Raises a CompressError.
+    """Judge a bundle on its own and return its report, which `output` then holds; one run at a time works in it.
 
-    recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a
-    report.json beside it.
+    recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a report.json beside it.
+    Raises a CompressError.
     """
     bundle = Bundle(find(path))
     if recipe is None:
@@ -30,7 +32,11 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
     step = next((step for step in recipe.steps if step.kind == "verify"), None)
     if step is None:
         raise RecipeError([f"{recipe.path}: has no verify pass"])
-    with tempfile.TemporaryDirectory() as work:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(output, error) from error
+    with alone(output), tempfile.TemporaryDirectory() as work:
         inputs = Inputs(recipe, options, Path(work))
         passes.module("verify").run(bundle, step.config, inputs.context(step, Path(work), output))
     return read(output)

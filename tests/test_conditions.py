@@ -88,7 +88,7 @@ def test_bundle_and_baseline_are_guided_as_the_model(config: dict, tmp_path: Pat
         wanted = guided(model, sample, torch.full((len(sample),), 500), conditions).numpy()
     given = {name: value.numpy() for name, value in conditions.items()}
     assert_close_db(wanted, bundle.guided(sample.numpy(), 500, given), 80)
-    assert_close_db(wanted, baseline.kept(model, 1, silent, "").guided(sample.numpy(), 500, given), 80)
+    assert_close_db(wanted, baseline.kept(model, 1, silent, "").guided.guided(sample.numpy(), 500, given), 80)
     assert bundle.sample(sample.numpy(), **given).shape == sample.shape
 
 

@@ -198,3 +198,10 @@ def test_no_two_draws_share_a_key() -> None:
     assert unnamed == ["quantize.py: noise_like(model, samples, context.seed, draw)"]  # its callers name it
     assert {name: files for name, files in named.items() if len(files) > 1} == {}
     assert set(named) == {draw.name for draw in Draw}
+
+
+def test_the_runtime_alone_opens_graphs() -> None:
+    """A session is opened, and a provider or a device's engine named, in runtime/engines.py."""
+    named = re.compile(r"\bInferenceSession\b|\w+ExecutionProvider\b|\bcompile_model\b")
+    found = {f.relative_to(PACKAGE).as_posix() for f in FILES if named.search(f.read_text(encoding="utf-8"))}
+    assert found == {"runtime/engines.py"}

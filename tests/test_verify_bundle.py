@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from compress import passes
-from compress.errors import BundleError, RecipeError, ReportError
+from compress.errors import BundleError, OutputError, RecipeError, ReportError
 from compress.files import write_json
+from compress.folders import alone
 from compress.model.reference import silent
 from compress.pipeline import checkpoint
 from compress.recipe.inputs import Options
@@ -115,3 +116,18 @@ def test_what_the_manifest_says_of_its_recipe_is_checked(
     write_json(file, read_json(file) | change)
     with pytest.raises(BundleError, match=said):
         verify_bundle(folder, teacher, None, tmp_path, options())
+
+
+def test_a_second_run_in_the_same_folder_is_refused(made: tuple[Path, str], tmp_path: Path) -> None:
+    folder, teacher = made
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out"), pytest.raises(OutputError, match="another run is at work in it"):
+        verify_bundle(folder, teacher, None, tmp_path / "out", options())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(made: tuple[Path, str], tmp_path: Path) -> None:
+    folder, teacher = made
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/out: cannot be written"):
+        verify_bundle(folder, teacher, None, tmp_path / "file" / "out", options())

@@ -10,13 +10,14 @@ import onnxruntime
 import torch
 
 from compress import __version__
-from compress.judge.baseline import OnnxTeacher
-from compress.measure import counts, latency, processes
+from compress.judge.baseline import Baseline
+from compress.measure import latency, processes
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
 from compress.model.reference import Progress, noise_like
 from compress.randomness import Draw
-from compress.report.parts import Environment, Failed, Figure, Latency, Process, Row, Side, Unit
+from compress.report.parts import Environment, Failed, Figure, Latency, Process, Row, Side
 from compress.runtime import Bundle
+from compress.runtime.schemes import SCHEMES
 
 TEACHER, COMPILED, ONNX = (
     Row(side="teacher", engine=engine, scheme="float") for engine in ("PyTorch", "torch.compile", "onnxruntime")
@@ -36,47 +37,47 @@ class Costs:
     environment: Environment
 
 
-def measure(
-    bundle: Bundle,
-    baseline: OnnxTeacher,
-    rounds: int,
-    batches: tuple[int, ...],
-    compiled: bool,
-    starts: int,
-    progress: Progress,
-) -> Costs:
-    """Time every engine, interleaved, at batch 1 and at each of `batches`; start fresh processes; count.
-
-    rounds: at batch 1; larger batches take as many fewer, and the teacher in PyTorch, which takes most of the
-    time, a third. compiled: also by torch.compile, which takes minutes.
-    starts: fresh processes of each side.
+@dataclass(frozen=True)
+class Clock:
+    """How costs are measured. rounds: of timing, at batch 1; larger batches take as many fewer, and the teacher in
+    PyTorch, which takes most of the time, a third. batches: to time beside 1. compiled: by torch.compile as well, which
+    takes minutes. starts: fresh processes of each side.
     """
-    teacher, threads, steps = baseline.teacher, baseline.threads, len(baseline.teacher.sampling.timesteps)
+
+    rounds: int
+    batches: tuple[int, ...]
+    compiled: bool
+    starts: int
+
+    @property
+    def turns(self) -> dict[int, int]:
+        """Rounds at each batch size, 1 first."""
+        return {batch: max(10, self.rounds // batch) for batch in sorted({1, *self.batches})}
+
+
+def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress) -> Costs:
+    """Time every engine, interleaved, at each batch size; start fresh processes; count."""
+    teacher, threads, steps = baseline.teacher, baseline.bundle.threads or 1, len(baseline.bundle.steps)
     rows: list[Latency] = []
     failed: list[Failed] = []
     single: dict[Row, np.ndarray] = {}
     with latency.threads(threads), torch.no_grad():
-        for batch in sorted({1, *batches}):
-            calls, why = _calls(bundle, baseline, batch, compiled)
-            turns, eager = max(10, rounds // batch), [row.name for row in calls if row.engine == TEACHER.engine]
+        for batch, turns in clock.turns.items():
+            calls, why = _calls(bundle, baseline, batch, clock.compiled)
             named = {row.name: call for row, call in calls.items()}
+            eager = [row.name for row in calls if row.engine == TEACHER.engine]
             times = latency.interleaved(named, turns, progress, f"timing, batch {batch}", seldom=eager)
             taken = {row: times[row.name] * batch / _items(bundle, row.side, batch) for row in calls}
             rows += _rows(taken, batch, threads, steps)
             failed += [Failed(**dict(row), batch=batch, threads=threads, reason=said) for row, said in why.items()]
             single = single or taken
-    student, image, evaluations = student_row(bundle), student_row(bundle, "guided call"), len(bundle.steps)
-    if student_row(bundle, "whole image") in single:
-        image, evaluations = student_row(bundle, "whole image"), 1
-    params, macs = counts.parameters(teacher), counts.macs(teacher)
-    theirs = _side(params, macs, 4 * params, single[TEACHER], single[guided_row(TEACHER)] * steps)
-    ours = _side(
-        bundle.manifest["params"],
-        bundle.manifest["macs"],
-        bundle.size_bytes,
-        single[student],
-        single[image] * evaluations,
-    )
+    student = student_row(bundle)
+    image, evaluations = guided_row(student), len(bundle.steps)
+    if whole_row(student) in single:
+        image, evaluations = whole_row(student), 1
+    size = SCHEMES["float"].bytes * baseline.bundle.manifest["params"]
+    theirs = _side(baseline.bundle, size, single[TEACHER], single[guided_row(TEACHER)] * steps)
+    ours = _side(bundle, bundle.size_bytes, single[student], single[image] * evaluations)
     ratios = {
         name: Figure(value=getattr(ours, name) / getattr(theirs, name), better="less")
         for name in ("params", "macs", "bytes")
@@ -90,18 +91,23 @@ def measure(
         value, (low, high) = latency.speedup(single[slow], single[fast])
         count, ends = int(np.isfinite(single[slow]).sum()), (low * factor, high * factor)
         ratios[name] = Figure(value=value * factor, better="more", interval=ends, count=count)
-    process = processes.measure(teacher, bundle, (TEACHER, student), starts, progress)
+    process = processes.measure(teacher, bundle, (TEACHER, student), clock.starts, progress)
     return Costs(theirs, ours, ratios, tuple(rows), tuple(failed), process, _environment(threads))
 
 
-def student_row(bundle: Bundle, unit: Unit = "call") -> Row:
+def student_row(bundle: Bundle) -> Row:
     """The student as it ships."""
-    return Row(side="student", engine="onnxruntime", scheme=bundle.manifest["scheme"], unit=unit)
+    return Row(side="student", engine=bundle.engine.name, scheme=bundle.manifest["scheme"])
 
 
 def guided_row(row: Row) -> Row:
     """The same with guidance."""
     return row.model_copy(update={"unit": "guided call"})
+
+
+def whole_row(row: Row) -> Row:
+    """The same with all steps of an image."""
+    return row.model_copy(update={"unit": "whole image"})
 
 
 def _items(bundle: Bundle, side: str, batch: int) -> int:
@@ -111,23 +117,22 @@ def _items(bundle: Bundle, side: str, batch: int) -> int:
 
 
 def _calls(
-    bundle: Bundle, baseline: OnnxTeacher, batch: int, compiled: bool
+    bundle: Bundle, baseline: Baseline, batch: int, compiled: bool
 ) -> tuple[dict[Row, Callable[[], object]], dict[Row, str]]:
     """(one evaluation by every engine; why an engine is missing)."""
-    teacher = baseline.teacher
-    zeros = example_inputs(teacher, batch)
+    teacher, student, partial = baseline.teacher, student_row(bundle), functools.partial
+    _, zeros, *values = example_inputs(teacher, batch)
     sample = noise_like(teacher, batch, Draw.TIMING).to(teacher.device)
-    given = dict(zip(teacher.inputs, zeros[2:], strict=True))
-    arrays = {name: value.cpu().numpy() for name, value in given.items()}
-    noise = sample.cpu().numpy()
+    given = dict(zip(teacher.inputs, values, strict=True))
+    noise, arrays = sample.cpu().numpy(), {name: given[name].cpu().numpy() for name in teacher.conditions}
     own = np.arange(_items(bundle, "student", batch)) % batch
     own_noise, own_arrays = noise[own], {name: value[own] for name, value in arrays.items()}
-    when = teacher.sampling.steps()[len(teacher.sampling.timesteps) // 2].timestep
-    times = torch.full_like(zeros[1], when)
+    when = baseline.bundle.steps[len(baseline.bundle.steps) // 2].timestep
+    times = torch.full_like(zeros, when)
     calls: dict[Row, Callable[[], object]] = {
-        TEACHER: functools.partial(predict, teacher, sample, times, given),
-        ONNX: functools.partial(baseline.predict, noise, when, arrays),
-        student_row(bundle): functools.partial(bundle.denoise, own_noise, when, own_arrays),
+        TEACHER: partial(predict, teacher, sample, times, given),
+        ONNX: partial(baseline.bundle.denoise, noise, when, arrays),
+        student: partial(bundle.denoise, own_noise, when, own_arrays),
     }
     failed = {}
     if compiled:
@@ -137,12 +142,11 @@ def _calls(
         else:
             calls[COMPILED] = found
     if batch == 1:
-        calls[guided_row(TEACHER)] = functools.partial(guided, teacher, sample, times, given)
-        calls[guided_row(ONNX)] = functools.partial(baseline.guided, noise, when, arrays)
-        calls[student_row(bundle, "guided call")] = functools.partial(bundle.guided, own_noise, when, own_arrays)
+        calls[guided_row(TEACHER)] = partial(guided, teacher, sample, times, given)
+        calls[guided_row(ONNX)] = partial(baseline.guided.guided, noise, when, arrays)
+        calls[guided_row(student)] = partial(bundle.guided, own_noise, when, own_arrays)
         if bundle.manifest.get("sampler"):
-            whole = functools.partial(bundle.sample_at_once, own_noise, **own_arrays)
-            calls[student_row(bundle, "whole image")] = whole
+            calls[whole_row(student)] = partial(bundle.sample_at_once, own_noise, **own_arrays)
     return calls, failed
 
 
@@ -163,30 +167,19 @@ def _rows(taken: Mapping[Row, np.ndarray], batch: int, threads: int, steps: int)
     """steps: the teacher's evaluations an image, against which a whole image is held."""
     rows = []
     for row, values in taken.items():
-        slow = taken[TEACHER if row.unit == "call" else guided_row(TEACHER)] * (
-            steps if row.unit == "whole image" else 1
-        )
-        timing, (ratio, ends) = latency.summary(values), latency.speedup(slow, values)
-        rows.append(
-            Latency(
-                **dict(row),
-                batch=batch,
-                threads=threads,
-                ms=timing.median,
-                p90=timing.p90,
-                interval=timing.interval,
-                speedup=ratio,
-                speedup_interval=ends,
-            )
-        )
+        slow = taken[TEACHER if row.unit == "call" else guided_row(TEACHER)]
+        ratio, ends = latency.speedup(slow * (steps if row.unit == "whole image" else 1), values)
+        timing, about = latency.summary(values), {**dict(row), "batch": batch, "threads": threads}
+        about |= {"ms": timing.median, "p90": timing.p90, "interval": timing.interval}
+        rows.append(Latency(**about, speedup=ratio, speedup_interval=ends))
     return rows
 
 
-def _side(params: int, macs: int, size: int, call: np.ndarray, image: np.ndarray) -> Side:
+def _side(bundle: Bundle, size: int, call: np.ndarray, image: np.ndarray) -> Side:
     timing = latency.summary(call)
     return Side(
-        params=params,
-        macs=macs,
+        params=bundle.manifest["params"],
+        macs=bundle.manifest["macs"],
         bytes=size,
         ms_per_call=timing.median,
         ms_per_call_p90=timing.p90,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from sklearn.decomposition import PCA
 from torch import nn
@@ -20,6 +19,7 @@ from compress.data import Dataset
 from compress.errors import CompressError, VerifyError
 from compress.model import torchscript
 from compress.randomness import Draw
+from compress.runtime.engines import ONNXRUNTIME
 
 BATCH = 256
 ITEMS_PER_DIMENSION = 20  # fewer, and a covariance is mostly noise
@@ -136,9 +136,9 @@ def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> Feat
         raise VerifyError(f"{path}: a feature extractor is a TorchScript file (.pt, .ts) or an ONNX file (.onnx)")
     try:
         read = _onnx(path) if kind == ".onnx" else _numpy(torchscript.load(path, allow_pickle))
-    except CompressError:
-        raise
     except Exception as error:  # of many kinds, by file and library
+        if type(error) is CompressError:  # of a program that may not be run
+            raise
         raise VerifyError(f"{path}: cannot be read as a feature extractor: {_first_line(error)}") from None
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -160,9 +160,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _onnx(path: Path) -> Embed:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: np.asarray(session.run(None, {name: images})[0])
+    graph = ONNXRUNTIME.open(path)
+    name = next(iter(graph.inputs))
+    return lambda images: np.asarray(graph.run({name: images})[0])
 
 
 def _batched(embed: Embed, images: np.ndarray) -> np.ndarray:

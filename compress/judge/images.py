@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from compress.judge import response
-from compress.judge.baseline import OnnxTeacher
+from compress.judge.baseline import Baseline
 from compress.judge.decision import Paired
 from compress.judge.judging import Judging
 from compress.model.denoiser import Denoiser
@@ -49,7 +49,7 @@ class Images:
 
 
 def measure(
-    judged: Judging, bundle: Bundle, baseline: OnnxTeacher, count: int, others: int, scales: Sequence[float]
+    judged: Judging, bundle: Bundle, baseline: Baseline, count: int, others: int, scales: Sequence[float]
 ) -> Images:
     """Draw `count` images of the student, and compare them with the teacher's and with `others` of it.
 
@@ -70,7 +70,7 @@ def measure(
     own = {} if judged.judge is None else {"classifier_accuracy": Figure(value=judged.judge.accuracy, better="more")}
     if not finite:
         return Images(ours, pairs, rest, finite, reference, own)
-    few, other = pairs[:AGAIN], baseline.draw if judged.engine is PYTORCH else PYTORCH.draw
+    few, other = pairs[:AGAIN], baseline.draw if judged.drawer is PYTORCH else PYTORCH.draw
     again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
     quality, left_out = judged.pairs(pairs, ours, again) | own, {}
     if not bundle.manifest.get("paired", True):

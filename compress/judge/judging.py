@@ -24,7 +24,7 @@ from compress.judge.features import (
     random_space,
 )
 from compress.model.denoiser import Denoiser
-from compress.model.reference import PYTORCH, Drawn, Engine, Progress, draw_kept
+from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.report.parts import ClassAccuracy, FewSteps, Figure, Space
 
 SMALLEST = 32  # dimensions of the smallest feature space
@@ -37,7 +37,7 @@ class Judging:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
     allow_pickle: whether extractors may be programs (TorchScript).
-    engine: what draws the teacher's samples; seed: of those that are drawn here.
+    drawer: what draws the teacher's samples; seed: of those that are drawn here.
     """
 
     load: Callable[[], Dataset]
@@ -46,7 +46,7 @@ class Judging:
     accuracy: float
     progress: Progress
     allow_pickle: bool = False
-    engine: Engine = PYTORCH
+    drawer: Drawer = PYTORCH
     seed: int = 0
 
     @cached_property
@@ -186,4 +186,4 @@ class Judging:
 
     def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
         """Samples of a teacher, kept."""
-        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.engine)
+        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.drawer)

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from compress.judge.quality import sqnr
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
 
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -38,10 +37,10 @@ def first_wrong_layer(
         looked[output] = node.name.partition("/")[0]
     content = graph.SerializeToString()
     answers = []
-    for level in (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, None):
-        session = open_session(content, 1, scheme, level)
-        found = [session.run(list(looked), dict(given)) for given in feeds]
-        answers.append([np.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*found, strict=True)])
+    for engine in (OnnxRuntime(optimized=False), ONNXRUNTIME):
+        opened = engine.open(content, 1, scheme)
+        found = [dict(zip(opened.outputs, opened.run(given), strict=True)) for given in feeds]
+        answers.append([np.concatenate([outputs[name].reshape(-1) for outputs in found]) for name in looked])
     for layer, plain, kernels in zip(looked.values(), *answers, strict=True):
         wanted = plain.astype(np.float64)
         agreement = sqnr(wanted - wanted.mean(), kernels.astype(np.float64) - wanted.mean())

@@ -1,15 +1,17 @@
 """The student on the probe, beside its teacher, and the models of the recipe's passes on their way to it."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from compress.judge import probe, stages
-from compress.judge.baseline import OnnxTeacher
+from compress.judge.baseline import Baseline
 from compress.judge.decision import Evaluated
+from compress.judge.quality import sqnr
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
-from compress.model.reference import Drawn, Progress
+from compress.model.reference import Drawn, Progress, identity
 from compress.report.parts import Figure, Quantization, Stage, TimestepError
 from compress.runtime import Bundle
 
@@ -29,7 +31,7 @@ class Probed:
 
 def measure(
     bundle: Bundle,
-    baseline: OnnxTeacher,
+    baseline: Baseline,
     others: Drawn,
     finite: bool,
     passes: Sequence[Any],
@@ -49,11 +51,11 @@ def measure(
         task.advance()
         student = probe.answer(frozen, probe.of_bundle(bundle), bundle.threads)
         task.advance()
-        rounding = probe.answer(frozen, baseline.evaluate, baseline.threads)
+        rounding = probe.answer(frozen, baseline.evaluate, baseline.bundle.threads)
         task.advance()
     rows, parity = _passes(passes, bundle, baseline, student, progress)
     quantization, loss = (None, {}) if parity is None else (parity[0], {"kernel_loss": parity[1]})
-    if stages.distilled(bundle):
+    if bundle.sampling.get("distilled"):
         return Probed(sound | loss, dict.fromkeys(get_args(Evaluated), DISTILLED), (), rows, quantization)
     floor, _, _ = rounding.curve()
     curve = tuple(
@@ -71,22 +73,34 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
 
 
 def _passes(
-    passes: Sequence[Any], bundle: Bundle, baseline: OnnxTeacher, student: probe.Answer, progress: Progress
+    passes: Sequence[Any], bundle: Bundle, baseline: Baseline, student: probe.Answer, progress: Progress
 ) -> tuple[tuple[Stage, ...], tuple[Quantization, Figure] | None]:
-    """(what each pass of the recipe cost and gained; as `stages.quantized`). student: the bundle's answer."""
+    """(what each pass of the recipe cost and gained; what simulated and real kernels lose, where one quantized).
+
+    student: the bundle's answer. A float net that is met again, as the one before quantization is, is asked once.
+    """
     if not passes:
         return (), None
-    frozen = student.probe
-    models = [stages.Measured("teacher", "teacher", baseline.teacher, probe.Answer(frozen, frozen.guided))]
+    frozen, answers, parity = student.probe, dict[str, probe.Answer](), None
+
+    def ask(model: Denoiser) -> probe.Answer:
+        key = model.scheme + identity(model)
+        answers[key] = answers.get(key) or probe.answer(frozen, probe.of_model(model))
+        return answers[key]
+
+    own = probe.Answer(frozen, frozen.guided)
+    models = [stages.of_model("teacher", "teacher", baseline.teacher, lambda: own)]
     with progress("what each pass cost", len(passes)) as task:
         for done in passes:
             if done.kind == "export_onnx":
-                models.append(stages.Measured(done.name, done.kind, bundle, student))
+                models.append(stages.of_bundle(done.name, bundle, student))
             else:
                 model = done.load()
-                said = probe.answer(frozen, probe.of_model(model))
-                models.append(stages.Measured(done.name, done.kind, model, said))
+                models.append(stages.of_model(done.name, done.kind, model, functools.partial(ask, model)))
+                if model.precision and parity is None:
+                    whole, fake, real = ask(model.in_float()).guided, ask(model).guided, student.guided
+                    levels = Quantization(simulated_sqnr_db=sqnr(whole, fake), kernels_sqnr_db=sqnr(whole, real))
+                    parity = levels, stages.kernel_loss(whole, fake, real)
             task.advance()
-        parity = stages.quantized(models)
     with latency.threads(bundle.threads or 1):
         return stages.table(models, progress), parity

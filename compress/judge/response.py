@@ -7,7 +7,7 @@ import numpy as np
 
 from compress.judge.classifier import Judge
 from compress.judge.distribution import class_variance
-from compress.measure.workers import parallel
+from compress.measure.workers import draw_on_all_cores
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Drawn, Progress
 from compress.report.parts import Figure, Response
@@ -15,6 +15,7 @@ from compress.report.statistics import bootstrap, interval, recentred, wilson
 from compress.runtime import Bundle
 
 ROUNDS = 500
+SHARE = 50  # images that a core draws at once, of any batch size
 
 
 def at_scale(teacher: Denoiser, scale: float) -> Denoiser:
@@ -24,24 +25,10 @@ def at_scale(teacher: Denoiser, scale: float) -> Denoiser:
 
 
 def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.ndarray:
-    """The bundle's samples [n,c,h,w] from the same noise and conditions; n is cut to its fixed batch size.
-
-    Batches are drawn on all cores, each as it would be alone.
-    """
-    size = bundle.batch or 50
-    noise = drawn.noise.numpy()
+    """The bundle's samples [n,…] from the same noise and conditions; n is cut to its fixed batch size."""
     conditions = {name: value.numpy() for name, value in drawn.conditions.items()}
-
-    def batch(start: int) -> np.ndarray:
-        chosen = {name: value[start : start + size] for name, value in conditions.items()}
-        return bundle.sample(noise[start : start + size], **chosen)
-
-    parts, starts = [], range(0, len(noise) - len(noise) % (bundle.batch or 1), size)
-    with progress(title, len(noise)) as task:
-        for samples in parallel(batch, starts, bundle.threads):
-            parts.append(samples)
-            task.advance(len(samples))
-    return np.concatenate(parts)
+    with progress(title, len(drawn.noise)) as task:
+        return draw_on_all_cores(bundle, drawn.noise.numpy(), conditions, bundle.batch or SHARE, task.advance)
 
 
 def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], judge: Judge) -> dict[str, tuple[Response, ...]]:

@@ -5,7 +5,8 @@ import numpy as np
 from compress.errors import BundleError
 from compress.report.parts import Figure
 from compress.runtime import Bundle
-from compress.runtime.manifest import read_manifest, verify_files
+from compress.runtime.contents import verify_files
+from compress.runtime.manifest import read_manifest
 
 
 def figures(samples: np.ndarray, bundle: Bundle) -> dict[str, Figure]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from compress.errors import BundleError
@@ -14,58 +13,47 @@ from compress.files import Unreadable, check_regular
 from compress.model.denoiser import example_inputs
 from compress.pipeline import checkpoint
 from compress.runtime import Bundle
-from compress.runtime.bundle import find, open_session
-
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
+from compress.runtime.bundle import find
+from compress.runtime.engines import DTYPES, ONNXRUNTIME, Engine, Graph
 
 
-def callable_for(path: Path, threads: int, batch: int, allow_pickle: bool = False) -> Callable[[], object]:
+def callable_for(
+    path: Path, threads: int, batch: int, allow_pickle: bool = False, engine: Engine = ONNXRUNTIME
+) -> Callable[[], object]:
     """One evaluation, without guidance, of what `path` holds. Raises BundleError or CheckpointError.
 
-    batch: batch size; a bundle or file of fixed batch size is run with its own.
+    batch: batch size; a bundle or file of fixed batch size is run with its own. engine: what runs graphs.
     """
     folder = find(path)
     if os.path.lexists(folder / "bundle.json"):
-        bundle = Bundle(folder, threads)
-        return _onnx(folder / bundle.manifest["model"], bundle.session, batch, bundle.steps[0].timestep)
+        bundle = Bundle(folder, threads, engine=engine)
+        return _graph(folder / bundle.manifest["model"], bundle.graph, engine, batch, bundle.steps[0].timestep)
     if path.suffix == ".onnx":
         try:
             check_regular(path)
         except Unreadable as fault:
             raise BundleError(f"{path}: {fault}") from None
-        return _onnx(path, open_session(path, threads), batch)
+        return _graph(path, engine.open(path, threads), engine, batch)
     model = checkpoint.load(path, allow_pickle)
-    return functools.partial(_evaluate, model.module, example_inputs(model, batch))
+    return torch.no_grad()(functools.partial(model.module, *example_inputs(model, batch)))
 
 
-def _evaluate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    with torch.no_grad():
-        return module(*inputs)
-
-
-def _onnx(file: Path, session: onnxruntime.InferenceSession, batch: int, timestep: float = 0) -> Callable[[], object]:
+def _graph(file: Path, graph: Graph, engine: Engine, batch: int, timestep: float = 0) -> Callable[[], object]:
     random = np.random.default_rng(0)
     feeds = {}
-    for entry in session.get_inputs():
-        if entry.type not in _TYPES:
-            raise BundleError(f"{file}: input {entry.name} is {entry.type}; only {', '.join(_TYPES)} can be timed")
-        shape = [size if isinstance(size, int) else batch for size in entry.shape]
-        dtype = _TYPES[entry.type]
-        told = entry.name == "timestep"
-        known = told or np.issubdtype(dtype, np.integer)
-        value = np.full(shape, timestep if told else 0) if known else random.standard_normal(shape)
-        feeds[entry.name] = value.astype(dtype)
-    call = functools.partial(session.run, None, feeds)
+    for name, spec in graph.inputs.items():
+        if spec["dtype"] not in DTYPES:
+            raise BundleError(f"{file}: input {name} is {spec['dtype']}; only {', '.join(DTYPES)} can be timed")
+        shape = [size if isinstance(size, int) else batch for size in spec["shape"]]
+        known = name == "timestep" or spec["dtype"].startswith("int")
+        value = np.full(shape, timestep if name == "timestep" else 0) if known else random.standard_normal(shape)
+        feeds[name] = value.astype(spec["dtype"])
+    call = functools.partial(graph.run, feeds)
     try:
         call()
-    except Exception as error:  # onnxruntime raises its own, undocumented exception types
+    except Exception as error:  # of many kinds, by engine
         raise BundleError(
-            f"{file}: onnxruntime cannot run it on inputs of the right shapes; if it is part of a bundle, give the "
+            f"{file}: {engine.name} cannot run it on inputs of the right shapes; if it is part of a bundle, give the "
             f"bundle's folder: {error}"
         ) from None
     return call

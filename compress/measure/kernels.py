@@ -1,5 +1,6 @@
 """How long layers take in onnxruntime, in float and in int8, each alone at the shape that it has in the net."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.families.replacements import Convolution
@@ -18,10 +19,11 @@ from compress.model.denoiser import Denoiser, example_inputs
 from compress.model.reference import Progress
 from compress.onnx_graph.export import to_onnx
 from compress.report.statistics import Interval
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import ONNXRUNTIME
 
 ROUNDS = 15
 OPSET = 20
+Signature = tuple[str, tuple[int, ...], tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
 
     Layers of one shape are timed once.
     """
-    shapes: dict[str, tuple[Any, ...]] = {}
+    shapes: dict[str, Signature] = {}
     handles = []
     with model.family.lean.within(model.net):
         for path in paths:
@@ -83,65 +85,55 @@ def whole_times(
             graph = to_onnx(model.module, inputs, names, batch, OPSET)
         file = folder / f"{name}.onnx"
         ir.save(graph, file, external_data=f"{file.name}.data")
-        session = open_session(file, threads=1, scheme=model.scheme)
         feeds = {item: value.cpu().numpy() for item, value in zip(names, inputs, strict=True)}
-        calls[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
+        calls[name] = functools.partial(ONNXRUNTIME.open(file, 1, model.scheme).run, feeds)
     return interleaved(calls, ROUNDS, progress, title)
 
 
-def _signature(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-    """Everything that a layer's time depends on."""
+def _signature(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Signature:
+    """All that a layer's time depends on: operator, shapes of input and weight, attributes as ONNX writes them."""
     shape = tuple(inputs[0].shape)
+    if isinstance(layer, nn.Linear):
+        return "Gemm", (int(np.prod(shape[:-1])), shape[-1]), tuple(layer.weight.shape), "transB = 1"
     if isinstance(layer, Convolution):
-        ones = (1,) * (len(shape) - 2)
-        return ("Conv", shape, tuple(inputs[1].shape), ones, tuple(0 for _ in ones), ones, 1)
-    if isinstance(layer, nn.Conv2d):
-        padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
-        return ("Conv", shape, tuple(layer.weight.shape), layer.stride, padding, layer.dilation, layer.groups)
-    assert isinstance(layer, nn.Linear)
-    return ("Gemm", (int(np.prod(shape[:-1])), shape[-1]), tuple(layer.weight.shape))
+        return "Conv", shape, tuple(inputs[1].shape), "group = 1"
+    assert isinstance(layer, nn.Conv2d)
+    padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
+    given = {"strides": layer.stride, "pads": (*padding, *padding), "dilations": layer.dilation}
+    said = [f"{name} = {list(numbers)}" for name, numbers in given.items()]
+    return "Conv", shape, tuple(layer.weight.shape), ", ".join((*said, f"group = {layer.groups}"))
 
 
-def _graph(signature: tuple[Any, ...], int8: bool) -> onnx.ModelProto:
+INT8 = """
+    x_int8 = QuantizeLinear (x, scale, zero)
+    x_float = DequantizeLinear (x_int8, scale, zero)
+    weight = DequantizeLinear <axis = 0> (weight_int8, weight_scale, weight_zero)
+    y_float = {layer} (x_float, weight, bias)
+    y_int8 = QuantizeLinear (y_float, scale, zero)
+    y = DequantizeLinear (y_int8, scale, zero)
+"""
+
+
+def _graph(signature: Signature, int8: bool) -> onnx.ModelProto:
     """The layer alone, with random weights; in int8 between a quantization and a dequantization."""
-    kind, shape, weight_shape, *rest = signature
+    kind, shape, weights, given = signature
     random = np.random.default_rng(0)
-    constants: dict[str, np.ndarray] = {"bias": random.standard_normal(weight_shape[0]).astype(np.float32)}
-    if kind == "Conv":
-        stride, padding, dilation, groups = rest
-        given: dict[str, Any] = {"strides": stride, "pads": (*padding, *padding), "dilations": dilation}
-        given["group"] = groups
-    else:
-        given = {"transB": 1}
-    nodes = []
+    constants: dict[str, np.ndarray] = {"bias": random.standard_normal(weights[0]).astype(np.float32)}
     if int8:
-        constants["weight_int8"] = random.integers(-63, 64, weight_shape).astype(np.int8)
-        constants["weight_scale"] = np.full(weight_shape[0], 0.01, np.float32)
-        constants["weight_zero"] = np.zeros(weight_shape[0], np.int8)
+        constants["weight_int8"] = random.integers(-63, 64, weights).astype(np.int8)
+        constants["weight_scale"] = np.full(weights[0], 0.01, np.float32)
+        constants["weight_zero"] = np.zeros(weights[0], np.int8)
         constants["scale"], constants["zero"] = np.array(0.05, np.float32), np.array(128, np.uint8)
-        nodes += [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_int8"]),
-            helper.make_node("DequantizeLinear", ["x_int8", "scale", "zero"], ["x_float"]),
-            helper.make_node("DequantizeLinear", ["weight_int8", "weight_scale", "weight_zero"], ["weight"], axis=0),
-            helper.make_node(kind, ["x_float", "weight", "bias"], ["y_float"], **given),
-            helper.make_node("QuantizeLinear", ["y_float", "scale", "zero"], ["y_int8"]),
-            helper.make_node("DequantizeLinear", ["y_int8", "scale", "zero"], ["y"]),
-        ]
     else:
-        constants["weight"] = random.standard_normal(weight_shape).astype(np.float32)
-        nodes.append(helper.make_node(kind, ["x", "weight", "bias"], ["y"], **given))
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        constants["weight"] = random.standard_normal(weights).astype(np.float32)
+    nodes = (INT8 if int8 else "y = {layer} (x, weight, bias)").format(layer=f"{kind} <{given}>")
+    head = f'<ir_version: 10, opset_import: ["" : {OPSET}]> layer (float{list(shape)} x) => (float[] y)'
+    model = onnx.parser.parse_model(f"{head} {{ {nodes} }}")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    return model
 
 
 def _call(model: onnx.ModelProto, int8: bool) -> Callable[[], object]:
-    session = open_session(model.SerializeToString(), threads=1, scheme="int8" if int8 else "float")
-    shape = [item.dim_value for item in model.graph.input[0].type.tensor_type.shape.dim]
-    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    return lambda: session.run(None, {"x": x})
+    graph = ONNXRUNTIME.open(model.SerializeToString(), 1, "int8" if int8 else "float")
+    x = np.random.default_rng(1).standard_normal(tuple(graph.inputs["x"]["shape"])).astype(np.float32)
+    return functools.partial(graph.run, {"x": x})

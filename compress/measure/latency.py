@@ -83,6 +83,12 @@ def seconds(call: float, rounds: int, seldom: bool = False) -> float:
     return call * (WARM_UP + 1 + rounds_of(rounds, seldom) * (1 + _fitting(1000 * call)))
 
 
+def taken(call: Callable[[], object], times: int = 3) -> float:
+    """Seconds of a call: the median of a few after one that warms up."""
+    call()
+    return float(np.median([_mean(call, 1) for _ in range(times)])) / 1000
+
+
 def _mean(call: Callable[[], object], count: int) -> float:
     """Milliseconds a call."""
     began = time.perf_counter()

@@ -16,14 +16,14 @@ from compress.report.parts import Process, Row
 from compress.runtime import Bundle
 
 STUDENT = """
-import sys
 from compress.runtime import Bundle
-bundle = Bundle(sys.argv[1], int(sys.argv[2]))
+from compress.runtime.engines import ENGINES
+bundle = Bundle(sys.argv[1], int(sys.argv[2]), engine=ENGINES[sys.argv[3]])
 sample, given = bundle.example(bundle.batch or 1)
 bundle.denoise(sample, bundle.steps[0].timestep, given)
 """
 TEACHER = """
-import sys, warnings; warnings.filterwarnings("ignore")
+import warnings; warnings.filterwarnings("ignore")
 import torch
 from compress.pipeline import checkpoint
 from compress.model.denoiser import example_inputs
@@ -32,15 +32,18 @@ model = checkpoint.load(sys.argv[1], allow_pickle=True)  # written by the proces
 with torch.no_grad():
     model.module(*example_inputs(model, 1))
 """
-# getrusage would count the parent's memory in, as it was when the process was made
-PEAK = """
+# of the peak, getrusage would count the parent's memory in, as it was when the process was made
+TIMED = """
+import sys, time
+began = time.time()
+{program}
 try:
     lines = open("/proc/self/status").read().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 except OSError:
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(peak)
+print(time.time() - began, peak)
 """
 
 
@@ -58,23 +61,21 @@ def measure(
         checkpoint.save(teacher, Path(folder, "teacher"))
         programs = (TEACHER, Path(folder, "teacher")), (STUDENT, bundle.path.resolve())
         for row, (program, path) in zip(names, programs, strict=True):
-            started = []
+            arguments, started = [str(path), str(bundle.threads or 1), row.engine], []
             for _ in range(starts):
-                started.append(_start(program + PEAK, [str(path), str(bundle.threads)], row.name))
+                started.append(_start(TIMED.format(program=program), arguments, row.name))
                 task.advance()
-            seconds, peaks = map(np.median, zip(*started, strict=True))
-            rows.append(Process(**dict(row), cold_start_s=float(seconds), peak_memory_bytes=int(peaks)))
+            seconds, peak = np.median(started, axis=0)
+            rows.append(Process(**dict(row), cold_start_s=float(seconds), peak_memory_bytes=int(peak)))
     return tuple(rows)
 
 
-def _start(program: str, arguments: list[str], name: str) -> tuple[float, int]:
+def _start(program: str, arguments: list[str], name: str) -> tuple[float, ...]:
     """(seconds, bytes) of one process. Raises VerifyError."""
-    timed = f"import time; began = time.time()\n{program}\nprint(time.time() - began)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", timed, *arguments], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     if done.returncode:
         raise VerifyError(f"{name}: a fresh process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    peak, seconds = done.stdout.split()[-2:]
-    return float(seconds), int(peak)
+    return tuple(map(float, done.stdout.split()[-2:]))

@@ -81,8 +81,8 @@ def draw_many(
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What evaluates a model while it draws.
+class Drawer:
+    """What draws a model's samples.
 
     draw: (model, noise [b,c,h,w], conditions, advance) -> samples [b,c,h,w], all on the CPU; calls `advance` with the
     number of evaluations as they are done.
@@ -99,12 +99,12 @@ def _in_pytorch(
     return draw(model, noise.to(model.device), on_device, lambda: advance(len(noise))).cpu()
 
 
-PYTORCH = Engine("PyTorch", _in_pytorch)
+PYTORCH = Drawer("PyTorch", _in_pytorch)
 
 
-def kept_folder(model: Denoiser, engine: str) -> Path:
-    """Where the samples of a model are kept that this engine drew."""
-    return cache_folder() / "samples" / f"{identity(model)[:24]}-{engine}"
+def kept_folder(model: Denoiser, drawer: str) -> Path:
+    """Where the samples of a model are kept that this drawer drew."""
+    return cache_folder() / "samples" / f"{identity(model)[:24]}-{drawer}"
 
 
 def draw_kept(
@@ -114,14 +114,14 @@ def draw_kept(
     dataset: Callable[[], Dataset],
     progress: Progress,
     title: str,
-    engine: Engine = PYTORCH,
+    drawer: Drawer = PYTORCH,
 ) -> Drawn:
     """`count` samples that are drawn once and then kept in the cache, in files of a hundred.
 
-    Sample i is determined by the model, its sampling, `seed`, i and, to rounding, the engine: a smaller count is the
+    Sample i is determined by the model, its sampling, `seed`, i and, to rounding, the drawer: a smaller count is the
     beginning of a larger one. Stopped and called again, it goes on with the first file that is missing.
     """
-    kept, evaluations = kept_folder(model, engine.name), len(model.sampling.timesteps)
+    kept, evaluations = kept_folder(model, drawer.name), len(model.sampling.timesteps)
     random = [noise_like(model, BATCH, seed, Draw.REFERENCE, start) for start in range(0, count, BATCH)]
     noise = torch.cat(random)[:count]
     conditions = _kept_conditions(model, count, dataset, seed)
@@ -133,7 +133,7 @@ def draw_kept(
             file = kept / f"{seed}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
             samples = _read_kept(file, mine.shape)
             if samples is None:
-                samples = engine.draw(model, mine, given, task.advance)
+                samples = drawer.draw(model, mine, given, task.advance)
                 write_npz(file, {"samples": samples.numpy()})
             else:
                 task.advance(len(mine) * evaluations)

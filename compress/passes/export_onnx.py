@@ -6,7 +6,6 @@ PyTorch model on noise; an int8 file against its simulation. `sampler.onnx`, if 
 to image in one graph; it is checked against the step-by-step runtime.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,24 +13,22 @@ import onnx_ir as ir
 import torch
 from pydantic import Field
 
-from compress import __version__
 from compress.contract import Context, PassConfig, PassResult
-from compress.diffusion.sampling import Sampling
 from compress.errors import ExportError, PassError
-from compress.files import sha256, write_json
+from compress.files import write_json
 from compress.judge.parity import first_wrong_layer
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
+from compress.pipeline.manifest import MODEL, input_names, write_manifest
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
-from compress.runtime.manifest import FORMAT
 from compress.runtime.schemes import SCHEMES
 
-MODEL = "denoiser.onnx"
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
 TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
@@ -82,19 +79,25 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     inputs = example_inputs(model, batch=config.batch or 2)
-    names = ["sample", "timestep", *model.inputs]
+    names = input_names(model)
     timesteps = _own(model) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
-    beside = (
-        config.external_data
-        or sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > INLINE_LIMIT
-    )
+    beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
     if config.sampler:
         ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
-    _describe(model, folder, names, inputs, config, context)
+    about = {
+        "name": context.recipe,
+        "sampler": SAMPLER if config.sampler else None,
+        "timesteps": timesteps or None,
+        "params": counts.parameters(model),
+        "macs": counts.macs(model),
+        "data": None if context.data is None else context.data.source,
+        "teacher_sampling": context.sampling.model_dump(exclude_none=True),
+    }
+    write_manifest(folder, model, config.batch, about)
     bundle = Bundle(folder)
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
@@ -114,67 +117,6 @@ def _own(model: Denoiser) -> list[int]:
     sampling = model.sampling
     paths = (sampling.timesteps, *sampling.others)
     return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
-
-
-def _describe(
-    model: Denoiser,
-    folder: Path,
-    names: list[str],
-    inputs: tuple[torch.Tensor, ...],
-    config: Config,
-    context: Context,
-) -> None:
-    sampling = model.sampling
-    guidance: dict[str, Any] = sampling.guidance.model_dump(include={"kind", "scale"})
-    if sampling.guidance.scales is not None:
-        guidance["scales"] = sampling.guidance.scales
-    if sampling.guidance.kind != "none":  # of a net that takes no null condition: what its teacher took
-        if sampling.guidance.null_class is not None:
-            guidance["null"] = {model.dropped: sampling.guidance.null_class}
-        elif model.null_embedding is not None:
-            guidance["null"] = {model.dropped: "null_embedding.npy"}
-            np.save(folder / "null_embedding.npy", model.null_embedding.cpu().numpy())
-    manifest = {
-        "format": FORMAT,
-        "name": context.recipe,
-        "model": MODEL,
-        "sampler": SAMPLER if config.sampler else None,
-        "scheme": model.scheme,
-        "batch": config.batch,
-        "inputs": {
-            name: {
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "shape": [config.batch or "batch", *tensor.shape[1:]],
-            }
-            for name, tensor in zip(names, inputs, strict=True)
-        },
-        "outputs": {"out_sample": {"dtype": "float32", "shape": [config.batch or "batch", *model.sample_shape]}},
-        "timesteps": _own(model) if config.timesteps == "own" else None,
-        "classes": model.classes,
-        "params": counts.parameters(model),
-        "macs": counts.macs(model),
-        "sampling": {
-            "solver": sampling.solver,
-            "prediction_type": sampling.prediction_type,
-            "steps": _table(sampling),
-            "clip_range": sampling.clip_range,
-            "distilled": sampling.distilled,
-            "levels": dict(zip(("alpha", "sigma"), sampling.levels(), strict=True)),
-            "guidance": guidance,
-            "others": [_table(sampling.at(len(other))) for other in sampling.others],
-        },
-        "data": None if context.data is None else context.data.source,
-        "teacher_sampling": context.sampling.model_dump(exclude_none=True),
-        "made_by": f"compress {__version__}",
-        "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
-    }
-    write_json(folder / "bundle.json", manifest)
-
-
-def _table(sampling: Sampling) -> list[dict[str, float]]:
-    """The solver's steps; what few solvers have is left out where it is 0."""
-    steps = map(vars, sampling.steps())
-    return [{name: value for name, value in step.items() if value or name != "next_from_earlier"} for step in steps]
 
 
 def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
@@ -246,7 +188,7 @@ def _check(
             asked = [[torch.cat(parts).to(device) for parts in zip(*group, strict=True)] for group in groups]
             return np.concatenate([module(*parts).cpu().numpy() for parts in asked])
 
-    names = ["sample", "timestep", *model.inputs]
+    names = input_names(model)
     feeds = [dict(zip(names, (part.numpy() for part in q), strict=True)) for q in questions]
     got = np.concatenate([bundle.denoise(**_split(given)) for given in feeds])
     row = SCHEMES[model.scheme]

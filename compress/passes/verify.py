@@ -9,7 +9,7 @@ The reference samples are drawn once and kept.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,10 +20,12 @@ from compress.judge import baseline as baselines
 from compress.judge import cost, decision, images, judging, probed, soundness
 from compress.judge import forecast as predicted
 from compress.judge.decision import Cost, Distributional, Metric
+from compress.judge.probe import COUNT
 from compress.model.reference import BATCH, kept_folder
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report
 from compress.runtime import Bundle
+from compress.runtime.engines import ENGINES
 from compress.settings import File, Many
 
 NOT_FINITE = "not every sample of the student is finite"
@@ -54,8 +56,12 @@ class Config(PassConfig):
     )
     samples: int = Field(300, ge=10, description="images of the student, each beside the teacher's from the same noise")
     reference: int | None = Field(
-        None, ge=10, description="images of the teacher from other noise, to hold both against; default: as `samples`"
+        None,
+        ge=10,
+        description="images of the teacher from other noise, to hold both against; default: as `samples`, or as few as "
+        "the probe takes where those are too few to compare distributions",
     )
+    engine: Literal["onnxruntime", "openvino"] = Field("onnxruntime", description="what runs the student")
     features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
@@ -78,14 +84,25 @@ class Config(PassConfig):
         if alone:
             raise ValueError(f"a gate on {alone[0]} takes no margin; give min or max")
         asked = [name for name in self.gates if name in get_args(Distributional)]
-        if asked and min(self.samples, self.reference or self.samples) < judging.LEAST:
+        if asked and min(self.samples, self.references) < judging.LEAST:
             raise ValueError(f"a gate on {asked[0]} needs at least {judging.LEAST} samples and references")
         return self
+
+    @property
+    def references(self) -> int:
+        """Images of the teacher from other noise; where no distributions are compared, the probe alone reads them."""
+        compared = self.samples >= judging.LEAST or self.features or self.few_steps
+        return self.reference or (self.samples if compared else min(self.samples, COUNT))
+
+    @property
+    def clock(self) -> cost.Clock:
+        """How costs are measured."""
+        return cost.Clock(self.rounds, self.batches, self.torch_compile, self.starts)
 
 
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
-    bundle, teacher = Bundle(model.path, threads=config.threads), context.teacher()
+    bundle, teacher = Bundle(model.path, config.threads, engine=ENGINES[config.engine]), context.teacher()
     if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
         raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
@@ -103,15 +120,14 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         config.judge_accuracy,
         progress,
         context.allow_pickle,
-        baseline.engine(context.log),
+        baseline.drawer(context.log),
         context.seed,
     )
-    reference = config.reference or config.samples
-    drawn = images.measure(judged, bundle, baseline, config.samples, reference, config.guidance_scales)
+    drawn = images.measure(judged, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
-    costs = cost.measure(bundle, baseline, config.rounds, config.batches, config.torch_compile, config.starts, progress)
+    costs = cost.measure(bundle, baseline, config.clock, progress)
     sound = soundness.figures(drawn.samples, bundle)  # after all else: what was judged is what is there
     quality = answers.quality | drawn.quality
     figures = decision.pooled(quality | costs.ratios | sound, drawn.spaces)
@@ -144,20 +160,11 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
 
 def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
-    teacher = context.teacher()
-    reference = config.reference or config.samples
-    files = len(list(kept_folder(teacher, baselines.engine_name(teacher)).glob(f"{context.seed}-*.npz")))
-    seconds = predicted.seconds(
-        teacher,
-        Bundle(model.path, threads=config.threads),
-        max(0, config.samples + reference - files * BATCH),
-        config.samples,
-        reference,
-        config.rounds,
-        config.batches,
-        context.finished,
-        config.threads,
-    )
+    teacher, wanted = context.teacher(), config.samples + config.references
+    files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
+    bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+    missing, passes = max(0, wanted - files * BATCH), len(context.finished)
+    seconds = predicted.seconds(teacher, bundle, missing, config.samples, config.references, config.clock, passes)
     return Forecast(model, seconds)
 
 

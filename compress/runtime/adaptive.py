@@ -13,10 +13,12 @@ With a tolerance of 0 no place is passed over, and the samples are those of the 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.errors import BundleError
 from compress.runtime.sampling import Step
 
 Denoise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -36,16 +38,18 @@ class Grid:
     first_order_end: bool
 
     @classmethod
-    def read(cls, steps: Sequence[Step], sampling: Mapping[str, Any]) -> "Grid":
-        """From the `sampling` of a bundle.json. Raises KeyError for a bundle that holds no levels."""
+    def read(cls, path: Path, steps: Sequence[Step], sampling: Mapping[str, Any]) -> "Grid":
+        """From the `sampling` of the bundle.json in a folder. Raises BundleError where steps cannot be passed over."""
+        for why, hinders in (
+            ("its steps were distilled", sampling.get("distilled")),
+            ("unipc corrects what is behind", sampling["solver"] == "unipc"),
+            ("it holds no levels; export it again", "levels" not in sampling),
+        ):
+            if hinders:
+                raise BundleError(f"{path}: its steps cannot adapt: {why}")
         alpha, sigma = (np.array(sampling["levels"][name], dtype=np.float64) for name in ("alpha", "sigma"))
         short = len(steps) < 15 or sigma[-1] == 0  # as in compress.diffusion.solvers
         return cls(steps, alpha, sigma, sampling["solver"] == "dpmpp_2m", short)
-
-    def reach(self, begin: int) -> np.ndarray:
-        """α_j − α_i·σ_j/σ_i for every j > i = begin: what the clean estimate weighs in a step to place j."""
-        ratio = self.sigma[begin + 1 :] / self.sigma[begin]
-        return self.alpha[begin + 1 :] - self.alpha[begin] * ratio
 
     def arrive(
         self, sample: np.ndarray, clean: np.ndarray, change: np.ndarray | None, before: int, begin: int, end: int
@@ -113,9 +117,21 @@ def solve_adaptively(
     return sample, evaluations
 
 
+def calibrated_tolerance(path: Path, sampling: Mapping[str, Any], psnr: float) -> float:
+    """The largest calibrated tolerance of a bundle's steps that keeps the quality, in dB. Raises BundleError."""
+    table = sampling.get("adaptive") or []
+    if not table:
+        raise BundleError(f"{path}: no quality was calibrated; export it with `adaptive: true`")
+    kept = [row["tolerance"] for row in table if row["psnr"] >= psnr]
+    if not kept:
+        best = max(row["psnr"] for row in table)
+        raise BundleError(f"{path}: psnr {psnr:g} dB is more than adaptive steps reach ({best:.1f} dB)")
+    return float(max(kept))
+
+
 def _furthest(grid: Grid, begin: int, change: float, tolerance: float) -> int:
     """The last place before which no step would err by more than the tolerance; at least the next."""
-    reach = grid.reach(begin)
+    reach = grid.alpha[begin + 1 :] - grid.alpha[begin] * (grid.sigma[begin + 1 :] / grid.sigma[begin])
     errors = reach * np.arange(1, len(reach) + 1) / 2 * change
     beyond = np.flatnonzero(errors > tolerance)
     return begin + max(1, int(beyond[0]) if beyond.size else len(reach))

@@ -1,4 +1,4 @@
-"""A bundle on the device: `bundle.json` and ONNX files, run with numpy and onnxruntime alone."""
+"""A bundle on the device: `bundle.json` and ONNX files, run with numpy and an engine alone."""
 
 import copy
 import math
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from compress.errors import BundleError
-from compress.runtime.adaptive import Grid, solve_adaptively
-from compress.runtime.manifest import read_manifest, verify_files
+from compress.runtime.adaptive import Grid, calibrated_tolerance, solve_adaptively
+from compress.runtime.contents import null_condition, verify_files
+from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
+from compress.runtime.manifest import read_manifest
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
-from compress.runtime.schemes import SCHEMES
-from compress.runtime.signature import Specs, check_signature
+from compress.runtime.signature import check_asked, check_signature
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
@@ -28,36 +28,62 @@ class Bundle:
     Raises BundleError if the folder is no bundle, a file is missing or damaged, or the format is newer.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None, check_hashes: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        check_hashes: bool = True,
+        engine: Engine = ONNXRUNTIME,
+    ) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         verify_files(self.path, self.manifest, check_hashes)
+        self.engine, self.threads = engine, threads
         self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
         self.sample_shape: tuple[int, ...] = tuple(self.inputs["sample"]["shape"][1:])
         self.batch: int | None = self.manifest["batch"]
         self.timesteps: list[float] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
-        sampling = self.manifest["sampling"]
+        self._sample_by(self.manifest["sampling"])
+        self.graph = self._open(self.manifest["model"], self.inputs, "out_sample")
+
+    def _sample_by(self, sampling: dict[str, Any]) -> None:
+        self.sampling = sampling
         self.steps = [Step(**step) for step in sampling["steps"]]
-        others = [[Step(**step) for step in steps] for steps in sampling.get("others", [])]
-        self.served = {len(steps): steps for steps in (self.steps, *others)}
         self.clip_range: float | None = sampling["clip_range"]
         self.guidance: dict[str, Any] = sampling["guidance"]
-        self.null = {name: self._null(name, value) for name, value in self.guidance.get("null", {}).items()}
-        self.threads = threads
-        self.image: dict[str, Any] = next(iter(self.manifest.get("outputs", {}).values()), self.inputs["sample"])
-        self.session = self._open(self.manifest["model"], self.inputs, "out_sample")
+        self.null = {
+            name: null_condition(self.path, value, self.inputs[name]["shape"][1:])
+            for name, value in self.guidance.get("null", {}).items()
+        }
 
-    def _open(self, name: str, inputs: Specs, output: str) -> onnxruntime.InferenceSession:
-        """A session of one of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
-        session = open_session(self.path / name, self.threads, self.manifest.get("scheme", ""))
-        check_signature(self.path / name, session, inputs, {output: self.image})
-        return session
+    def with_sampling(self, sampling: dict[str, Any]) -> "Bundle":
+        """The same graph, drawn from in another way. sampling: as in bundle.json."""
+        other = copy.copy(self)
+        other._sample_by(sampling)
+        return other
 
-    def _run(self, session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        try:
-            return np.asarray(session.run(None, feeds)[0])
-        except Exception as error:  # onnxruntime raises its own, undocumented exception types
-            raise BundleError(f"{self.path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+    def _open(self, name: str, inputs: Specs, output: str) -> Graph:
+        """One of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
+        graph = self.engine.open(self.path / name, self.threads, self.manifest["scheme"])
+        image = next(iter(self.manifest.get("outputs", {}).values()), self.inputs["sample"])
+        check_signature(self.path / name, graph, inputs, {output: image})
+        return graph
+
+    def _run(self, graph: Graph, feeds: Feeds) -> np.ndarray:
+        """The output [n,…] for inputs [n,…], in batches of the size that was exported. Raises BundleError."""
+        count = len(next(iter(feeds.values())))
+        size = self.batch or count
+        if count % size:
+            raise BundleError(f"{self.path}: was exported for batches of {size}; got {count} samples")
+        parts = []
+        for start in range(0, count, size):
+            try:
+                part = graph.run({name: value[start : start + size] for name, value in feeds.items()})
+            except Exception as error:  # of many kinds, by engine
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise BundleError(f"{self.path}: {self.engine.name} cannot run it: {said[0]}") from error
+            parts.append(np.asarray(part[0]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property
     def size_bytes(self) -> int:
@@ -82,18 +108,20 @@ class Bundle:
         low, high = self.guidance.get("scales", (-np.inf, np.inf))
         if not low <= scale <= high:
             raise BundleError(f"{self.path}: was distilled for guidance scales {low} … {high}; got {scale}")
-        other = copy.copy(self)
-        other.guidance = {**self.guidance, "scale": scale}
-        return other
+        return self.with_sampling({**self.sampling, "guidance": {**self.guidance, "scale": scale}})
 
     def at_steps(self, count: int) -> "Bundle":
         """The same bundle in another number of steps. Raises BundleError if it does not serve that number."""
-        if count not in self.served:
-            known = ", ".join(map(str, sorted(self.served)))
+        served = {len(steps): steps for steps in (self.sampling["steps"], *self.sampling.get("others", []))}
+        if count not in served:
+            known = ", ".join(map(str, sorted(served)))
             raise BundleError(f"{self.path}: serves {known} steps, not {count}")
-        other = copy.copy(self)
-        other.steps = self.served[count]
-        return other
+        if count == len(self.steps):
+            return self
+        others = [steps for number, steps in served.items() if number != count]
+        sampling = {**self.sampling, "steps": served[count], "others": others}
+        sampling.pop("levels", None)  # are those of the steps before
+        return self.with_sampling(sampling)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -107,22 +135,6 @@ class Bundle:
             for name in ("sample", *self.conditions)
         }
         return given.pop("sample"), given
-
-    def _null(self, name: str, value: int | str) -> np.ndarray:
-        """A null condition: a class number, or what an .npy file beside the manifest holds."""
-        if isinstance(value, int):
-            return np.asarray(value)
-        file = self.path / value
-        try:
-            found = np.array(np.load(file, mmap_mode="r", allow_pickle=False))  # no longer than the file, so
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(f"{file}: cannot be read as .npy: {error}; copy or export it again") from None
-        shape = tuple(self.inputs[name]["shape"][1:])
-        if found.shape != shape or found.dtype.kind != "f" or not np.isfinite(found).all():
-            raise BundleError(
-                f"{file}: should hold finite numbers {list(shape)}; got {found.dtype} {list(found.shape)}"
-            )
-        return found
 
     def denoise(
         self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
@@ -140,14 +152,7 @@ class Bundle:
         scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
         feeds = {"sample": sample, "timestep": np.broadcast_to(timestep, count), **scalars, **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
-        size = self.batch or len(sample)
-        if len(sample) % size:
-            raise BundleError(f"{self.path}: was exported for batches of {size}; got {len(sample)} samples")
-        parts = [
-            self._run(self.session, {name: value[start : start + size] for name, value in feeds.items()})
-            for start in range(0, len(sample), size)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._run(self.graph, feeds)
 
     def guided(
         self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
@@ -171,7 +176,7 @@ class Bundle:
         float32 [b] or [b,width], whichever the model takes. Raises BundleError for missing or unknown conditions,
         wrong shapes and labels that the model does not have.
         """
-        self._check(noise, conditions)
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         return solve(
             lambda sample, timestep: self.guided(sample, timestep, conditions),
             noise.astype(np.float32),
@@ -194,113 +199,50 @@ class Bundle:
         it sets the steps, and beside a quality it cuts them short.
         Raises BundleError where steps cannot be passed over, or the quality was not calibrated.
         """
-        self._check(noise, conditions)
-        sampling = self.manifest["sampling"]
-        if sampling.get("distilled") or "levels" not in sampling or sampling["solver"] == "unipc":
-            why = "its steps were distilled" if sampling.get("distilled") else "it holds no levels; export it again"
-            why = "unipc corrects what is behind" if sampling["solver"] == "unipc" else why
-            raise BundleError(f"{self.path}: its steps cannot adapt: {why}")
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
+        grid = Grid.read(self.path, self.steps, self.sampling)
         if self.batch and self.batch > 1:
             raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
         for name, asked in (("psnr", psnr), ("tolerance", tolerance), ("milliseconds", milliseconds)):
             if asked is not None and not (0 < asked < math.inf or (name == "tolerance" and asked == 0)):
                 raise BundleError(f"{self.path}: {name} should be a positive, finite number; got {asked}")
         if psnr is not None:
-            tolerance = self._tolerance(psnr)
+            tolerance = calibrated_tolerance(self.path, self.sampling, psnr)
         if tolerance is None and milliseconds is None:
             raise BundleError(f"{self.path}: give psnr, tolerance or milliseconds")
         return solve_adaptively(
             lambda sample, times, items: self.guided(sample, times, {n: v[items] for n, v in conditions.items()}),
             noise,
-            Grid.read(self.steps, sampling),
+            grid,
             tolerance or 0.0,
             self.clip_range,
             None if milliseconds is None else milliseconds / 1000,
         )
 
-    def _tolerance(self, psnr: float) -> float:
-        """The largest calibrated tolerance that keeps the quality."""
-        table = self.manifest["sampling"].get("adaptive") or []
-        if not table:
-            raise BundleError(f"{self.path}: no quality was calibrated; export it with `adaptive: true`")
-        kept = [row["tolerance"] for row in table if row["psnr"] >= psnr]
-        if not kept:
-            best = max(row["psnr"] for row in table)
-            raise BundleError(f"{self.path}: psnr {psnr:g} dB is more than adaptive steps reach ({best:.1f} dB)")
-        return float(max(kept))
+    @property
+    def _at_once(self) -> Specs:
+        """What the sampler in one graph may take: noise, conditions and, if the net does, the guidance scale."""
+        left_out = ("sample", "timestep", "steps")
+        return {"noise": self.inputs["sample"], **{k: v for k, v in self.inputs.items() if k not in left_out}}
 
     @cached_property
-    def sampler(self) -> onnxruntime.InferenceSession:
+    def sampler(self) -> Graph:
         """The whole sampler as one graph: (noise, conditions) -> image. Raises BundleError if there is none."""
         name = self.manifest.get("sampler")
         if name is None:
             raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
-        conditions = {key: spec for key, spec in self.inputs.items() if key not in ("sample", "timestep", "steps")}
-        return self._open(name, {"noise": self.inputs["sample"], **conditions}, "image")
+        return self._open(name, self._at_once, "image")
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
-        """As `sample`, in one call of onnxruntime for each batch, in the number of steps that was exported."""
-        self._check(noise, conditions)
-        count = self.batch or len(noise)
+        """As `sample`, in one call of the engine for each batch, in the number of steps that was exported."""
+        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
-        taken = [value.name for value in self.sampler.get_inputs()]
-        types = {"noise": "float32", **{name: self.inputs[name]["dtype"] for name in taken if name != "noise"}}
         given = {"noise": noise, **scale, **conditions}
-        feeds = {name: np.asarray(given[name], dtype=types[name]) for name in taken}
-        parts = [
-            self._run(self.sampler, {name: value[start : start + count] for name, value in feeds.items()})
-            for start in range(0, len(noise), count)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _check(self, noise: np.ndarray, conditions: Mapping[str, np.ndarray]) -> None:
-        wanted = set(self.conditions)
-        if set(conditions) != wanted:
-            given = sorted(conditions) or "none"
-            raise BundleError(f"{self.path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
-        if noise.shape[1:] != self.sample_shape or not len(noise):
-            raise BundleError(f"{self.path}: noise must be {['batch', *self.sample_shape]}; got {list(noise.shape)}")
-        if self.batch and len(noise) % self.batch:
-            raise BundleError(f"{self.path}: was exported for batches of {self.batch}; got {len(noise)} samples")
-        for name, value in conditions.items():
-            expected = [len(noise), *self.inputs[name]["shape"][1:]]
-            if len(value.shape) != len(expected) or any(
-                isinstance(e, int) and e != got for e, got in zip(expected, value.shape, strict=True)
-            ):
-                raise BundleError(f"{self.path}: {name} must be {expected}; got {list(value.shape)}")
-        labels, classes = conditions.get("class_labels"), self.manifest.get("classes")
-        if labels is not None and classes and (np.min(labels) < 0 or np.max(labels) >= classes):
-            raise BundleError(f"{self.path}: class labels must lie in 0…{classes - 1}")
+        return self._run(
+            self.sampler, {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
+        )
 
 
 def find(path: Path) -> Path:
     """The bundle's folder: `path`, or within it where `path` is the result folder of a recipe."""
     return path / "onnx" if os.path.lexists(path / "onnx" / "bundle.json") else path
-
-
-def open_session(
-    file: Path | bytes, threads: int | None = None, scheme: str = "float", level: Any = None
-) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU, of a file or its content, with `session_options`.
-
-    level: a GraphOptimizationLevel other than the usual one, which is all.
-    """
-    options = session_options(threads, scheme)
-    if level is not None:
-        options.graph_optimization_level = level
-    try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own, undocumented exception types
-        name = file if isinstance(file, Path) else "the model"
-        raise BundleError(f"{name}: onnxruntime cannot open it: {error}") from None
-
-
-def session_options(threads: int | None, scheme: str) -> onnxruntime.SessionOptions:
-    """How a scheme runs best, or float if it is unknown. threads: intra-op; None: onnxruntime's choice."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for name, value in SCHEMES.get(scheme, SCHEMES["float"]).session.items():
-        options.add_session_config_entry(name, value)
-    if threads:
-        options.intra_op_num_threads = threads
-    return options

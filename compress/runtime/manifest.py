@@ -1,4 +1,4 @@
-"""What a `bundle.json` may say: one table, checked key by key, and the files that it vouches for."""
+"""What a `bundle.json` may say: one table, checked key by key."""
 
 import math
 import os
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BundleError
-from compress.files import Unreadable, read_json, sha256
-from compress.runtime.external import external_files
+from compress.files import Unreadable, read_json
+from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
-from compress.runtime.signature import TYPES
 
 FORMAT = 1
 MOST_VALUES = 2**27  # in one item of an input
@@ -81,9 +80,13 @@ def _whole(least: int, most: int = 2**53) -> Check:
     return _if(f"a whole number from {least}", lambda v: type(v) is int and least <= v <= most)
 
 
+def _finite(value: Any, least: float = -1e30) -> bool:
+    return type(value) in (int, float) and least <= value <= 1e30
+
+
 def _number(least: float = -1e30) -> Check:
     what = "a finite number" if least < 0 else f"a finite number from {least:g}"
-    return _if(what, lambda v: type(v) in (int, float) and least <= v <= 1e30)
+    return _if(what, lambda v: _finite(v, least))
 
 
 def _one_of(*values: str) -> Check:
@@ -94,26 +97,18 @@ _text = _if("a text", lambda v: type(v) is str)
 _flag = _if("true or false", lambda v: type(v) is bool)
 _onnx = _if("the name of an .onnx file", lambda v: type(v) is str and v.endswith(".onnx"))
 _size = _if('a whole number from 1, or "batch"', lambda v: v == "batch" or (type(v) is int and 1 <= v <= 2**20))
-_tensor = _table({"dtype": _one_of(*TYPES), "shape": _list(_size, 1)})
+_tensor = _table({"dtype": _one_of(*DTYPES), "shape": _list(_size, 1)})
 _step = {field.name: _number() for field in fields(Step)}
 _later = {"next_from_earlier": _step.pop("next_from_earlier")}  # as of solvers that look back that far
 _steps = _list(_table(_step, _later, alone=True), 1)
-_pair = _if("two numbers, the smaller first", lambda v: type(v) is list and len(v) == 2)
+_scales = _if(
+    "two finite numbers, the smaller first",
+    lambda v: type(v) is list and len(v) == 2 and all(map(_finite, v)) and v[0] <= v[1],
+)
+_null = _if("a class, or the name of an .npy file", lambda v: type(v) is str or (type(v) is int and 0 <= v < 2**31))
 _sha = _if(
     "64 hexadecimal digits", lambda v: type(v) is str and len(v) == 64 and not set(v.lower()) - set("0123456789abcdef")
 )
-
-
-def _scales(value: Any, key: str) -> None:
-    _pair(value, key)
-    _list(_number())(value, key)
-    _if("two numbers, the smaller first", lambda v: v[0] <= v[1])(value, key)
-
-
-def _null(value: Any, key: str) -> None:
-    _if("a class, or the name of an .npy file", lambda v: type(v) is str or (type(v) is int and 0 <= v < 2**31))(
-        value, key
-    )
 
 
 _guidance = _table(
@@ -221,26 +216,3 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     for key, name in (named | {f"sampling.guidance.null.{key}": name for key, name in null.items()}).items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")
-
-
-def verify_files(path: Path, manifest: Mapping[str, Any], check_hashes: bool = True) -> None:
-    """See that what a bundle names lies in its folder and is what was exported. Raises BundleError.
-
-    check_hashes: compare every file with its size and SHA-256.
-    """
-    inside = path.resolve()
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if not file.resolve().is_relative_to(inside):
-            raise BundleError(f"{file}: is a link out of the folder; copy the file itself")
-        if not file.is_file():
-            raise BundleError(f"{file}: is missing; copy the whole bundle folder")
-        if check_hashes and (file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"].lower()):
-            raise BundleError(f"{file}: differs from what was exported (SHA-256); copy or export it again")
-    for name in filter(None, (manifest["model"], manifest.get("sampler"))):
-        for other in external_files(path / name):
-            if other not in manifest["files"]:
-                raise BundleError(
-                    f"{path / name}: reads its weights from {other!r}, which is not among `files` in bundle.json; "
-                    "export the model again"
-                )

@@ -1,35 +1,53 @@
-"""What a graph takes and gives, against what `bundle.json` says of it."""
+"""What a graph takes and gives, and what it is asked, against what `bundle.json` says."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+import numpy as np
 
 from compress.errors import BundleError
-
-TYPES = {
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
-    "int64": "tensor(int64)",
-    "int32": "tensor(int32)",
-}
-Specs = Mapping[str, Mapping[str, Any]]  # name -> dtype, shape
+from compress.runtime.engines import Feeds, Graph, Specs
 
 
-def check_signature(file: Path, session: onnxruntime.InferenceSession, inputs: Specs, outputs: Specs) -> None:
+def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs) -> None:
     """Raises BundleError where names, types, ranks or sizes differ. Sizes that the graph leaves open fit any."""
-    for what, values, specs in (("input", session.get_inputs(), inputs), ("output", session.get_outputs(), outputs)):
-        names = [value.name for value in values]
-        if sorted(names) != sorted(specs):
-            raise _error(file, f"{what}s are {names}", f"{list(specs)}")
-        for value in values:
-            spec = specs[value.name]
-            sizes = list(zip(value.shape, spec["shape"], strict=False))
-            fits = len(value.shape) == len(spec["shape"]) and all(a == b for a, b in sizes if isinstance(a, int))
-            if value.type != TYPES[spec["dtype"]] or not fits:
-                found = f"{what} {value.name!r} is a {value.type} {value.shape}"
-                raise _error(file, found, f"{spec['dtype']} {spec['shape']}")
+    for what, values, specs in (("input", graph.inputs, inputs), ("output", graph.outputs, outputs)):
+        if sorted(values) != sorted(specs):
+            raise _error(file, f"{what}s are {list(values)}", f"{list(specs)}")
+        for name, value in values.items():
+            found, wanted = value["shape"], specs[name]["shape"]
+            fits = len(found) == len(wanted) and all(
+                a == b for a, b in zip(found, wanted, strict=True) if isinstance(a, int)
+            )
+            if value["dtype"] != specs[name]["dtype"] or not fits:
+                said = f"{what} {name!r} is {value['dtype']} {found}"
+                raise _error(file, said, f"{specs[name]['dtype']} {wanted}")
+
+
+def check_asked(
+    path: Path, manifest: Mapping[str, Any], wanted: Collection[str], noise: np.ndarray, conditions: Feeds
+) -> None:
+    """Raises BundleError unless noise [n,…] and conditions [n,…] are what the bundle in `path` takes.
+
+    wanted: names of its conditions.
+    """
+    inputs, batch, classes = manifest["inputs"], manifest["batch"], manifest["classes"]
+    if set(conditions) != set(wanted):
+        given = sorted(conditions) or "none"
+        raise BundleError(f"{path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
+    shape = inputs["sample"]["shape"][1:]
+    if list(noise.shape[1:]) != shape or not len(noise):
+        raise BundleError(f"{path}: noise must be {['batch', *shape]}; got {list(noise.shape)}")
+    if batch and len(noise) % batch:
+        raise BundleError(f"{path}: was exported for batches of {batch}; got {len(noise)} samples")
+    for name, value in conditions.items():
+        expected = [len(noise), *inputs[name]["shape"][1:]]
+        if list(value.shape) != expected:
+            raise BundleError(f"{path}: {name} must be {expected}; got {list(value.shape)}")
+    labels = conditions.get("class_labels")
+    if labels is not None and classes and (np.min(labels) < 0 or np.max(labels) >= classes):
+        raise BundleError(f"{path}: class labels must lie in 0…{classes - 1}")
 
 
 def _error(file: Path, found: str, wanted: str) -> BundleError:

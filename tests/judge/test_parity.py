@@ -16,6 +16,7 @@ from compress.model.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import to_onnx
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
+from compress.runtime.engines import Graph, OnnxRuntime
 from tests.conftest import CLASS_CONFIG, make_context, make_denoiser
 
 NAMES = ["sample", "timestep", "class_labels"]
@@ -52,18 +53,14 @@ def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monke
         }
         for timestep in int8.sampling.timesteps
     ]
-    truly = parity.open_session
+    truly = OnnxRuntime.open
 
-    def kernels(content: bytes, threads: int, scheme: str, level: Any) -> Any:
+    def kernels(self: OnnxRuntime, content: bytes, threads: int, scheme: str) -> Graph:
         graph = onnx.ModelProto.FromString(content)
-        return truly(
-            content if level is not None or layer is None else broken(graph, layer).SerializeToString(),
-            1,
-            scheme,
-            level,
-        )
+        wrong = self.optimized and layer is not None
+        return truly(self, broken(graph, layer).SerializeToString() if wrong else content, threads, scheme)
 
-    monkeypatch.setattr(parity, "open_session", kernels)
+    monkeypatch.setattr(OnnxRuntime, "open", kernels)
     found = parity.first_wrong_layer(graph, feeds, "int8", export_onnx.WRONG_LAYER_DB)
     assert found is None if layer is None else found is not None and found[0] == layer and found[1] < 10
 

@@ -18,8 +18,8 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
 
 
-def kept(model: Denoiser, count: int, seed: int = 0, engine: reference.Engine = reference.PYTORCH) -> reference.Drawn:
-    return reference.draw_kept(model, count, seed, lambda: dataset_for(model), silent, "drawing", engine)
+def kept(model: Denoiser, count: int, seed: int = 0, drawer: reference.Drawer = reference.PYTORCH) -> reference.Drawn:
+    return reference.draw_kept(model, count, seed, lambda: dataset_for(model), silent, "drawing", drawer)
 
 
 def test_samples_are_those_of_the_noise_and_conditions(any_model: Denoiser) -> None:
@@ -44,10 +44,10 @@ def test_nothing_is_drawn_twice(class_model: Denoiser, monkeypatch: pytest.Monke
     assert torch.equal(kept(class_model, 20).samples, first.samples)
 
 
-def test_what_one_engine_drew_is_not_taken_for_what_another_would(class_model: Denoiser) -> None:
+def test_what_one_drawer_drew_is_not_taken_for_what_another_would(class_model: Denoiser) -> None:
     first = kept(class_model, 5)
-    other = reference.Engine("zeros", lambda model, noise, conditions, advance: torch.zeros_like(noise))
-    assert not kept(class_model, 5, engine=other).samples.any()
+    other = reference.Drawer("zeros", lambda model, noise, conditions, advance: torch.zeros_like(noise))
+    assert not kept(class_model, 5, drawer=other).samples.any()
     assert torch.equal(kept(class_model, 5).samples, first.samples)
 
 

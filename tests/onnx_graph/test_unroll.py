@@ -92,7 +92,7 @@ def test_takes_the_guidance_scale_and_knows_the_number_of_steps(tmp_path: Path) 
     model = dataclasses.replace(model)
     for batch in (None, 1):
         bundle, _ = exported(model, tmp_path / str(batch), batch=batch)
-        assert [value.name for value in bundle.sampler.get_inputs()] == ["noise", "class_labels", "guidance_scale"]
+        assert list(bundle.sampler.inputs) == ["noise", "class_labels", "guidance_scale"]
         samples = []
         for scale in (1.0, 4.0):
             steps, whole = drawn(bundle.at_scale(scale), model, tmp_path)

@@ -18,7 +18,7 @@ from compress.pipeline import checkpoint
 from compress.quantization import four_bits, rounding
 from compress.quantization import quantized as quantize_models
 from compress.randomness import Draw
-from compress.runtime.bundle import session_options
+from compress.runtime.engines import ONNXRUNTIME
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
 
 
@@ -54,7 +54,7 @@ def test_weights_alone_become_float_when_the_session_opens(tmp_path: Path) -> No
     assert "QuantizeLinear" not in [node.op_type for node in onnx.load(path / "denoiser.onnx").graph.node]
     kept = {}
     for scheme in ("float", "int8_weights"):
-        options = session_options(1, scheme)
+        options = ONNXRUNTIME.options(1, scheme)
         options.optimized_model_filepath = str(tmp_path / f"{scheme}.onnx")
         onnxruntime.InferenceSession(path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
         kept[scheme] = [node.op_type for node in onnx.load(tmp_path / f"{scheme}.onnx").graph.node]
@@ -250,7 +250,7 @@ def test_attention_multiplies_uint8_and_int8(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     shipped = quantized(model, tmp_path)
     bundle = export_onnx.run(shipped, export_onnx.Config(batch=1), make_context(model, tmp_path)).model
-    options = session_options(1, "int8")
+    options = ONNXRUNTIME.options(1, "int8")
     options.optimized_model_filepath = str(tmp_path / "run.onnx")
     onnxruntime.InferenceSession(bundle.path / "denoiser.onnx", options, providers=["CPUExecutionProvider"])
     graph = onnx.load(tmp_path / "run.onnx").graph

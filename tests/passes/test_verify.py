@@ -257,8 +257,8 @@ def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pyte
         return float(VERIFY.forecast(bundle, VERIFY.Config(samples=count, reference=count), context).seconds)
 
     assert 0 < 3 * predicted(1000) < predicted(100_000)
-    engine = reference.Engine(baseline.engine_name(model), lambda model, noise, *_: noise)
-    reference.draw_kept(model, 1200, context.seed, context.dataset, reference.silent, "", engine)
+    drawer = reference.Drawer(baseline.drawer_name(model), lambda model, noise, *_: noise)
+    reference.draw_kept(model, 1200, context.seed, context.dataset, reference.silent, "", drawer)
     predicted(1000)
     predicted(500)
     assert missing == [2000, 200_000, 800, 0]
@@ -343,3 +343,17 @@ def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: p
     report = judged(bundle, teacher, tmp_path, samples=20, gates={"psnr": {"min": 1}})
     assert report.verdict == "fail"
     assert [gate.name for gate in report.gates if gate.passed is False] == ["listed_files"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"samples": 200}, 30),
+        ({"samples": 20}, 20),
+        ({"samples": 640}, 640),
+        ({"samples": 200, "reference": 100}, 100),
+        ({"samples": 200, "few_steps": [5]}, 200),
+    ],
+)
+def test_no_references_are_drawn_that_nothing_reads(settings: dict[str, Any], count: int) -> None:
+    assert VERIFY.Config.model_validate(settings).references == count

@@ -28,7 +28,7 @@ def sampling(solver: str, steps: int, **more: object) -> Sampling:
 
 def grid_of(given: Sampling) -> Grid:
     levels = dict(zip(("alpha", "sigma"), given.levels(), strict=True))
-    return Grid.read(given.steps(), {"solver": given.solver, "levels": levels})
+    return Grid.read(Path(), given.steps(), {"solver": given.solver, "levels": levels})
 
 
 def gaussian(given: Sampling, mean: np.ndarray | float = 0.5):

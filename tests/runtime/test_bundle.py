@@ -15,7 +15,7 @@ from compress.files import sha256
 from compress.measure.bench import callable_for
 from compress.model.denoiser import draw, guided, predict
 from compress.runtime import Bundle
-from compress.runtime.bundle import open_session
+from compress.runtime.engines import ONNXRUNTIME
 from compress.runtime.manifest import read_manifest
 from tests.conftest import assert_close_db, inputs_for, read_json
 
@@ -153,7 +153,7 @@ def test_a_file_for_its_own_timesteps_draws_the_same_and_answers_at_no_other(exp
         with pytest.raises(BundleError, match=r"own timesteps alone; .* others than 249, 499, 749, 999"):
             after.denoise(sample.numpy(), timestep, arrays(conditions))
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="out of data bounds"):
-        after.session.run(None, {"sample": sample.numpy(), "timestep": np.full(4, 500), **arrays(conditions)})
+        after.graph.run({"sample": sample.numpy(), "timestep": np.full(4, 500), **arrays(conditions)})
     callable_for(own, 1, 4)()  # the benchmark of latency asks at a timestep that is known
     with pytest.raises(BundleError, match=r"denoiser.onnx: .* give the bundle's folder"):
         callable_for(own / "denoiser.onnx", 1, 4)
@@ -316,17 +316,17 @@ def test_condition_for_an_unconditional_model_is_refused(exported):
         Bundle(path, threads=1).sample(np.zeros((2, 1, 8, 8), np.float32), class_labels=np.zeros(2, np.int64))
 
 
-def test_int8_convolutions_keep_their_transposes_and_their_output(exported) -> None:
+def test_int8_convolutions_keep_their_transposes_and_their_output() -> None:
     path = Path(__file__).parents[2] / "exported" / "digits-edge" / "onnx"
     key = "optimization.disable_specified_optimizers"
-    bundle = Bundle(path, threads=1)
-    assert bundle.session.get_session_options().get_session_config_entry(key) == "NhwcTransformer"
+    assert ONNXRUNTIME.options(1, "int8").get_session_config_entry(key) == "NhwcTransformer"
     with pytest.raises(RuntimeError):  # float bundles are left to onnxruntime
-        Bundle(exported("class")[1], threads=1).session.get_session_options().get_session_config_entry(key)
+        ONNXRUNTIME.options(1, "float").get_session_config_entry(key)
+    bundle = Bundle(path, threads=1)
     sample = np.random.default_rng(0).normal(size=(1, *bundle.sample_shape)).astype(np.float32)
     feeds = {"sample": sample, "timestep": np.array([500]), "class_labels": np.array([3])}
-    plain = open_session(path / "denoiser.onnx", threads=1)
-    np.testing.assert_array_equal(bundle.session.run(None, feeds)[0], plain.run(None, feeds)[0])
+    plain = ONNXRUNTIME.open(path / "denoiser.onnx", threads=1)
+    np.testing.assert_array_equal(bundle.graph.run(feeds)[0], plain.run(feeds)[0])
 
 
 def test_size_is_that_of_one_way_of_running(folder):

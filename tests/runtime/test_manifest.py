@@ -18,8 +18,9 @@ from compress.diffusion.solvers import SOLVERS
 from compress.errors import BundleError
 from compress.files import sha256
 from compress.runtime import Bundle, manifest
+from compress.runtime.contents import verify_files
 from compress.runtime.external import external_files
-from compress.runtime.manifest import read_manifest, verify_files
+from compress.runtime.manifest import read_manifest
 from compress.runtime.sampling import Step
 from tests.conftest import read_json
 

@@ -5,7 +5,7 @@ import typing
 import pytest
 
 from compress.passes import quantize
-from compress.runtime.bundle import session_options
+from compress.runtime.engines import ONNXRUNTIME
 from compress.runtime.schemes import SCHEMES
 
 
@@ -18,7 +18,7 @@ def test_recipes_may_ask_for_every_scheme() -> None:
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_sessions_have_the_options_of_their_row(name: str) -> None:
-    options = session_options(3, name)
+    options = ONNXRUNTIME.options(3, name)
     assert options.intra_op_num_threads == 3
     for key, value in SCHEMES[name].session.items():
         assert options.get_session_config_entry(key) == value

@@ -1,0 +1,85 @@
+"""What a `bundle.json` says of a model: the writing side of `runtime.manifest`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress import __version__
+from compress.diffusion.sampling import Sampling
+from compress.files import sha256, write_json
+from compress.model.denoiser import Denoiser, example_inputs
+from compress.runtime.manifest import FORMAT
+
+MODEL, NULL = "denoiser.onnx", "null_embedding.npy"
+
+
+def input_names(model: Denoiser) -> list[str]:
+    """What the exported graph takes, in order."""
+    return ["sample", "timestep", *model.inputs]
+
+
+def sampling_of(model: Denoiser) -> dict[str, Any]:
+    """How the model is drawn from: `sampling` of a bundle.json."""
+    sampling = model.sampling
+    guidance: dict[str, Any] = sampling.guidance.model_dump(include={"kind", "scale"})
+    if sampling.guidance.scales is not None:
+        guidance["scales"] = sampling.guidance.scales
+    if sampling.guidance.kind != "none":  # of a net that takes no null condition: what its teacher took
+        if sampling.guidance.null_class is not None:
+            guidance["null"] = {model.dropped: sampling.guidance.null_class}
+        elif model.null_embedding is not None:
+            guidance["null"] = {model.dropped: NULL}
+    return {
+        "solver": sampling.solver,
+        "prediction_type": sampling.prediction_type,
+        "steps": _table(sampling),
+        "clip_range": sampling.clip_range,
+        "distilled": sampling.distilled,
+        "levels": dict(zip(("alpha", "sigma"), sampling.levels(), strict=True)),
+        "guidance": guidance,
+        "others": [_table(sampling.at(len(other))) for other in sampling.others],
+    }
+
+
+def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapping[str, Any]) -> None:
+    """Describe the model whose graphs lie in a folder, and vouch for all files there.
+
+    batch: the fixed size that it was exported for. about: what the model itself does not know: `name`, `params`, `macs`
+    and, where there is any, `sampler`, `timesteps`, `data`, `teacher_sampling`.
+    """
+    sampling = sampling_of(model)
+    if NULL in sampling["guidance"].get("null", {}).values():
+        assert model.null_embedding is not None
+        np.save(folder / NULL, model.null_embedding.cpu().numpy())
+    size = batch or "batch"
+    manifest = {
+        "format": FORMAT,
+        "name": None,
+        "model": MODEL,
+        "sampler": None,
+        "scheme": model.scheme,
+        "batch": batch,
+        "inputs": {
+            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [size, *tensor.shape[1:]]}
+            for name, tensor in zip(input_names(model), example_inputs(model, 1), strict=True)
+        },
+        "outputs": {"out_sample": {"dtype": "float32", "shape": [size, *model.sample_shape]}},
+        "timesteps": None,
+        "classes": model.classes,
+        "params": None,
+        "macs": None,
+        "sampling": sampling,
+        "data": None,
+        "teacher_sampling": {},
+        "made_by": f"compress {__version__}",
+        "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
+    }
+    write_json(folder / "bundle.json", manifest | dict(about))
+
+
+def _table(sampling: Sampling) -> list[dict[str, float]]:
+    """The solver's steps; what few solvers have is left out where it is 0."""
+    steps = map(vars, sampling.steps())
+    return [{name: value for name, value in step.items() if value or name != "next_from_earlier"} for step in steps]
