@@ -195,7 +195,7 @@ def test_no_two_draws_share_a_key() -> None:
             makes = isinstance(node, ast.Call) and ast.unparse(node.func) in ("generator", "noise_like")
             if makes and "Draw." not in ast.unparse(node) and not any(isinstance(a, ast.Starred) for a in node.args):
                 unnamed.append(f"{file.name}: {ast.unparse(node)}")
-    assert unnamed == ["quantize.py: noise_like(model, samples, context.seed, draw)"]  # its callers name it
+    assert unnamed == ["calibration.py: noise_like(model, samples, seed, draw)"]  # its callers name it
     assert {name: files for name, files in named.items() if len(files) > 1} == {}
     assert set(named) == {draw.name for draw in Draw}
 

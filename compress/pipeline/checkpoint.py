@@ -23,7 +23,6 @@ from compress.pipeline import weights
 from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, locate
 from compress.runtime.schemes import SCHEMES
 
-QUANTIZED = [name for name in SCHEMES if name != "float"]
 _DAMAGED = "is damaged; save the model again"
 
 
@@ -140,8 +139,9 @@ def _quantization(content: Any, where: Path) -> tuple[str | None, tuple[str, ...
     if content is None:
         return None, ()
     scheme, layers = (content.get("scheme"), content.get("float_layers")) if isinstance(content, dict) else (None, None)
-    if isinstance(content, dict) and "scheme" in content and scheme not in QUANTIZED:
-        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(QUANTIZED)}")
+    known = [name for name in SCHEMES if name != "float"]
+    if isinstance(content, dict) and "scheme" in content and scheme not in known:
+        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(known)}")
     if scheme is None or not isinstance(layers, list) or not all(isinstance(pattern, str) for pattern in layers):
         raise CheckpointError(f"{where}: quantization {_DAMAGED}")
     return scheme, tuple(layers)
