@@ -151,19 +151,16 @@ class _Work:
         with self._progress("preparing", 1) as task:
             observed = quantized.observed(model, self.scheme, self.float_layers, self.config.observer == "mse")
             task.advance()
-        given: Sequence[torch.Tensor] = self.points
-        if SCHEMES[self.scheme].activation_bits is None:
-            given = example_inputs(model, batch=2)
+        calibrated = SCHEMES[self.scheme].activation_bits is not None
+        given = self.points if calibrated else example_inputs(model, batch=2)
         with self._progress("calibration", len(given[0])) as task:
             answers(observed, given, task.advance)
         return quantized.ranges(observed)
 
     def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
         """The model in the arithmetic of the scheme."""
-        with self._progress("converting", 1) as task:
-            result = quantized.rebuild(model, self.scheme, ranges, self.float_layers)
-            task.advance()
-        return result
+        with self._progress("converting", 1):
+            return quantized.rebuild(model, self.scheme, ranges, self.float_layers)
 
     def rounded(self, model: Denoiser) -> Denoiser:
         """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at the points."""
