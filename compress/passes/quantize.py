@@ -27,8 +27,8 @@ from compress.errors import PassError
 from compress.judge.quality import sqnr
 from compress.measure import kernels, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
-from compress.quantization import calibration, four_bits, quantized, quantizer, rounding
-from compress.quantization.calibration import answers
+from compress.quantization import four_bits, quantized, quantizer, rounding
+from compress.quantization.calibration import answers, trajectory_points
 from compress.quantization.rounded_imitation import RoundedImitation
 from compress.quantization.sensitivity import Sensitivity, left_in_float
 from compress.randomness import Draw, generator
@@ -97,7 +97,7 @@ class Config(PassConfig):
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantized]:
     """Quantize by what is met on the model's own way from noise to image."""
     calibrates = config.scheme == AUTO or config.rounding == "gptq" or SCHEMES[config.scheme].activation_bits
-    points = _points(model, config, context, Draw.CALIBRATION) if calibrates else []
+    points = _points(model, config, context) if calibrates else []
     return quantized_at(model, config, context, points)
 
 
@@ -173,7 +173,7 @@ class _Work:
         """(a copy of the model whose weights were trained under rounding, figures for the record)."""
         student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
         rounded = quantized.fake_quantized(student, self.scheme, ranges, self.float_layers)
-        points = _points(model, qat, self.context, Draw.QAT)
+        points = _points(model, qat, self.context, draw=Draw.QAT)
         with self._progress("the float model's answers", len(points[0])) as task:
             wanted = answers(model, points, task.advance)
         objective = RoundedImitation(student, rounded, points, wanted)
@@ -237,8 +237,8 @@ class _Work:
         return self.context.progress(f"{self.context.name}: {title}", total)
 
 
-def _points(model: Denoiser, config: Config | Qat, context: Context, draw: Draw) -> list[torch.Tensor]:
-    return calibration.trajectory_points(model, config.samples, config.evaluations, context.seed, context.dataset, draw)
+def _points(model: Denoiser, config: Config | Qat, context: Context, **draw: Draw) -> list[torch.Tensor]:
+    return trajectory_points(model, config.samples, config.evaluations, context.seed, context.dataset, **draw)
 
 
 def _sqnr_by_timestep(points: Sequence[torch.Tensor], wanted: torch.Tensor, result: Quantized) -> dict[str, float]:
