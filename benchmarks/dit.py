@@ -94,7 +94,7 @@ def points(model: Denoiser, seed: int, count: int) -> Points:
 def ways(model: Denoiser, context: Context, folder: Path) -> dict[str, tuple[Bind, int]]:
     """Every way by name: (inputs by name → a call that computes the output, bytes of its file)."""
     calibration = points(model, SEED, CALIBRATION)
-    quantized = quantize.calibrated(model, quantize.Config(), context, calibration).model
+    quantized = quantize.quantized_at(model, quantize.Config(), context, calibration).model
     files = {}
     for name, one in ((FLOAT, model), (INT8, quantized)):
         given = dataclasses.replace(context, output=folder / one.scheme)

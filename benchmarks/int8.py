@@ -33,6 +33,7 @@ from compress.model.reference import conditions_for, noise_like
 from compress.passes import export_onnx, quantize
 from compress.pipeline.manifest import MODEL
 from compress.quantization import four_bits, quantized
+from compress.quantization.quantizer import int8_layers
 from compress.report.statistics import bootstrap, bootstrap_mean, interval
 from compress.runtime import Bundle
 
@@ -92,14 +93,14 @@ def ways(subject: Subject, model: Denoiser, context: Context, points: list[torch
     found[WEIGHTS] = quantize.run(model, config(scheme=SCHEMES[WEIGHTS]), context).model
     if four_bits.layers(model, ()):
         found[FOUR_BITS] = quantize.run(model, config(scheme=SCHEMES[FOUR_BITS]), context).model
-    found[INT8] = quantize.calibrated(model, config(), context, points).model
-    found[MINMAX] = quantize.calibrated(model, config(observer="minmax"), context, points).model
+    found[INT8] = quantize.quantized_at(model, config(), context, points).model
+    found[MINMAX] = quantize.quantized_at(model, config(observer="minmax"), context, points).model
     everything = config(float_layers=())
-    found["int8, every layer"] = quantize.calibrated(model, everything, context, points).model
+    found["int8, every layer"] = quantize.quantized_at(model, everything, context, points).model
     for way in (way for way in SCHEMES if way in found):
         learned = config(scheme=SCHEMES[way], rounding="gptq")
         found[GPTQ[way]] = quantize.quantized_at(model, learned, context, points).model
-    found[AUTO] = quantize.assigned(model, config(scheme="auto"), context, points).model
+    found[AUTO] = quantize.quantized_at(model, config(scheme="auto"), context, points).model
     if subject.trained:
         found[TRAINED] = quantize.run(model, config(qat=QAT), context).model
     return found
@@ -161,8 +162,10 @@ def sources(
 ) -> dict[str, float]:
     """SQNR in dB of simulated int8 with a part of its rounding left out: all that doing that part better can gain."""
     config = quantize.Config()
-    observed = quantize._observed(model, quantize._float_layers(model, config), config, context, points)
-    layers, rounded = quantized.int8_layers(observed), quantized.fake_quantized(observed)
+    made = quantize.quantized_at(model, config, context, points).model.precision
+    assert made is not None
+    rounded = quantized.fake_quantized(model, made.scheme, made.ranges, made.float_layers)
+    layers = int8_layers(rounded.module.graph)  # type: ignore[arg-type]
     left_out: dict[str, set[str]] = {"nothing": set()}
     for i, part in enumerate(("inputs of layers", "weights", "outputs of layers")):
         left_out[part] = {names[i] for names in layers.values()}

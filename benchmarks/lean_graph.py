@@ -66,7 +66,7 @@ def measure(name: str, scheme: str) -> dict[str, Any]:
         context = context_of(model, Path(folder))
         points = subject.points(model, context, subject.calibration)
         if scheme == "int8":
-            model = quantize.calibrated(model, quantize.Config(), context, points).model
+            model = quantize.quantized_at(model, quantize.Config(), context, points).model
     made = graphs(model)
     feeds = {key: value[:1].numpy() for key, value in zip(["sample", "timestep", *model.inputs], points, strict=True)}
     opened = {key: ONNXRUNTIME.open(graph.SerializeToString(), THREADS, scheme) for key, graph in made.items()}

@@ -22,6 +22,7 @@ from compress.model.denoiser import Denoiser, example_inputs
 from compress.passes import export_onnx, quantize
 from compress.pipeline import checkpoint
 from compress.pipeline.manifest import MODEL
+from compress.quantization.calibration import trajectory_points
 from compress.randomness import generator
 
 HERE = Path(__file__).parent
@@ -106,7 +107,7 @@ def _random(config: dict[str, Any]) -> Denoiser:
 
 def _trajectories(model: Denoiser, context: Context, count: int) -> Points:
     config = quantize.Config(samples=max(1, count // 10), evaluations=count)  # as many points an image as by default
-    return quantize.trajectory_points(model, config.samples, config.evaluations, context)
+    return trajectory_points(model, config.samples, config.evaluations, context.seed, context.dataset)
 
 
 def _noise(model: Denoiser, context: Context, count: int) -> Points:
@@ -169,7 +170,7 @@ def prepare(subject: Subject, batches: Sequence[int], folder: Path) -> Files:
             sources["plain", batch] = _tried(partial(_plain, model, names, batch, folder))
             sources["lean", batch] = _tried(partial(_exported, model, batch, "lean", context))
             task.advance()
-    int8 = _tried(lambda: quantize.calibrated(model, quantize.Config(), context, points).model)
+    int8 = _tried(lambda: quantize.quantized_at(model, quantize.Config(), context, points).model)
     for batch in batches:
         made = int8 if isinstance(int8, str) else _tried(partial(_exported, int8, batch, "int8", context))
         sources["int8", batch] = made

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from compress.runtime.engines import OnnxRuntime
 
 # Operators that treat every item of a batch by itself, as long as all else they read is constant.
 ROW_WISE = {"Add", "Cast", "Concat", "Cos", "DequantizeLinear", "Gather", "Gemm", "Identity", "MatMul", "Mul"}
@@ -70,7 +71,7 @@ def fold_rows(model: ir.Model, name: str, values: Sequence[int], if_smaller: boo
         value.replace_all_uses_with(nodes[-1].outputs[0])
     graph.insert_before(graph[0], nodes)
     RemoveUnusedNodesPass()(folded)
-    return model if if_smaller and _bytes(folded) >= _bytes(model) else folded
+    return model if if_smaller and constant_bytes(folded) >= constant_bytes(model) else folded
 
 
 def _reads(node: ir.Node) -> set[ir.Value]:
@@ -90,7 +91,8 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-def _bytes(model: ir.Model) -> int:
+def constant_bytes(model: ir.Model) -> int:
+    """What a graph's constants take."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values())
 
 
@@ -115,12 +117,7 @@ def _values(
 ) -> list[list[np.ndarray]]:
     """The values of `wanted` at each of `feeds`, arrays for `given`, from the nodes between them alone."""
     part = ir.convenience.extract(model.graph, given, wanted)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    # Its fused kernels for products with int8 weights round their input as well.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = ir.to_proto(ir.Model(part, ir_version=model.ir_version)).SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in given]
-    return [session.run(None, dict(zip(names, arrays, strict=True))) for arrays in feeds]
+    # Optimized, its kernels for products with int8 weights would round their input as well.
+    graph = OnnxRuntime(optimized=False).open(content, threads=1)
+    return [list(graph.run(dict(zip(graph.inputs, arrays, strict=True)))) for arrays in feeds]

@@ -22,8 +22,10 @@ from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
 from compress.pipeline.manifest import MODEL, input_names, write_manifest
+from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
@@ -83,10 +85,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
-    beside = (
-        config.external_data
-        or sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > INLINE_LIMIT
-    )
+    beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
     if config.sampler:
         ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
@@ -180,32 +179,31 @@ def _check(
     model: Denoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], config: Config, context: Context
 ) -> dict[str, float]:
     """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
-    questions = _questions(model, inputs, context)
-    device, together = inputs[0].device, max(1, TOGETHER // len(inputs[0]))
+    size, names = len(inputs[0]), input_names(model)
+    points = _points(model, inputs, context)
+    questions = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
+    got = np.concatenate(
+        [bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in questions]
+    )
 
-    def answers(module: torch.nn.Module) -> np.ndarray:
-        """Of several questions at once, where the module takes any number of samples."""
-        groups = [questions[i : i + together] for i in range(0, len(questions), together)]
-        with torch.no_grad():
-            asked = [[torch.cat(parts).to(device) for parts in zip(*group, strict=True)] for group in groups]
-            return np.concatenate([module(*parts).cpu().numpy() for parts in asked])
+    def answered(module: Denoiser) -> np.ndarray:
+        given = [value.to(inputs[0].device) for value in points]
+        return answers(module, given, batch=max(1, TOGETHER // size) * size).cpu().numpy()
 
-    names = input_names(model)
-    feeds = [dict(zip(names, (part.numpy() for part in q), strict=True)) for q in questions]
-    got = np.concatenate([bundle.denoise(**_split(given)) for given in feeds])
     row = SCHEMES[model.scheme]
     if not row.by_simulation:
-        agreement, least = sqnr(answers(model.module), got), row.least_db
+        agreement, least = sqnr(answered(model), got), row.least_db
         found = {"sqnr_to_pytorch_db": round(agreement, 2)}
     else:
-        wanted = answers(model.in_float().module)
-        agreement, simulated = sqnr(wanted, got), sqnr(wanted, answers(model.module))
+        wanted = answered(model.in_float())
+        agreement, simulated = sqnr(wanted, got), sqnr(wanted, answered(model))
         least = min(simulated - KERNEL_LOSS_DB, row.least_db)
         found = {"sqnr_to_float_db": round(agreement, 2), "simulated_sqnr_to_float_db": round(simulated, 2)}
     if agreement >= least:
         return found
     with model.family.lean.within(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
+    feeds = [dict(zip(names, parts, strict=True)) for parts in questions]
     wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
@@ -214,8 +212,8 @@ def _check(
     )
 
 
-def _questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Context) -> list[tuple[torch.Tensor, ...]]:
-    """(sample, timestep, *inputs) to ask model and file: noise at the model's own timesteps."""
+def _points(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Context) -> list[torch.Tensor]:
+    """(sample, timestep, *inputs), each [n,…], to ask model and file: noise at the model's own timesteps."""
     random = generator(context.seed, Draw.EXPORT_CHECK)
     numbers, fewest, most = CHECKED
     own = model.sampling.told(torch.tensor(model.sampling.timesteps))
@@ -232,10 +230,4 @@ def _questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Conte
                 conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
         sample = torch.randn(inputs[0].shape, generator=random)
         questions.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
-    return questions
-
-
-def _split(given: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The arguments of `Bundle.denoise` from the inputs by name."""
-    conditions = {name: value for name, value in given.items() if name not in ("sample", "timestep")}
-    return {"sample": given["sample"], "timestep": given["timestep"], "conditions": conditions}
+    return [torch.cat(parts) for parts in zip(*questions, strict=True)]

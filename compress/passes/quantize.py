@@ -3,8 +3,7 @@
 int8 is calibrated on what the model will see: samples on their way from noise to image, at the model's
 own timesteps and guidance, every label as often as any other, with and without the condition.
 Weights are int8 per output channel and symmetric, of 7 bits so that sums are exact on every processor; activations
-uint8 per tensor. With `rounding: gptq` each weight is rounded up or down so that its layer's outputs change least; with
-`qat` the float weights are trained first, under rounding, to answer as before.
+uint8 per tensor. `qat` and `rounding: gptq` change the weights first, so that less is lost.
 
 `auto` measures on this machine: how much longer each layer takes in float than in int8 in onnxruntime, and how much
 error its rounding adds to the output. The cheapest choice of int8 layers within `least_sqnr` is kept, if the whole net
@@ -14,31 +13,30 @@ is then faster than in float; else all of it stays float. Ends of the net stay f
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from compress import training
 from compress.contract import Context, PassConfig, PassResult
-from compress.data import HELD_OUT, Batch, Dataset
+from compress.data import Dataset
 from compress.errors import PassError
 from compress.judge.quality import sqnr
 from compress.measure import kernels, latency
-from compress.model.denoiser import Denoiser, Quantized, null_conditions, predict, walk
-from compress.model.reference import conditions_for, noise_like
-from compress.model.scalars import GUIDANCE_SCALE, STEPS
-from compress.quantization import four_bits, quantized, rounding
-from compress.quantization.assignment import left_in_float
+from compress.model.denoiser import Denoiser, Quantized, example_inputs
+from compress.quantization import four_bits, quantized, quantizer, rounding
+from compress.quantization.calibration import answers, trajectory_points
+from compress.quantization.rounded_imitation import RoundedImitation
+from compress.quantization.sensitivity import Sensitivity, left_in_float
 from compress.randomness import Draw, generator
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Many
 
-BATCH = 50
-PROBE = 20  # points at which the error of one layer's rounding is measured
+AUTO = "auto"
+NAMES = (AUTO, *(name for name in SCHEMES if name != "float"))
 
 
 class Qat(training.TrainingConfig):
@@ -55,10 +53,10 @@ class Qat(training.TrainingConfig):
 class Config(PassConfig):
     """Settings of `quantize`."""
 
-    scheme: Literal["int8", "auto", "int8_weights", "int4_weights", "fp16"] = Field(
+    scheme: Literal[NAMES] = Field(  # type: ignore[valid-type]
         "int8",
         description="auto: int8 for those layers alone for which it pays, measured here; "
-        + "; ".join(f"{name}: {row.purpose}" for name, row in SCHEMES.items() if name != "float"),
+        + "; ".join(f"{name}: {SCHEMES[name].purpose}" for name in NAMES if name != AUTO),
     )
     samples: int = Field(40, ge=1, description="images drawn for calibration")
     evaluations: int = Field(400, ge=1, description="points on their trajectories from which ranges are read")
@@ -86,263 +84,166 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
-        if self.rounding != "nearest" and (self.scheme == "fp16" or self.qat is not None):
-            with_what = "scheme: fp16" if self.scheme == "fp16" else "qat, which trains weights for the nearest level"
+        half = self.scheme != AUTO and SCHEMES[self.scheme].weight_bits is None
+        if self.rounding != "nearest" and (half or self.qat is not None):
+            with_what = f"scheme: {self.scheme}" if half else "qat, which trains weights for the nearest level"
             raise ValueError(f"rounding: {self.rounding}: leave it away with {with_what}")
         for name in ("least_sqnr", "batch"):
-            if name in self.model_fields_set and self.scheme != "auto":
+            if name in self.model_fields_set and self.scheme != AUTO:
                 raise ValueError(f"{name}: only for scheme: auto")
         return self
 
 
-class RoundedImitation(nn.Module):
-    """The objective of `qat`: the float model's answers, given under int8 rounding.
-
-    Loss: squared error ÷ the float answers' own square, at points of the float model's trajectories.
-    """
-
-    average = None
-
-    def __init__(
-        self, student: Denoiser, rounded: Quantized, points: list[torch.Tensor], answers: torch.Tensor
-    ) -> None:
-        super().__init__()
-        self.net = student.module
-        self.rounded = (rounded.module,)  # the same weights; an exported graph refuses to be put in training mode
-        self.points, self.answers = points, answers
-        self.trained = len(answers) - int(HELD_OUT * len(answers))
-
-    def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
-        """The loss at points drawn at random, as many as the batch has images."""
-        start, end = (0, self.trained) if self.training else (self.trained, len(self.answers))
-        which = torch.randint(start, end, (len(batch.images),), generator=random).to(self.answers.device)
-        wanted = self.answers[which]
-        parts = zip(*(value[which].split(BATCH) for value in self.points), strict=True)  # a graph takes at most 63
-        found = torch.cat([self.rounded[0](*part) for part in parts])
-        return {"output": (found - wanted).square().mean() / wanted.square().mean()}
-
-
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantized]:
-    """Calibrate if need be, and quantize."""
-    if config.scheme != "auto" and SCHEMES[config.scheme].weight_bits is None:
-        return PassResult(quantized.rebuild(model, config.scheme, {}), changed=True, notes={"scheme": config.scheme})
-    if config.scheme == "int4_weights" and not four_bits.layers(model, _float_layers(model, config)):
-        raise PassError(
-            f"{context.name}: scheme: int4_weights: the model has no transformer whose linear layers take a multiple "
-            f"of {four_bits.BLOCK} inputs; use int8_weights"
-        )
-    calibrates = config.scheme in ("int8", "auto") or config.rounding == "gptq"
-    points = trajectory_points(model, config.samples, config.evaluations, context) if calibrates else []
-    if config.qat is None:
-        return quantized_at(model, config, context, points)
-    trained, notes = _trained(model, config, config.qat, context, points)
-    result = calibrated(trained, config, context, points)
-    return dataclasses.replace(result, notes={**result.notes, "qat": notes})
+    """Quantize by what is met on the model's own way from noise to image."""
+    calibrates = config.scheme == AUTO or config.rounding == "gptq" or SCHEMES[config.scheme].activation_bits
+    points = _points(model, config, context) if calibrates else []
+    return quantized_at(model, config, context, points)
 
 
 def quantized_at(
     model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]
 ) -> PassResult[Quantized]:
-    """Quantize as `config` says, `qat` apart, by what is met at `points`: (sample, timestep, *inputs).
+    """Quantize as `config` says, by what is met at `points`: (sample, timestep, *inputs), each [evaluations, ...].
 
     No points: for weights alone that are rounded to the nearest level.
     """
-    if config.scheme == "auto":
-        return assigned(model, config, context, points)
-    if SCHEMES[config.scheme].activation_bits is not None:
-        return calibrated(model, config, context, points)
-    float_layers = _float_layers(model, config)
-    ranges = quantized.weights_ranges(model, config.scheme, float_layers)
-    if config.rounding == "gptq":
-        model = _on_grids(model, config.scheme, float_layers, context, points)
-    rounded = quantized.rebuild(model, config.scheme, ranges, float_layers)
-    notes = {"scheme": config.scheme, "observers": len(ranges), "rounding": config.rounding}
-    return PassResult(rounded, changed=True, notes=notes)
+    scheme = "int8" if config.scheme == AUTO else config.scheme
+    float_layers = quantizer.float_layers(model, config.float_layers, config.least_attention_width)
+    if SCHEMES[scheme].four_bits and not four_bits.layers(model, float_layers):
+        raise PassError(
+            f"{context.name}: scheme: {scheme}: the model has no transformer whose linear layers take a multiple "
+            f"of {four_bits.BLOCK} inputs; use int8_weights"
+        )
+    work = _Work(scheme, float_layers, config, context, points)
+    if SCHEMES[scheme].weight_bits is None:
+        return PassResult(work.rebuilt(model, {}), changed=True, notes={"scheme": scheme})
+    ranges = work.observed(model)
+    trial: Sensitivity | None = None
+    if config.scheme == AUTO:
+        trial, rows = work.tried(model, ranges)
+        floats = (unit for unit, row in rows.items() if row["arithmetic"] == "float")
+        work = dataclasses.replace(work, float_layers=(*float_layers, *floats))
+        ranges = work.observed(model)
+    trained = {}
+    if config.qat is not None:
+        model, trained["qat"] = work.trained(model, ranges, config.qat)
+        ranges = work.observed(model)
+    result = work.rebuilt(work.rounded(model) if config.rounding == "gptq" else model, ranges)
+    if trial is not None:
+        return work.if_faster(model, result, trial, rows)
+    notes = {"scheme": scheme, "observers": len(ranges), "rounding": config.rounding, "float_layers": [*float_layers]}
+    return PassResult(result, changed=True, notes=notes | trained)
 
 
-def calibrated(model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]) -> PassResult[Quantized]:
-    """Quantize to int8 with the ranges met at `points`: (sample, timestep, *inputs), each [evaluations, ...]."""
-    float_layers = _float_layers(model, config)
-    observed = _observed(model, float_layers, config, context, points)
-    if config.rounding == "gptq":
-        model = _on_grids(model, "int8", float_layers, context, points)
-    with context.progress(f"{context.name}: converting", 2) as task:
-        ranges = quantized.ranges(observed.module)
-        task.advance()
-        result = quantized.rebuild(model, "int8", ranges, float_layers)
-        task.advance()
-    notes = {"scheme": "int8", "observers": len(ranges), "rounding": config.rounding, "float_layers": [*float_layers]}
-    return PassResult(result, changed=True, notes=notes)
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The steps of the pass, each from a model and the ranges that were met to what comes of them."""
 
+    scheme: str
+    float_layers: tuple[str, ...]
+    config: Config
+    context: Context
+    points: list[torch.Tensor]
 
-def _observed(
-    model: Denoiser, float_layers: tuple[str, ...], config: Config, context: Context, points: list[torch.Tensor]
-) -> Quantized:
-    """The model with observers that have met `points`."""
-    with context.progress(f"{context.name}: preparing", 1) as task:
-        observed = quantized.observed(model, float_layers, config.observer != "minmax")
-        task.advance()
-    with context.progress(f"{context.name}: calibration", len(points[0])) as task, torch.no_grad():
-        for start in range(0, len(points[0]), BATCH):
-            sample, timestep, *conditions = (value[start : start + BATCH] for value in points)
-            predict(observed, sample, timestep, dict(zip(model.inputs, conditions, strict=True)))
-            task.advance(len(sample))
-    return observed
-
-
-def _on_grids(
-    model: Denoiser, scheme: str, float_layers: tuple[str, ...], context: Context, points: list[torch.Tensor]
-) -> Denoiser:
-    """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at `points`."""
-    grids = quantized.grids(model, scheme, float_layers)
-    random = generator(context.seed, Draw.GPTQ)
-    with context.progress(f"{context.name}: rounding weights", len(grids)) as task:
-        return rounding.on_grids(model, grids, lambda: _answers(model, points), random, task.advance)
-
-
-def _trained(
-    model: Denoiser, config: Config, qat: Qat, context: Context, points: list[torch.Tensor]
-) -> tuple[Denoiser, dict[str, Any]]:
-    """(a copy of the model whose weights were trained under rounding, figures for the record)."""
-    student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
-    float_layers = _float_layers(model, config)
-    rounded = quantized.fake_quantized(_observed(student, float_layers, config, context, points))
-    others = trajectory_points(model, qat.samples, qat.evaluations, context, Draw.QAT)
-    with context.progress(f"{context.name}: the float model's answers", 1) as task:
-        wanted = _answers(model, others)
-        task.advance()
-    objective = RoundedImitation(student, rounded, others, wanted)
-    notes = training.train(objective, student.net, qat, context, Dataset(wanted, {}))  # no images are needed
-    student.net.requires_grad_(False).eval()
-    return student, notes
-
-
-def assigned(model: Denoiser, config: Config, context: Context, points: list[torch.Tensor]) -> PassResult[Quantized]:
-    """int8 where it is faster and within the margin, by measurement."""
-    observed = _observed(model, _float_layers(model, config), config, context, points)
-    layers = quantized.int8_layers(observed)
-    units = _units(model, layers)
-    rounded = quantized.fake_quantized(observed)
-    place = torch.arange(PROBE) * len(points[0]) // PROBE
-    probe = [value[place] for value in points]  # few, for the layers one by one; all points for what is chosen
-    wanted = {len(given[0]): _answers(model, given) for given in (probe, points)}
-
-    def error(chosen: Sequence[str], given: list[torch.Tensor] = points) -> float:
-        """Relative squared error of the output with these units alone in int8."""
-        active = {name for unit in chosen for path in units[unit] for name in layers[path]}
-        for name in {name for names in layers.values() for name in names}:
-            rounding = rounded.module.get_submodule(name)
-            assert isinstance(rounding, quantized.FakeQuantize)
-            rounding.active = name in active
-        answer = wanted[len(given[0])]
-        return float((_answers(rounded, given) - answer).square().sum() / answer.square().sum())
-
-    errors = {}
-    with context.progress(f"{context.name}: sensitivity of layers", len(units)) as task:
-        for unit in units:
-            errors[unit] = error([unit], probe)
+    def observed(self, model: Denoiser) -> dict[str, torch.Tensor]:
+        """The range of every observer at the points; of weights, for which any will do."""
+        with self._progress("preparing", 1) as task:
+            observed = quantized.observed(model, self.scheme, self.float_layers, self.config.observer == "mse")
             task.advance()
-    batch = config.batch * (2 if model.sampling.guidance.kind == "cfg" else 1)
-    times = kernels.layer_times(model, list(layers), batch, context.progress, f"{context.name}: layers")
-    gains = {unit: sum(times[path].gain for path in paths) for unit, paths in units.items()}
-    reasons = left_in_float(errors, gains, 10 ** (-config.least_sqnr / 10), error)
-    mixed = config.model_copy(update={"float_layers": (*_float_layers(model, config), *reasons)})
-    result = calibrated(model, mixed, context, points)
-    with tempfile.TemporaryDirectory() as folder:
-        both: dict[str, Denoiser] = {"float": model, "mixed": result.model}
-        whole = kernels.whole_times(both, Path(folder), batch, context.progress, f"{context.name}: the whole net")
-    faster, ends = latency.speedup(whole["float"], whole["mixed"])
-    if faster <= 1:
-        context.log(f"{context.name}: no layer is int8: the net is no faster with it here ({faster:.2f}×)")
-        reasons = {unit: "the whole net is not faster with int8" for unit in units}
-        result = dataclasses.replace(result, model=quantized.rebuild(model, "int8", {}, ("*",)))
-    notes: dict[str, Any] = {
-        "scheme": "auto",
-        "int8_layers": sum(len(units[unit]) for unit in units if unit not in reasons),
-        "speedup": [faster, *ends],
-        "sqnr_db": _sqnr_by_timestep(model, result.model, points),
-        "layers": {
+        calibrated = SCHEMES[self.scheme].activation_bits is not None
+        given = self.points if calibrated else example_inputs(model, batch=2)
+        with self._progress("calibration", len(given[0])) as task:
+            answers(observed, given, task.advance)
+        return quantized.ranges(observed)
+
+    def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
+        """The model in the arithmetic of the scheme."""
+        with self._progress("converting", 1):
+            return quantized.rebuild(model, self.scheme, ranges, self.float_layers)
+
+    def rounded(self, model: Denoiser) -> Denoiser:
+        """A copy of the model with its weights on the grids of the scheme, by what its layers are fed at the points."""
+        grids = quantized.grids(model, self.scheme, self.float_layers)
+        random = generator(self.context.seed, Draw.GPTQ)
+        with self._progress("rounding weights", len(grids)) as task:
+            return rounding.on_grids(model, grids, lambda: answers(model, self.points), random, task.advance)
+
+    def trained(self, model: Denoiser, ranges: quantized.Ranges, qat: Qat) -> tuple[Denoiser, dict[str, Any]]:
+        """(a copy of the model whose weights were trained under rounding, figures for the record)."""
+        student = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+        rounded = quantized.fake_quantized(student, self.scheme, ranges, self.float_layers)
+        points = _points(model, qat, self.context, draw=Draw.QAT)
+        with self._progress("the float model's answers", len(points[0])) as task:
+            wanted = answers(model, points, task.advance)
+        objective = RoundedImitation(student, rounded, points, wanted)
+        notes = training.train(objective, student.net, qat, self.context, Dataset(wanted, {}))  # no images are needed
+        student.net.requires_grad_(False).eval()
+        return student, notes
+
+    def tried(self, model: Denoiser, ranges: quantized.Ranges) -> tuple[Sensitivity, dict[str, dict[str, Any]]]:
+        """What int8 saves and spoils, measured unit by unit: arithmetic, reason and figures of each."""
+        rounded = quantized.fake_quantized(model, self.scheme, ranges, self.float_layers)
+        trial, errors = Sensitivity(model, rounded, self.points), {}
+        with self._progress("sensitivity of layers", len(trial.units)) as task:
+            for unit in trial.units:
+                errors[unit] = trial.alone(unit)
+                task.advance()
+        title = f"{self.context.name}: layers"
+        times = kernels.layer_times(model, list(trial.layers), self._items(model), self.context.progress, title)
+        pairs = {unit: [times[path] for path in paths] for unit, paths in trial.units.items()}
+        gains = {unit: sum(pair.gain for pair in found) for unit, found in pairs.items()}
+        reasons = left_in_float(errors, gains, 10 ** (-self.config.least_sqnr / 10), trial.together)
+        rows = {
             unit: {
                 "arithmetic": "float" if unit in reasons else "int8",
                 "reason": reasons.get(unit, "faster and within the margin"),
-                "float_ms": sum(times[path].float_ms for path in paths),
-                "int8_ms": sum(times[path].int8_ms for path in paths),
+                "float_ms": sum(pair.float_ms for pair in found),
+                "int8_ms": sum(pair.int8_ms for pair in found),
                 "error_alone": errors[unit],
             }
-            for unit, paths in units.items()
-        },
-    }
-    return dataclasses.replace(result, notes=notes)
+            for unit, found in pairs.items()
+        }
+        return trial, rows
+
+    def if_faster(
+        self, model: Denoiser, result: Quantized, trial: Sensitivity, rows: dict[str, dict[str, Any]]
+    ) -> PassResult[Quantized]:
+        """The result if the whole net is faster so; else the model in float."""
+        name, both = self.context.name, {"float": model, "mixed": result}
+        with tempfile.TemporaryDirectory() as folder:
+            title = f"{name}: the whole net"
+            whole = kernels.whole_times(both, Path(folder), self._items(model), self.context.progress, title)
+        faster, ends = latency.speedup(whole["float"], whole["mixed"])
+        if faster <= 1:
+            self.context.log(f"{name}: no layer is int8: the net is no faster with it here ({faster:.2f}×)")
+            slower = {"arithmetic": "float", "reason": "the whole net is not faster with int8"}
+            rows = {unit: row | slower for unit, row in rows.items()}
+            result = quantized.rebuild(model, self.scheme, {}, ("*",))
+        notes = {
+            "scheme": AUTO,
+            "int8_layers": sum(len(trial.units[unit]) for unit, row in rows.items() if row["arithmetic"] == "int8"),
+            "speedup": [faster, *ends],
+            "sqnr_db": _sqnr_by_timestep(*trial.all, result),
+            "layers": rows,
+        }
+        return PassResult(result, changed=True, notes=notes)
+
+    def _items(self, model: Denoiser) -> int:
+        """Samples in one evaluation on the device."""
+        return self.config.batch * (2 if model.sampling.guidance.kind == "cfg" else 1)
+
+    def _progress(self, title: str, total: int) -> Any:
+        return self.context.progress(f"{self.context.name}: {title}", total)
 
 
-def _units(model: Denoiser, layers: Iterable[str]) -> dict[str, list[str]]:
-    """Paths of the layers that are float or int8 together: those of an attention; every other one by itself."""
-    attentions = quantized.attentions(model)
-    found: dict[str, list[str]] = {}
-    for path in layers:
-        unit = next((pattern for pattern in attentions if quantized.matches(path, (pattern,))), path)
-        found.setdefault(unit, []).append(path)
-    return found
+def _points(model: Denoiser, config: Config | Qat, context: Context, **draw: Draw) -> list[torch.Tensor]:
+    return trajectory_points(model, config.samples, config.evaluations, context.seed, context.dataset, **draw)
 
 
-@torch.no_grad()
-def _answers(model: Denoiser, points: list[torch.Tensor]) -> torch.Tensor:
-    """Outputs [n,c,h,w] at points, in batches that an exported graph takes."""
-    return torch.cat([model.module(*part) for part in zip(*(value.split(BATCH) for value in points), strict=True)])
-
-
-def _sqnr_by_timestep(model: Denoiser, result: Quantized, points: list[torch.Tensor]) -> dict[str, float]:
+def _sqnr_by_timestep(points: Sequence[torch.Tensor], wanted: torch.Tensor, result: Quantized) -> dict[str, float]:
     """SQNR in dB of the output at each timestep, and over all."""
-    wanted, got = (_answers(each, points).cpu().numpy() for each in (model, result))
+    whole, got = (each.cpu().numpy() for each in (wanted, answers(result, points)))
     times = points[1].cpu().numpy()
     own = sorted(set(times.tolist()), reverse=True)
-    return {"all": sqnr(wanted, got), **{str(t): sqnr(wanted[times == t], got[times == t]) for t in own}}
-
-
-def _float_layers(model: Denoiser, config: Config) -> tuple[str, ...]:
-    """Patterns of the layers that stay float in any case: those that the recipe names, or else the family."""
-    named = model.family.layers.ends if config.float_layers is None else config.float_layers
-    widths = quantized.attentions(model).items()
-    narrow = (pattern for pattern, width in widths if width < config.least_attention_width)
-    return tuple(dict.fromkeys((*named, *narrow)))
-
-
-def trajectory_points(
-    model: Denoiser, samples: int, evaluations: int, context: Context, draw: Draw = Draw.CALIBRATION
-) -> list[torch.Tensor]:
-    """(sample, timestep, *inputs), each [evaluations, ...]: where the model will be evaluated. draw: of the noise.
-
-    Timesteps in equal numbers, of every number of steps that the model serves; half of them with the null condition
-    where guidance takes one; guidance scales that are an input over their whole range.
-    """
-    device = model.device
-    noise = noise_like(model, samples, context.seed, draw).to(device)
-    given = conditions_for(model, samples, context.dataset, context.seed)
-    if GUIDANCE_SCALE in model.inputs:
-        given[GUIDANCE_SCALE] = torch.linspace(*(model.sampling.guidance.scales or (1.0, 1.0)), samples)
-    given = {name: value.to(device) for name, value in given.items()}
-    visited: list[torch.Tensor] = []
-    times: list[float] = []
-    counts: list[int] = []
-    for path in (model.sampling.timesteps, *model.sampling.others):
-        sampling = model.sampling.at(len(path))
-        states = walk(dataclasses.replace(model, sampling=sampling), noise, given)[:-1]
-        visited += list(states)
-        times += path
-        counts += [len(path)] * len(path)
-    steps = len(visited)
-    random = generator(context.seed, Draw.POINTS, draw)
-    step = torch.arange(evaluations) % steps
-    item = torch.randint(samples, (evaluations,), generator=random)
-    order = torch.randperm(evaluations, generator=random)
-    step, item = step[order], item[order]
-    sample = torch.stack(visited)[step, item]
-    timestep = model.sampling.told(torch.tensor(times))[step].to(device)
-    chosen = {name: value[item.to(device)] for name, value in given.items()}
-    if STEPS in model.inputs:
-        chosen[STEPS] = torch.tensor(counts)[step].float().to(device)
-    if model.sampling.guidance.kind == "cfg":
-        null = null_conditions(model, chosen)
-        chosen = {name: torch.cat([value[::2], null[name][1::2]]) for name, value in chosen.items()}
-        sample, timestep = torch.cat([sample[::2], sample[1::2]]), torch.cat([timestep[::2], timestep[1::2]])
-    return [sample, timestep, *(chosen[name] for name in model.inputs)]
+    return {"all": sqnr(whole, got), **{str(t): sqnr(whole[times == t], got[times == t]) for t in own}}

@@ -19,7 +19,6 @@ from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Sou
 from compress.runtime.schemes import SCHEMES
 from compress.settings import plain
 
-QUANTIZED = [name for name in SCHEMES if name != "float"]
 _DAMAGED = "is damaged; save the model again"
 
 
@@ -115,8 +114,9 @@ def _quantization(content: Any, where: Path) -> tuple[str | None, tuple[str, ...
         return None, ()
     given = content if isinstance(content, dict) else {}
     scheme, layers = given.get("scheme"), given.get("float_layers")
-    if "scheme" in given and scheme not in QUANTIZED:
-        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(QUANTIZED)}")
+    known = [name for name in SCHEMES if name != "float"]
+    if "scheme" in given and scheme not in known:
+        raise CheckpointError(f"{where}: quantization {str(scheme)[:40]!r} is unknown; known: {', '.join(known)}")
     if scheme is None or not isinstance(layers, list) or not all(isinstance(pattern, str) for pattern in layers):
         raise CheckpointError(f"{where}: quantization {_DAMAGED}")
     return scheme, tuple(layers)

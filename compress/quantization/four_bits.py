@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compress.model.denoiser import Denoiser
+from compress.quantization.rounding import nearest
 
 BLOCK = 32
 LEVELS = 7  # on either side of zero
@@ -22,16 +23,14 @@ def sizes(weight: torch.Tensor) -> torch.Tensor:
     best, least = largest, torch.full_like(largest, torch.inf)
     for factor in FACTORS:
         size = (factor * largest / LEVELS).clamp_min(torch.finfo(weight.dtype).tiny)
-        values = (blocks / size).round().clamp(-LEVELS, LEVELS) * size
-        error = (values - blocks).square().sum(-1, keepdim=True)
+        error = (nearest(blocks, size, LEVELS) - blocks).square().sum(-1, keepdim=True)
         best, least = torch.where(error < least, size, best), torch.minimum(error, least)
     return best.expand_as(blocks).flatten(1)
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:
     """`weight` [out,in] on the grid, each at the nearest level."""
-    size = sizes(weight)
-    return (weight / size).round().clamp(-LEVELS, LEVELS) * size
+    return nearest(weight, sizes(weight), LEVELS)
 
 
 def layers(model: Denoiser, float_layers: tuple[str, ...]) -> tuple[str, ...]:

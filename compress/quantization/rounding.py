@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,16 +73,17 @@ def gptq(weight: torch.Tensor, moment: torch.Tensor, size: torch.Tensor, largest
         end = min(start + COLUMNS, left.shape[1])
         errors = torch.empty_like(left[:, start:end])
         for i in range(start, end):
-            found[:, i] = _nearest(left[:, i], steps[:, i], largest)
+            found[:, i] = nearest(left[:, i], steps[:, i], largest)
             errors[:, i - start] = (left[:, i] - found[:, i]) / inverse[i, i]
             left[:, i + 1 : end] -= torch.outer(errors[:, i - start], inverse[i, i + 1 : end])
         left[:, end:] -= errors @ inverse[start:end, end:]
-    learned, nearest = found[:, order.argsort()], _nearest(weight, size, largest)
-    better = _error(learned - weight, moment) < _error(nearest - weight, moment)
-    return torch.where(better[:, None], learned, nearest)
+    learned, plain = found[:, order.argsort()], nearest(weight, size, largest)
+    better = _error(learned - weight, moment) < _error(plain - weight, moment)
+    return torch.where(better[:, None], learned, plain)
 
 
-def _nearest(weight: torch.Tensor, size: torch.Tensor, largest: int) -> torch.Tensor:
+def nearest(weight: torch.Tensor, size: torch.Tensor, largest: int) -> torch.Tensor:
+    """Each weight at its nearest level: whole multiples of `size`, at most `largest` of them either way."""
     return (weight / size).round().clamp(-largest, largest) * size
 
 
@@ -101,15 +103,13 @@ def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:
 def layers(model: Denoiser) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers whose weights a quantizer reads as they are, by path: not those that lean attention folds."""
     left_out = model.family.lean.folded(model.net)
+    found = {path: layer for path, layer in model.net.named_modules() if path not in left_out}
     return {
         path: layer
-        for path, layer in model.net.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and path not in left_out and _is_plain(layer)
+        for path, layer in found.items()
+        if isinstance(layer, nn.Linear)
+        or (isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1))
     }
-
-
-def _is_plain(layer: nn.Linear | nn.Conv2d) -> bool:
-    return isinstance(layer, nn.Linear) or (layer.groups == 1 and layer.dilation == (1, 1))
 
 
 @contextmanager
@@ -120,14 +120,11 @@ def reading(found: Mapping[str, nn.Module], random: torch.Generator) -> Iterator
     """
     moments: dict[str, torch.Tensor] = {}
 
-    def read(path: str) -> Any:
-        def hook(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            rows = _rows(layer, inputs[0].detach(), random)
-            moments[path] = moments.get(path, 0) + rows.T @ rows
+    def read(path: str, layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows = _rows(layer, inputs[0].detach(), random)
+        moments[path] = moments.get(path, 0) + rows.T @ rows
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(read(path)) for path, layer in found.items()]
+    handles = [layer.register_forward_pre_hook(partial(read, path)) for path, layer in found.items()]
     try:
         yield moments
     finally:

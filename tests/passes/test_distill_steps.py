@@ -15,6 +15,7 @@ from compress.errors import BundleError, PassError
 from compress.model.denoiser import Denoiser, draw, walk
 from compress.model.reference import conditions_for, noise_like
 from compress.pipeline import checkpoint
+from compress.quantization.calibration import trajectory_points
 from compress.training.trajectories import Trajectories
 from tests.conftest import (
     FLOW,
@@ -109,7 +110,7 @@ def test_one_student_serves_several_step_counts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="8 steps: the model serves 1, 2, 4"):
         student.sampling.at(8)
     context = make_context(teacher, tmp_path / "export")
-    export, quantize = passes.module("export_onnx"), passes.module("quantize")
+    export = passes.module("export_onnx")
     bundle = export.run(student, export.Config(), context).model
     noise, labels = noise_like(teacher, 3, 5), torch.tensor([1, 2, 3])
     for count in (1, 2, 4):
@@ -119,7 +120,7 @@ def test_one_student_serves_several_step_counts(tmp_path: Path) -> None:
         assert_close_db(wanted, got, 60)
     with pytest.raises(BundleError, match="serves 1, 2, 4 steps, not 3"):
         bundle.at_steps(3)
-    points = quantize.trajectory_points(student, 4, 70, context)
+    points = trajectory_points(student, 4, 70, context.seed, context.dataset)
     assert sorted(set(points[-1].tolist())) == [1, 2, 4]
     for count in (1, 2, 4):  # every evaluation is at a timestep that goes with its count
         path = student.sampling.at(count).timesteps

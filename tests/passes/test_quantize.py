@@ -15,8 +15,9 @@ from compress.measure.kernels import Pair
 from compress.model.denoiser import Denoiser, predict
 from compress.passes import export_onnx, quantize
 from compress.pipeline import checkpoint
-from compress.quantization import four_bits, rounding
+from compress.quantization import four_bits, quantizer, rounding
 from compress.quantization import quantized as quantize_models
+from compress.quantization.calibration import trajectory_points
 from compress.randomness import Draw
 from compress.runtime.engines import ONNXRUNTIME
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
@@ -25,6 +26,13 @@ from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_fo
 def quantized(model: Denoiser, folder: Path, **settings: object):  # type: ignore[no-untyped-def]
     config = quantize.Config.model_validate({"samples": 8, "evaluations": 48, **settings})
     return quantize.run(model, config, make_context(model, folder)).model
+
+
+def points_of(
+    model: Denoiser, folder: Path, samples: int = 8, evaluations: int = 48, draw: Draw = Draw.CALIBRATION
+) -> list[torch.Tensor]:
+    context = make_context(model, folder)
+    return trajectory_points(model, samples, evaluations, context.seed, context.dataset, draw)
 
 
 @pytest.mark.parametrize(("scheme", "least"), [("fp16", 50), ("int8_weights", 35), ("int8", 20)])
@@ -94,7 +102,7 @@ def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Pat
     four = scheme == "int4_weights"
     model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]} if four else CLASS_CONFIG)
     nearest, ours = (quantized(model, tmp_path / way, scheme=scheme, rounding=way) for way in ("nearest", "gptq"))
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
+    points = points_of(model, tmp_path, draw=Draw.QAT)
     checkpoint.save(ours, tmp_path / "saved")
     with torch.no_grad():
         each = (model, nearest, ours, checkpoint.load(tmp_path / "saved"))
@@ -112,12 +120,13 @@ def test_rounding_by_gptq_is_more_exact(scheme: str, least: float, tmp_path: Pat
 
 def test_weights_are_rounded_in_groups_that_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path))
+    points = points_of(model, tmp_path)
     monkeypatch.setattr(rounding, "PLACES", 10_000)  # all: no draw depends on the groups
     found = []
     for held in (2**30, 1):
         monkeypatch.setattr(rounding, "MOMENTS_BYTES", held)
-        found.append(quantize._on_grids(model, "int8", ("conv_*",), make_context(model, tmp_path), points).net)
+        work = quantize._Work("int8", ("conv_*",), quantize.Config(), make_context(model, tmp_path), points)
+        found.append(work.rounded(model).net)
     groups = rounding._groups({"a": 10, "b": 10, "c": 11})
     assert groups == [["a"], ["b"], ["c"]]
     monkeypatch.setattr(rounding, "MOMENTS_BYTES", 4 * 200)
@@ -139,7 +148,7 @@ def test_rounding_is_refused_where_nothing_uses_it(given: dict) -> None:  # type
 def test_ranges_that_clip_nothing_stay_near_the_float_model(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     results = [quantized(model, tmp_path / name, observer=name) for name in ("mse", "minmax")]
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
+    points = points_of(model, tmp_path, draw=Draw.QAT)
     with torch.no_grad():
         wanted, mse, other = (m.module(*points).numpy() for m in (model, *results))
     assert_close_db(wanted, other, 20)
@@ -152,7 +161,7 @@ def test_attention_in_int8_leaves_no_float_weights_in_the_file(tmp_path: Path) -
     path = export_onnx.run(result, export_onnx.Config(batch=1), make_context(model, tmp_path)).model.path
     graph = onnx.load(path / "denoiser.onnx").graph
     floats = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
-    kept = [m.weight.numel() for path, m in model.net.named_modules() if quantize_models.matches(path, ENDS)]
+    kept = [m.weight.numel() for path, m in model.net.named_modules() if quantizer.matches(path, ENDS)]
     assert sum(int(np.prod(t.dims)) for t in floats) <= sum(kept) + 11 * 32  # and the table of labels
     dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in dequantized]
@@ -175,12 +184,12 @@ QAT = {"steps": 30, "batch_size": 52, "samples": 16, "evaluations": 320, "learni
 def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize_models, "SECOND", 7)  # so coarse that training has much to mend
+    monkeypatch.setattr(quantizer, "SECOND", 7)  # so coarse that training has much to mend
     model = make_denoiser(CLASS_CONFIG)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     static = quantized(model, tmp_path / "static", least_attention_width=0)
     aware = quantized(model, tmp_path / "aware", least_attention_width=0, qat=QAT)
-    points = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path), Draw.QAT)
+    points = points_of(model, tmp_path, draw=Draw.QAT)
     with torch.no_grad():
         wanted, *got = (m.module(*points) for m in (model, static, aware))
     errors = [float((one - wanted).square().mean()) for one in got]
@@ -194,12 +203,10 @@ def test_training_under_rounding_brings_int8_nearer_to_the_float_model(
 def test_rounding_in_training_is_that_of_the_quantized_model(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
     context = make_context(model, tmp_path)
-    points = quantize.trajectory_points(model, 8, 48, context)
-    config = quantize.Config(least_attention_width=0)
-    rounded = quantize_models.fake_quantized(
-        quantize._observed(model, quantize._float_layers(model, config), config, context, points)
-    )
-    converted = quantize.calibrated(model, config, context, points).model
+    points = points_of(model, tmp_path)
+    converted = quantize.quantized_at(model, quantize.Config(least_attention_width=0), context, points).model
+    made = converted.precision
+    rounded = quantize_models.fake_quantized(model, made.scheme, made.ranges, made.float_layers)
     with torch.no_grad():
         wanted, in_training, in_use = (m.module(*points) for m in (model, rounded, converted))
     assert_close_db(in_use.numpy(), in_training.numpy(), 45)
@@ -263,7 +270,7 @@ def test_attention_multiplies_uint8_and_int8(tmp_path: Path) -> None:
 
 def test_calibration_meets_every_own_timestep_with_and_without_condition(tmp_path: Path) -> None:
     model = make_denoiser(CLASS_CONFIG)
-    _, timestep, labels = quantize.trajectory_points(model, 8, 48, make_context(model, tmp_path))
+    _, timestep, labels = points_of(model, tmp_path)
     assert set(timestep.tolist()) == set(model.sampling.timesteps)
     assert (labels == 10).sum() == 24
     assert set(labels[labels != 10].tolist()) <= set(range(8))
@@ -312,7 +319,7 @@ def test_auto_finds_the_layer_that_ruins_the_image(tmp_path: Path, monkeypatch: 
     floats = [name for name, layer in result.notes["layers"].items() if layer["arithmetic"] == "float"]
     assert "up_blocks.1.resnets.0.conv1" in floats and len(floats) <= 3, floats
     plain = quantize.run(model, quantize.Config(**settings), make_context(model, tmp_path)).model
-    points = quantize.trajectory_points(model, 4, 24, make_context(model, tmp_path))
+    points = points_of(model, tmp_path, 4, 24)
     with torch.no_grad():
         wanted, mixed, all_int8 = (m.module(*points) for m in (model, result.model, plain))
     errors = [float((got - wanted).square().sum() / wanted.square().sum()) for got in (mixed, all_int8)]

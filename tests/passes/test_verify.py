@@ -20,7 +20,7 @@ from compress.pages import findings
 from compress.pages.page import page
 from compress.report.report import Report, read
 from compress.runtime import Bundle
-from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
+from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
 
 EXPORT, VERIFY = passes.module("export_onnx"), passes.module("verify")
 COUNT = 720
@@ -357,3 +357,19 @@ def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: p
 )
 def test_no_references_are_drawn_that_nothing_reads(settings: dict[str, Any], count: int) -> None:
     assert VERIFY.Config.model_validate(settings).references == count
+
+
+def test_kernels_of_weights_alone_are_held_to_their_simulation(tmp_path: Path) -> None:
+    model = make_denoiser({**TEXT_CONFIG, "block_out_channels": [32, 64]})
+    quantize, context = passes.module("quantize"), make_context(model, tmp_path / "q")
+    quantized = quantize.run(model, quantize.Config(scheme="int4_weights"), context).model
+    bundle = EXPORT.run(quantized, EXPORT.Config(), context).model
+    finished = (
+        Finished("quantize", "quantize", lambda: quantized),
+        Finished("export_onnx", "export_onnx", lambda: bundle),
+    )
+    context = dataclasses.replace(make_context(model, tmp_path), finished=finished)
+    VERIFY.run(bundle, VERIFY.Config(samples=20, rounds=10, batches=(), starts=0), context)
+    report = read(tmp_path / "files")
+    (gate,) = (gate for gate in report.gates if gate.name == "kernel_loss")
+    assert gate.passed and abs(gate.value or 1) < 0.01 and report.quality["kernel_loss"].value == gate.value

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.quantization.assignment import left_in_float
+from compress.quantization.sensitivity import left_in_float
 
 ERRORS = {"a": 1e-4, "b": 1e-2, "c": 2e-4, "d": 3e-4}
 GAINS = {"a": 0.1, "b": 0.1, "c": -0.1, "d": 0.0}
