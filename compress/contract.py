@@ -23,6 +23,7 @@ from compress.diffusion.sampling import Guidance
 from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
+from compress.pipeline.pipeline import Parts
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
@@ -84,9 +85,9 @@ class Context:
 
     name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
     given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
-    folder. teacher, dataset: loaded when first asked for. finished: the passes before this one that changed the
-    model. allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as
-    task` shows a bar. guidance, sampling: as the recipe asks.
+    folder. teacher, dataset: loaded when first asked for. parts: what is around the net. finished: the passes before
+    this one that changed the model. allow_pickle: whether files that are programs may be run. progress: `with
+    progress("sampling", total) as task` shows a bar. guidance, sampling: as the recipe asks.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Context:
     dataset: Callable[[], Dataset]
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
+    parts: Callable[[], Parts] = Parts
     finished: Sequence[Finished] = ()
     allow_pickle: bool = False
 

@@ -18,6 +18,7 @@ from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
+Encode = Callable[[Path], torch.Tensor]  # a file of prompts → the embeddings [n,tokens,width] of each
 
 
 class _Silence:
@@ -190,6 +191,7 @@ def draw_dataset(
     seed: int,
     file: Path,
     progress: Progress,
+    encode: Encode,
 ) -> Dataset:
     """A data set drawn once from the teacher and kept in `file`. Raises DataError."""
     conditions: dict[str, torch.Tensor] = {}
@@ -197,13 +199,18 @@ def draw_dataset(
         if name == "class_labels":
             conditions[name] = cycled_labels(teacher.classes or 1, config.count)
             continue
-        if config.embeddings is None:
-            kind = "text-conditional" if name == "encoder_hidden_states" else f"conditioned on a {name}"
-            raise DataError(f"data: the model is {kind}; name an .npz with `{KEYS[name]}` to draw images for")
-        embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
+        text = name == "encoder_hidden_states"
+        if text and config.prompts is not None:
+            embeddings = encode(config.prompts)
+        elif config.embeddings is not None:
+            embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
+        else:
+            kind = "text-conditional; name a file of `prompts`, or" if text else f"conditioned on a {name}; name"
+            raise DataError(f"data: the model is {kind} an .npz with `{KEYS[name]}` to draw images for")
         if embeddings.shape[1:] != condition.shape:
             wanted = ["n", *condition.shape]
-            raise DataError(f"{config.embeddings}: {KEYS[name]} should be {wanted}; got {list(embeddings.shape)}")
+            where, found = config.embeddings or config.prompts, list(embeddings.shape)
+            raise DataError(f"{where}: {KEYS[name]} should be {wanted}; got {found}")
         conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])

@@ -22,9 +22,10 @@ from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.parts import denoiser_file, export_parts
 from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
-from compress.pipeline.manifest import MODEL, input_names, write_manifest
+from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
@@ -86,11 +87,19 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
-    ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
+    parts = context.parts()
+    name = denoiser_file(model, parts)
+    (folder / name).parent.mkdir(exist_ok=True)
+    ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
+    with context.progress(f"{context.name}: exporting what is around", 1) as task:
+        around = export_parts(model, parts, folder, config.opset)
+        task.advance()
     if config.sampler:
         ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
         "name": context.recipe,
+        "model": name,
+        **around,
         "sampler": SAMPLER if config.sampler else None,
         "timesteps": timesteps or None,
         "params": counts.parameters(model),
@@ -207,8 +216,8 @@ def _check(
     wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
-        f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
-        f"expected{blamed}; please report the model's config and the processor, {latency.processor()}"
+        f"{context.name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
+        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
     )
 
 

@@ -1,41 +1,61 @@
 """A whole pipeline, as diffusers keeps one: a denoiser and the parts around it, which no pass changes yet."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CheckpointError
+import torch
+
+from compress.data import read_prompts
+from compress.errors import CheckpointError, DataError, written
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
-from compress.pipeline import checkpoint
+from compress.model.reference import Progress
+from compress.pipeline import checkpoint, decoder, text
+from compress.pipeline.decoder import Decoder
 from compress.pipeline.source import INDEX, locate, parts_of, read_object
-
-_DECODERS = ("Autoencoder", "VQModel", "ConsistencyDecoder")
+from compress.pipeline.text import TextEncoder
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model folder holds beside net and scheduler; its files are carried as they are.
+    """What a model folder holds beside net and scheduler: its files are carried as they are.
 
-    index: its model_index.json; {}: it holds a net alone. conditioners: text encoders with their tokenizers, and what
-    else there is; decoder: what makes pixels of latents. Both: name in the index → folder.
+    index: its model_index.json; {}: it holds a net alone. folders: name in the index → where that part lies. where: the
+    folder that errors name.
     """
 
     index: Mapping[str, Any] = field(default_factory=dict)
-    conditioners: Mapping[str, Path] = field(default_factory=dict)
-    decoder: Mapping[str, Path] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    where: str = ""
 
     @property
     def files(self) -> dict[str, Path]:
         """Path within a model folder → where that file lies now."""
         return {
             f"{name}/{file.relative_to(folder).as_posix()}": file
-            for name, folder in {**self.conditioners, **self.decoder}.items()
+            for name, folder in self.folders.items()
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The class of each part that there is."""
+        return {name: kind for name, kind in parts_of(self.index, "").items() if name in self.folders}
+
+    @cached_property
+    def text(self) -> TextEncoder | None:
+        """What makes conditions of texts. Raises CheckpointError."""
+        return text.load(self.folders, self.kinds, self.where)
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """What makes pixels of samples. Raises CheckpointError."""
+        return decoder.load(self.folders, self.kinds, self.where)
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
@@ -53,10 +73,29 @@ def parts(reference: str | None, wanted: bool | None) -> Parts:
             )
         return Parts()
     index = read_object(source.root / INDEX)
-    kinds = parts_of(index, source.model.name)
-    folders = {name: source.root / name for name in kinds if (source.root / name).is_dir()}
-    decoder = {name: folder for name, folder in folders.items() if kinds[name].startswith(_DECODERS)}
-    return Parts(index, {name: folder for name, folder in folders.items() if name not in decoder}, decoder)
+    names = parts_of(index, source.model.name)
+    folders = {name: source.root / name for name in names if (source.root / name).is_dir()}
+    return Parts(index, folders, str(source.root))
+
+
+def index_of(model: Denoiser, parts: Parts) -> dict[str, Any]:
+    """The model_index.json of a denoiser with what is around it."""
+    scheduler = model.scheduler.get("_class_name")
+    own = {model.family.folder: ["diffusers", model.family.name]}
+    own |= {"scheduler": ["diffusers", scheduler]} if scheduler else {}
+    return {**parts.index, **own}
+
+
+def encode_prompts(parts: Parts, file: Path, progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
+    """The embeddings [n,tokens,width] of the prompts in a file. Raises DataError without a text encoder."""
+    prompts, text = read_prompts(file), parts.text
+    if text is None:
+        raise DataError(f"{file}: the checkpoint has no text encoder, which prompts need; give `embeddings`")
+    cut = text.cut(prompts)
+    if cut:
+        log(f"{file}: {len(cut)} prompts are cut to {text.tokens} tokens, e.g. {written(cut[0])}")
+    with progress("encoding prompts", len(prompts)) as task:
+        return text.encode(prompts, task.advance)
 
 
 @dataclass(frozen=True)
@@ -81,8 +120,4 @@ class Pipeline:
                 target.hardlink_to(file.resolve())
             except OSError:  # on another disk, or somebody else's
                 shutil.copyfile(file, target)
-        family, scheduler = self.denoiser.family, self.denoiser.scheduler.get("_class_name")
-        own = {family.folder: ["diffusers", family.name]} | (
-            {"scheduler": ["diffusers", scheduler]} if scheduler else {}
-        )
-        write_json(folder / INDEX, {**self.parts.index, **own})
+        write_json(folder / INDEX, index_of(self.denoiser, self.parts))

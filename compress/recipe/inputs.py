@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import parts
+from compress.pipeline.pipeline import encode_prompts, parts
 from compress.pipeline.source import locate
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
@@ -75,6 +75,8 @@ class Inputs:
         null = None
         if asked is not None and asked.null_embedding is not None:
             null = torch.from_numpy(data.read_npy(asked.null_embedding))
+        elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
+            null = text.encode([asked.negative_prompt if asked else ""])[0]
         guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
         model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance, null)
         if model.precision is not None:
@@ -103,7 +105,9 @@ class Inputs:
             embeddings = {name: one.shape for name, one in model.conditions.items() if name in data.KEYS}
             return data.load(config, model.sample_shape, model.classes, embeddings)
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
-        return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress)
+        progress, log = self.options.progress, self.options.log
+        encode = partial(encode_prompts, self.parts(), progress=progress, log=log)
+        return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, progress, encode)
 
     def context(self, step: Step, workdir: Path, output: Path, finished: Sequence[Finished] = ()) -> Context:
         """What a pass is given."""
@@ -120,6 +124,7 @@ class Inputs:
             data=head.data,
             teacher=self.teacher,
             dataset=self.dataset,
+            parts=self.parts,
             progress=options.progress,
             log=options.log,
             finished=finished,
