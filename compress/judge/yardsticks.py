@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
@@ -18,9 +19,11 @@ from compress.judge.cost import ONNX, Costs
 from compress.judge.distribution import QUANTILE, frechet_infinity
 from compress.judge.features import LEAST, FeatureSpace, classifier_space, load_extractor, pixel_space, random_space
 from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
+from compress.judge.response import pictures
 from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.report.parts import FewSteps, Space
+from compress.runtime import Bundle
 
 FEW = 600  # images of each few-step baseline
 LEAST_OF_A_CLASS = 8  # fewer, and a resample may hold none of a class
@@ -31,7 +34,8 @@ class Yardsticks:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
     allow_pickle: whether extractors may be programs (TorchScript).
-    drawer: what draws the teacher's samples; seed: of those that are drawn here.
+    drawer: what draws the teacher's samples; seed: of those that are drawn here. decoder: the bundle that makes pixels
+    of the teacher's latents.
     """
 
     load: Callable[[], Dataset]
@@ -42,6 +46,7 @@ class Yardsticks:
     allow_pickle: bool = False
     drawer: Drawer = PYTORCH
     seed: int = 0
+    decoder: Bundle | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -122,15 +127,15 @@ class Yardsticks:
         """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
         if not steps:
             return ()
-        call = next(row.ms for row in costs.latency if row.name == cost.guided_row(ONNX).name)
-        reference = others.samples.numpy()
+        call = next(row.ms for row in costs.latency if row.name == cost.unit_row(ONNX, "guided call").name)
+        reference = self.seen(others).samples.numpy()
         space, rows = pixel_space(reference), []
         for count, solver in itertools.product(steps, ("ddim", "dpmpp_2m")):
             options = SamplingOptions.model_validate({"solver": solver, "steps": count})
             sampling = from_scheduler_config(teacher.scheduler, options)
             sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
             few = dataclasses.replace(teacher, sampling=sampling)
-            drawn = self.drawn(few, FEW, f"teacher, {solver}, {count} steps")
+            drawn = self.seen(self.drawn(few, FEW, f"teacher, {solver}, {count} steps"))
             samples, accuracy = drawn.samples.numpy(), None
             if self.believed is not None and (labels := _labels(drawn)) is not None:
                 accuracy = float((self.believed.classify(samples) == labels).mean())
@@ -146,6 +151,13 @@ class Yardsticks:
                 )
             )
         return tuple(rows)
+
+    def seen(self, drawn: Drawn) -> Drawn:
+        """The teacher's samples as pictures."""
+        if self.decoder is None or self.decoder.decoder is None:
+            return drawn
+        pixels = pictures(self.decoder, drawn.samples.numpy(), self.progress, "decoding the teacher's samples")
+        return dataclasses.replace(drawn, samples=torch.from_numpy(pixels))
 
     def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
         """Samples of a teacher, kept."""

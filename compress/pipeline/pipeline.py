@@ -47,6 +47,12 @@ class Parts:
         """The class of each part that there is."""
         return {name: kind for name, kind in parts_of(self.index, "").items() if name in self.folders}
 
+    @property
+    def parameters(self) -> int:
+        """Of text encoder and decoder; 0 where a net stands alone."""
+        nets = [part.net for part in (self.text, self.decoder) if part is not None]
+        return sum(parameter.numel() for net in nets for parameter in net.parameters())
+
     @cached_property
     def text(self) -> TextEncoder | None:
         """What makes conditions of texts. Raises CheckpointError."""
