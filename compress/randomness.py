@@ -33,6 +33,7 @@ class Draw(StrEnum):
     RECOVERY = auto()  # batches on which blocks are compared
     REFERENCE = auto()  # noise of the teacher's samples
     SAMPLER_CHECK = auto()
+    SMALL_DECODER = auto()
     STEP = auto()  # of training
     TIMESTEPS = auto()  # noise of the trajectories on which timesteps are chosen
     TIMING = auto()

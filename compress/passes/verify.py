@@ -126,7 +126,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     def progress(title: str, total: int) -> AbstractContextManager[Task]:
         return context.progress(f"{context.name}: {title}", total)
 
-    baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.parts())
+    baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
     measured_with = yardsticks.Yardsticks(
         cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else context.dataset,
         context.data,
@@ -176,7 +176,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
 
 def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     """The prompts of a file, as a data set of which the conditions alone are read."""
-    states = encode_prompts(context.parts(), file, progress, context.log)
+    states = encode_prompts(context.around(), file, progress, context.log)
     return Dataset(torch.zeros(len(states), 1), {CONDITION: states})
 
 

@@ -18,8 +18,9 @@ BATCH = 20  # pictures at once
 
 @dataclass(frozen=True)
 class Decoder:
-    """net: diffusers' autoencoder. Latents are what it encodes, less `shift`, times `scale`."""
+    """net: diffusers' autoencoder. Latents are what it encodes, less `shift`, times `scale`. name: in the pipeline."""
 
+    name: str
     net: nn.Module
     scale: float
     shift: float = 0.0
@@ -44,6 +45,11 @@ class Decoder:
         given: Any = self.net.encode(pixels)  # type: ignore[operator]
         found: torch.Tensor = given.latent_dist.mode() if hasattr(given, "latent_dist") else given.latents
         return (found - self.shift) * self.scale
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.net.parameters())
 
     def shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
         """(channels, height, width) of the picture of a latent of this shape."""
@@ -80,5 +86,10 @@ def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> D
     if about["missing_keys"]:
         missing = ", ".join(sorted(about["missing_keys"])[:3])
         raise CheckpointError(f"{folders[name]}: has no weights for {missing}; save it again")
-    config: Mapping[str, Any] = net.config
-    return Decoder(net.eval().requires_grad_(False), config["scaling_factor"], config.get("shift_factor") or 0.0)
+    return of_net(name, net.eval().requires_grad_(False))
+
+
+def of_net(name: str, net: nn.Module) -> Decoder:
+    """With the scale and shift of its config."""
+    config: Mapping[str, Any] = net.config  # type: ignore[assignment]
+    return Decoder(name, net, config["scaling_factor"], config.get("shift_factor") or 0.0)

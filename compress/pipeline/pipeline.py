@@ -25,12 +25,13 @@ class Parts:
     """What a model folder holds beside net and scheduler: its files are carried as they are.
 
     index: its model_index.json; {}: it holds a net alone. folders: name in the index → where that part lies. where: the
-    folder that errors name.
+    folder that errors name. made: a decoder in place of the one in its folder.
     """
 
     index: Mapping[str, Any] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     where: str = ""
+    made: Decoder | None = None
 
     @property
     def files(self) -> dict[str, Path]:
@@ -38,6 +39,7 @@ class Parts:
         return {
             f"{name}/{file.relative_to(folder).as_posix()}": file
             for name, folder in self.folders.items()
+            if self.made is None or name != self.made.name
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
@@ -61,7 +63,7 @@ class Parts:
     @cached_property
     def decoder(self) -> Decoder | None:
         """What makes pixels of samples. Raises CheckpointError."""
-        return decoder.load(self.folders, self.kinds, self.where)
+        return self.made or decoder.load(self.folders, self.kinds, self.where)
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
@@ -89,7 +91,15 @@ def index_of(model: Denoiser, parts: Parts) -> dict[str, Any]:
     scheduler = model.scheduler.get("_class_name")
     own = {model.family.folder: ["diffusers", model.family.name]}
     own |= {"scheduler": ["diffusers", scheduler]} if scheduler else {}
+    own |= {parts.made.name: ["diffusers", type(parts.made.net).__name__]} if parts.made else {}
     return {**parts.index, **own}
+
+
+def decoder_of(parts: Parts, name: str) -> Decoder:
+    """The decoder that a pass of this name works on. Raises CheckpointError where there is none."""
+    if parts.decoder is None:
+        raise CheckpointError(f"{name}: the model has no decoder; its checkpoint should be a pipeline with one")
+    return parts.decoder
 
 
 def encode_prompts(parts: Parts, file: Path, progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
@@ -126,4 +136,6 @@ class Pipeline:
                 target.hardlink_to(file.resolve())
             except OSError:  # on another disk, or somebody else's
                 shutil.copyfile(file, target)
+        if self.parts.made is not None:
+            self.parts.made.net.save_pretrained(folder / self.parts.made.name)  # type: ignore[operator]
         write_json(folder / INDEX, index_of(self.denoiser, self.parts))

@@ -17,7 +17,7 @@ from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import encode_prompts, parts
+from compress.pipeline.pipeline import Parts, encode_prompts, parts
 from compress.pipeline.source import locate
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
@@ -109,8 +109,15 @@ class Inputs:
         encode = partial(encode_prompts, self.parts(), progress=progress, log=log)
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, progress, encode)
 
-    def context(self, step: Step, workdir: Path, output: Path, finished: Sequence[Finished] = ()) -> Context:
-        """What a pass is given."""
+    def context(
+        self,
+        step: Step,
+        workdir: Path,
+        output: Path,
+        finished: Sequence[Finished] = (),
+        parts: Callable[[], Parts] | None = None,
+    ) -> Context:
+        """What a pass is given. parts: around the model so far; default: around the teacher."""
         head, options = self.recipe.head, self.options
         return Context(
             name=step.name,
@@ -124,7 +131,8 @@ class Inputs:
             data=head.data,
             teacher=self.teacher,
             dataset=self.dataset,
-            parts=self.parts,
+            around=self.parts,
+            parts=parts or self.parts,
             progress=options.progress,
             log=options.log,
             finished=finished,

@@ -173,10 +173,12 @@ class _RecipeReader(YamlReader):
         before = "the checkpoint" if has_checkpoint else "a recipe without checkpoint"
         for item in chain:
             accepted = passes.accepts(item.kind)
+            accepted = {Denoiser, Quantized} if passes.on_decoder(item.kind) else accepted
             if current not in accepted:
                 wanted = " or ".join(sorted(_WORDS[one] for one in accepted - {type(None)}))
                 self.fault(item.place, f"{item.name} needs {wanted}, and after {before} there is {_WORDS[current]}")
-            current, before = passes.returns(item.kind), item.name
+            if not passes.on_decoder(item.kind):
+                current, before = passes.returns(item.kind), item.name
 
     def _by_classifier(self, head: Head, steps: Sequence[Step]) -> None:
         """A classifier guides a trained model, and a bundle only when its guidance has been distilled."""
