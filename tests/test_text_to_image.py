@@ -24,6 +24,7 @@ from tests.text_to_image import apply, save_pipeline
 PROMPTS = ["a b", "c", "h g"]
 LONG = "a b c d e f g h"
 GUIDANCE = {"scale": 2.0}
+GATES = {"psnr": {"min": 1}, "bytes": {"max": 0.9}}
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +50,8 @@ def compressed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1", "widths": "stock"}},
         {"compress_decoder": {"width": 4, "blocks": 1, "steps": 3, "batch_size": 4}},
         {"quantize": {"samples": 4, "evaluations": 16}},
-        {"export_onnx": {}},
-        {
-            "verify": {
-                "samples": 10,
-                "rounds": 10,
-                "starts": 0,
-                "prompts": "held_out.txt",
-                "gates": {"psnr": {"min": 1}},
-            }
-        },
+        {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8"}},
+        {"verify": {"samples": 10, "rounds": 10, "starts": 0, "prompts": "held_out.txt", "gates": GATES}},
     ]
     return apply(folder, passes, data=data, guidance=GUIDANCE)
 
@@ -128,7 +121,9 @@ def test_the_student_is_a_pipeline_that_diffusers_loads_and_this_package_too(com
     assert found.decoder is not None and found.decoder.shape((4, 8, 8)) == (3, 16, 16)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     bundle = Bundle(compressed / "onnx")
-    assert sqnr(found.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy())) > 60
+    agreement = sqnr(found.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy()))
+    assert bundle.manifest["decoder"]["scheme"] == "int8" and 15 < agreement < 60
+    assert bundle.manifest["text"]["scheme"] == "int8_weights"
     assert found.decoder.encode(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
 
 

@@ -17,12 +17,13 @@ from compress.contract import Context, PassConfig, PassResult
 from compress.errors import ExportError, PassError
 from compress.files import write_json
 from compress.judge.parity import first_wrong_layer
+from compress.judge.parts import check_parts
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
-from compress.onnx_graph.parts import denoiser_file, export_parts
+from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
 from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
 from compress.pipeline.manifest import input_names, write_manifest
@@ -38,6 +39,7 @@ CALIBRATION = 60  # images that adaptive steps are calibrated on
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
+LATENTS = 100  # by which a decoder is calibrated
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
 
 
@@ -57,6 +59,8 @@ class Config(PassConfig):
     adaptive: bool = Field(
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
+    text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
+    decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
@@ -87,12 +91,15 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
-    parts = context.parts()
+    parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
+    precisions = Precisions(
+        config.text_encoder, config.decoder, lambda: context.training_data().batch(LATENTS, *key).images
+    )
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
     ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
-        around = export_parts(model, parts, folder, config.opset)
+        around = export_parts(model, parts, folder, config.opset, precisions)
         task.advance()
     if config.sampler:
         ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
@@ -114,6 +121,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
+        **check_parts(parts, bundle, context.seed, context.name),
     }
     if config.adaptive:
         notes["adaptive"] = _calibrate(model, bundle, context)

@@ -63,9 +63,9 @@ class Bundle:
         other._sample_by(sampling)
         return other
 
-    def _open(self, name: str, inputs: Specs, outputs: Specs) -> Graph:
+    def _open(self, name: str, inputs: Specs, outputs: Specs, scheme: str | None = None) -> Graph:
         """One of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
-        graph = self.engine.open(self.path / name, self.threads, self.manifest["scheme"])
+        graph = self.engine.open(self.path / name, self.threads, scheme or self.manifest["scheme"])
         check_signature(self.path / name, graph, inputs, outputs)
         return graph
 
@@ -76,7 +76,7 @@ class Bundle:
             return None
         ids = {"dtype": "int64", "shape": ["batch", about["tokens"]]}
         states = {"dtype": "float32", "shape": ["batch", *self.inputs[about["condition"]]["shape"][1:]]}
-        graph = self._open(about["model"], {"input_ids": ids}, {"last_hidden_state": states})
+        graph = self._open(about["model"], {"input_ids": ids}, {"last_hidden_state": states}, about["scheme"])
         return TextEncoder(self.path, about, lambda feeds: self._run(graph, feeds, None))
 
     @cached_property
@@ -87,7 +87,7 @@ class Bundle:
         latents, pixels = (
             {"dtype": "float32", "shape": ["batch", *shape]} for shape in (self.sample_shape, about["pixels"])
         )
-        graph = self._open(about["model"], {"latent_sample": latents}, {"sample": pixels})
+        graph = self._open(about["model"], {"latent_sample": latents}, {"sample": pixels}, about["scheme"])
         return Decoder(about, lambda feeds: self._run(graph, feeds, None))
 
     def pixels(self, samples: np.ndarray) -> np.ndarray:

@@ -131,10 +131,11 @@ _sampling = _table(
         "adaptive": _or_null(_list(_table({"tolerance": _number(0), "psnr": _number(), "evaluations": _number(0)}))),
     },
 )
+_part = {"model": _onnx, "scheme": _text}
 _text_encoder = _table(
-    {"model": _onnx, "tokenizer": _text, "tokens": _whole(1, 2**16), "pad": _whole(0, 2**31), "condition": _text}
+    {**_part, "tokenizer": _text, "tokens": _whole(1, 2**16), "pad": _whole(0, 2**31), "condition": _text}
 )
-_decoder = _table({"model": _onnx, "scale": _number(1e-6), "shift": _number(), "pixels": _list(_whole(1, 2**16), 3)})
+_decoder = _table({**_part, "scale": _number(1e-6), "shift": _number(), "pixels": _list(_whole(1, 2**16), 3)})
 _manifest = _table(
     {
         "name": _text,
