@@ -30,6 +30,7 @@ class Draw(StrEnum):
     PARTS_CHECK = auto()  # inputs on which exported parts around a net are held against themselves
     POINTS = auto()  # of trajectories: which steps of which samples
     PROBE = auto()
+    PROMPTS = auto()  # the order of those of a file
     QAT = auto()  # noise of the trajectories on which weights are trained under rounding
     RANDOM_IMPORTANCE = auto()
     RECOVERY = auto()  # batches on which blocks are compared

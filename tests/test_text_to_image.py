@@ -10,15 +10,17 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
 
+from compress.data import Folder, read_prompts
 from compress.errors import BundleError, CheckpointError, DataError, RecipeError
 from compress.judge.quality import sqnr
 from compress.model.reference import silent
-from compress.pipeline.pipeline import encode_prompts, parts
+from compress.pipeline.pipeline import encode, parts
 from compress.recipe.recipe import read
 from compress.report import report as reports
 from compress.runtime import Bundle
 from tests.command import compress
 from tests.conftest import read_json, write_recipe
+from tests.data.helpers import write_image
 from tests.text_to_image import apply, save_pipeline
 
 PROMPTS = ["a b", "c", "h g"]
@@ -144,7 +146,6 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
     teacher = tmp_path / "teacher"
     shutil.copytree(pipeline, teacher)
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a\n")
     index = read_json(teacher / "model_index.json")
 
     def without(**changes: Any) -> Path:
@@ -157,11 +158,13 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
         _ = parts(str(without(tokenizer=[None, None])), None).text
     with pytest.raises(CheckpointError, match=r"vae is a AutoencoderDC; supported are AutoencoderKL"):
         _ = parts(str(without(vae=["diffusers", "AutoencoderDC"])), None).decoder
-    with pytest.raises(DataError, match="has no text encoder, which prompts need"):
-        encode_prompts(parts(str(without(text_encoder=[None, None])), None), prompts, silent, print)
+    with pytest.raises(DataError, match="has no text encoder, which prompts and captions need"):
+        encode(parts(str(without(text_encoder=[None, None])), None), ["a"], silent, print)
     prompts.write_text(" \n\n")
     with pytest.raises(DataError, match="holds no texts; write one a line"):
-        encode_prompts(parts(str(without()), None), prompts, silent, print)
+        read_prompts(prompts)
+    without()
+    without()
     (teacher / "text_encoder" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="text_encoder or tokenizer cannot be read"):
         _ = parts(str(teacher), None).text
@@ -206,3 +209,41 @@ def test_a_part_that_is_not_what_was_exported_is_told(exported: Path, tmp_path: 
         Bundle(tmp_path / "onnx")
     with pytest.raises(BundleError, match=r"text_encoder/model.onnx: its inputs are \['latent_sample'\]"):
         _ = Bundle(tmp_path / "onnx", check_hashes=False).text
+
+
+def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    rows = []
+    for i, text in enumerate(["a b", "c", "h g", "d"]):
+        write_image(tmp_path / "pictures" / f"{i}.png", 60 * i, "RGB", (16, 16))
+        rows.append(json.dumps({"file_name": f"{i}.png", "text": text}))
+    (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(rows))
+    head = {"data": {"source": "folder", "path": "pictures"}, "guidance": GUIDANCE}
+    passes = [{"distill": {"steps": 1, "batch_size": 2}}, {"export_onnx": {"decoder": "int8"}}]
+    apply(tmp_path, passes, **head)
+    (kept,) = (tmp_path / "out" / "passes" / "cache").glob("latents-*.npz")
+    whole = parts(str(pipeline), None)
+    assert whole.decoder is not None
+    picture = torch.full((1, 3, 16, 16), 60 / 127.5 - 1)
+    with np.load(kept) as found:
+        assert found["latents"].shape == (4, 4, 8, 8)
+        assert sqnr(whole.decoder.encode(picture)[0].numpy(), found["latents"][1]) > 60
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 1: is no JSON"),
+        ('{"file_name": "1.png"}', 'line 1: should be like {"file_name": "1.png", "text": "a red apple"}'),
+        ('["1.png", "a"]', "line 1: should be like"),
+        ('{"file_name": "../1.png", "text": "a"}', "line 1: '../1.png' leads out of the folder"),
+        ('{"file_name": "/1.png", "text": "a"}', "leads out of the folder"),
+        ('{"file_name": "none.png", "text": "a"}', "none.png"),
+        ("", "names no images"),
+    ],
+)
+def test_captions_that_cannot_be_read(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(DataError) as caught:
+        Folder(source="folder", path=tmp_path).read((3, 8, 8), False)
+    assert said in str(caught.value)

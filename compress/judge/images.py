@@ -49,7 +49,8 @@ def measure(
     """
     teacher = baseline.teacher
     drawn = yardsticks.drawn(teacher, count + others, "teacher's samples")
-    ours = response.sample(bundle, drawn[:count], yardsticks.progress, "student's samples")
+    told = yardsticks.as_told(bundle, drawn[:count])
+    ours = response.sample(bundle, told, yardsticks.progress, "student's samples")
     ours = response.pictures(bundle, ours, yardsticks.progress, "decoding the student's samples")
     latents, rest, seen = drawn[: len(ours)], drawn[count:], yardsticks.seen(drawn)
     pairs, others_seen = seen[: len(ours)], seen[count:]

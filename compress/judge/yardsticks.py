@@ -35,7 +35,7 @@ class Yardsticks:
 
     allow_pickle: whether extractors may be programs (TorchScript).
     drawer: what draws the teacher's samples; seed: of those that are drawn here. decoder: the bundle that makes pixels
-    of the teacher's latents.
+    of the teacher's latents. prompted: what to draw for; None: what the data say.
     """
 
     load: Callable[[], Dataset]
@@ -47,11 +47,15 @@ class Yardsticks:
     drawer: Drawer = PYTORCH
     seed: int = 0
     decoder: Bundle | None = None
+    prompted: Callable[[], Dataset] | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
-        """The data set, if the recipe has one."""
-        return None if self.data is None else self.load()
+        """The data set, if the recipe has one, as it is seen."""
+        loaded = None if self.data is None else self.load()
+        if loaded is None or self.decoder is None or loaded.images.shape[1:] != self.decoder.sample_shape:
+            return loaded
+        return dataclasses.replace(loaded, images=torch.from_numpy(self.decoded(loaded.images.numpy())))
 
     @property
     def labelled(self) -> Dataset | None:
@@ -154,14 +158,28 @@ class Yardsticks:
 
     def seen(self, drawn: Drawn) -> Drawn:
         """The teacher's samples as pictures."""
-        if self.decoder is None or self.decoder.decoder is None:
-            return drawn
-        pixels = pictures(self.decoder, drawn.samples.numpy(), self.progress, "decoding the teacher's samples")
-        return dataclasses.replace(drawn, samples=torch.from_numpy(pixels))
+        return dataclasses.replace(drawn, samples=torch.from_numpy(self.decoded(drawn.samples.numpy())))
+
+    def decoded(self, samples: np.ndarray) -> np.ndarray:
+        """Pictures of the teacher's samples."""
+        if self.decoder is None:
+            return samples
+        return pictures(self.decoder, samples, self.progress, "decoding the teacher's samples")
 
     def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
         """Samples of a teacher, kept."""
-        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.drawer)
+        asked = self.prompted or self.load
+        return draw_kept(teacher, count, self.seed, asked, self.progress, title, self.drawer)
+
+    def as_told(self, bundle: Bundle, drawn: Drawn) -> Drawn:
+        """The same with the conditions that a bundle's own text encoder makes of the texts, where these are known."""
+        if bundle.text is None or not (asked := (self.prompted or self.load)()).texts:
+            return drawn
+        name, texts = bundle.text.about["condition"], list(dict.fromkeys(asked.texts))
+        theirs = dict(zip(asked.texts, asked.conditions[name].numpy(), strict=True))
+        own = dict(zip((theirs[text].tobytes() for text in texts), bundle.text.encode(texts), strict=True))
+        states = np.stack([own[row.tobytes()] for row in drawn.conditions[name].numpy()])
+        return dataclasses.replace(drawn, conditions={**drawn.conditions, name: torch.from_numpy(states)})
 
 
 def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:

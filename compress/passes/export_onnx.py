@@ -25,7 +25,7 @@ from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
 from compress.onnx_graph.precompute import constant_bytes
-from compress.onnx_graph.unroll import unroll
+from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
@@ -66,22 +66,7 @@ class Config(PassConfig):
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
-    hindered = {
-        "the steps of this model were distilled": model.sampling.distilled,
-        "they need batch: 1, or any": (config.batch or 1) > 1,
-        "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
-    }
-    for why in (why for why, found in hindered.items() if config.adaptive and found):
-        raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
-    if config.timesteps == "own" and model.sampling.dtype != torch.int64:
-        raise PassError(
-            f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"
-        )
-    if model.sampling.guidance.kind == "classifier":
-        raise PassError(
-            f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
-            "`distill_steps: {bake_guidance: true}`, before it"
-        )
+    _refuse(model, config, context)
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     inputs = example_inputs(model, batch=config.batch or 2)
@@ -102,7 +87,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         around = export_parts(model, parts, folder, config.opset, precisions)
         task.advance()
     if config.sampler:
-        ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
+        ir.save(sampler_of(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
         "name": context.recipe,
         "model": name,
@@ -121,13 +106,33 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
-        **check_parts(parts, bundle, context.seed, context.name),
+        **check_parts(parts, bundle, precisions.latents, context.seed, context.name),
     }
     if config.adaptive:
         notes["adaptive"] = _calibrate(model, bundle, context)
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _refuse(model: Denoiser, config: Config, context: Context) -> None:
+    """Raise PassError for what this model cannot be exported as."""
+    hindered = {
+        "the steps of this model were distilled": model.sampling.distilled,
+        "they need batch: 1, or any": (config.batch or 1) > 1,
+        "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
+    }
+    for why in (why for why, found in hindered.items() if config.adaptive and found):
+        raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if config.timesteps == "own" and model.sampling.dtype != torch.int64:
+        raise PassError(
+            f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"
+        )
+    if model.sampling.guidance.kind == "classifier":
+        raise PassError(
+            f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
+            "`distill_steps: {bake_guidance: true}`, before it"
+        )
 
 
 def _own(model: Denoiser) -> list[int]:
@@ -157,22 +162,6 @@ def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[s
     bundle.manifest["sampling"]["adaptive"] = rows
     write_json(bundle.path / "bundle.json", bundle.manifest)
     return rows
-
-
-def _sampler(model: Denoiser, graph: ir.Model) -> ir.Model:
-    """The whole way from noise to image as one graph."""
-    sampling = model.sampling
-    null: dict[str, np.ndarray] = {}
-    scale = None
-    if sampling.guidance.kind == "cfg":
-        scale = sampling.guidance.scale
-        assert model.dropped is not None
-        if sampling.guidance.null_class is not None:
-            null[model.dropped] = np.asarray(sampling.guidance.null_class)
-        elif model.null_embedding is not None:
-            null[model.dropped] = model.null_embedding.cpu().numpy()
-    count = model.family.classes(model.net)
-    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:

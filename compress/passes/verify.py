@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task
-from compress.data import Dataset
+from compress.data import Dataset, read_prompts
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
@@ -28,7 +28,7 @@ from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
 from compress.model.denoiser import Denoiser
 from compress.model.reference import BATCH, Progress, kept_folder
-from compress.pipeline.pipeline import encode_prompts
+from compress.pipeline.pipeline import encode
 from compress.pipeline.text import CONDITION
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
@@ -128,7 +128,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
 
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
     measured_with = yardsticks.Yardsticks(
-        cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else context.dataset,
+        context.pictures or context.dataset,
         context.data,
         config.features,
         config.judge_accuracy,
@@ -137,6 +137,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         baseline.drawer(context.log),
         context.seed,
         baseline.bundle,
+        cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
     )
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
@@ -176,8 +177,9 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
 
 def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     """The prompts of a file, as a data set of which the conditions alone are read."""
-    states = encode_prompts(context.around(), file, progress, context.log)
-    return Dataset(torch.zeros(len(states), 1), {CONDITION: states})
+    texts = read_prompts(file)
+    states = encode(context.around(), texts, progress, context.log)
+    return Dataset(torch.zeros(len(texts), 1), {CONDITION: states}, texts)
 
 
 def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:

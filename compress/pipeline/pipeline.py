@@ -1,7 +1,7 @@
 """A whole pipeline, as diffusers keeps one: a denoiser and the parts around it, which no pass changes yet."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from compress.data import read_prompts
 from compress.errors import CheckpointError, DataError, written
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
@@ -102,16 +101,15 @@ def decoder_of(parts: Parts, name: str) -> Decoder:
     return parts.decoder
 
 
-def encode_prompts(parts: Parts, file: Path, progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
-    """The embeddings [n,tokens,width] of the prompts in a file. Raises DataError without a text encoder."""
-    prompts, text = read_prompts(file), parts.text
-    if text is None:
-        raise DataError(f"{file}: the checkpoint has no text encoder, which prompts need; give `embeddings`")
-    cut = text.cut(prompts)
+def encode(parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
+    """The embeddings [n,tokens,width] of texts. Raises DataError without a text encoder."""
+    if parts.text is None:
+        raise DataError("data: the checkpoint has no text encoder, which prompts and captions need; give `embeddings`")
+    cut = parts.text.cut(texts)
     if cut:
-        log(f"{file}: {len(cut)} prompts are cut to {text.tokens} tokens, e.g. {written(cut[0])}")
-    with progress("encoding prompts", len(prompts)) as task:
-        return text.encode(prompts, task.advance)
+        log(f"{len(cut)} texts are cut to {parts.text.tokens} tokens, e.g. {written(cut[0])}")
+    with progress("encoding texts", len(texts)) as task:
+        return parts.text.encode(texts, task.advance)
 
 
 @dataclass(frozen=True)
