@@ -215,7 +215,7 @@ def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path)
     shutil.copytree(pipeline, tmp_path / "teacher")
     rows = []
     for i, text in enumerate(["a b", "c", "h g", "d"]):
-        write_image(tmp_path / "pictures" / f"{i}.png", 60 * i, "RGB", (16, 16))
+        write_image(tmp_path / "pictures" / f"{i}.png", (60 * i,) * 3, "RGB", (16, 16))
         rows.append(json.dumps({"file_name": f"{i}.png", "text": text}))
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(rows))
     head = {"data": {"source": "folder", "path": "pictures"}, "guidance": GUIDANCE}
