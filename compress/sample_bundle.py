@@ -43,7 +43,7 @@ class Sample:
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
-    from compress.pages.figures import grid
+    from compress.pages.pictures import draw
     from compress.runtime import Bundle
     from compress.runtime.bundle import find
 
@@ -69,7 +69,7 @@ def sample(asked: Sample) -> None:
         write_npz(asked.out, {"samples": images})
     else:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
-        grid(images, asked.out, titles)
+        draw({"": images}, asked.out, titles)
     print(asked.out)
 
 

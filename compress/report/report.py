@@ -50,11 +50,11 @@ class Report(parts.Part):
     environment: parts.Environment
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
-        """(metric, space or nothing, figure) of every figure of quality."""
-        found = [(metric, "", figure) for metric, figure in self.quality.items()]
-        for name, space in self.spaces.items():
-            found += [(metric, name, figure) for metric, figure in space.metrics.items()]
-        return found
+        """(metric, space or nothing, figure) of every figure of quality, those of one metric beside each other."""
+        own = [(metric, "", figure) for metric, figure in self.quality.items()]
+        every = dict.fromkeys(metric for space in self.spaces.values() for metric in space.metrics)
+        spaces = ((metric, name, space.metrics) for metric in every for name, space in self.spaces.items())
+        return own + [(metric, name, found[metric]) for metric, name, found in spaces if metric in found]
 
     @property
     def agreement(self) -> dict[str, bool]:
