@@ -15,26 +15,14 @@ from compress.measure import latency, processes
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
 from compress.model.reference import Progress, noise_like
 from compress.randomness import Draw
-from compress.report.parts import Environment, Failed, Figure, Latency, Process, Row, Side
+from compress.report.parts import Environment, Failed, Figure, Latency, Row, Side, Unit
+from compress.report.report import Costs
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 
 TEACHER, COMPILED, ONNX = (
     Row(side="teacher", engine=engine, scheme="float") for engine in ("PyTorch", "torch.compile", "onnxruntime")
 )
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Parts of the report."""
-
-    teacher: Side
-    student: Side
-    ratios: dict[str, Figure]
-    latency: tuple[Latency, ...]
-    failed: tuple[Failed, ...]
-    process: tuple[Process, ...]
-    environment: Environment
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,22 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
         count, ends = int(np.isfinite(single[slow]).sum()), (low * factor, high * factor)
         ratios[name] = Figure(value=value * factor, better="more", interval=ends, count=count)
     process = processes.measure(teacher, bundle, (TEACHER, student), clock.starts, progress)
-    return Costs(theirs, ours, ratios, tuple(rows), tuple(failed), process, _environment(threads))
+    return Costs(
+        teacher=theirs,
+        student=ours,
+        ratios=ratios,
+        latency=tuple(rows),
+        failed=tuple(failed),
+        process=process,
+        environment=Environment(
+            cpu=latency.processor(),
+            threads=threads,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            onnxruntime=onnxruntime.__version__,
+            compress=__version__,
+        ),
+    )
 
 
 def student_row(bundle: Bundle) -> Row:
@@ -100,14 +103,13 @@ def student_row(bundle: Bundle) -> Row:
     return Row(side="student", engine=bundle.engine.name, scheme=bundle.manifest["scheme"])
 
 
-def guided_row(row: Row) -> Row:
-    """The same with guidance."""
-    return row.model_copy(update={"unit": "guided call"})
+def of_unit(unit: Unit, row: Row) -> Row:
+    """The same for another unit."""
+    return row.model_copy(update={"unit": unit})
 
 
-def whole_row(row: Row) -> Row:
-    """The same with all steps of an image."""
-    return row.model_copy(update={"unit": "whole image"})
+guided_row = functools.partial(of_unit, "guided call")
+whole_row = functools.partial(of_unit, "whole image")
 
 
 def _items(bundle: Bundle, side: str, batch: int) -> int:
@@ -184,15 +186,4 @@ def _side(bundle: Bundle, size: int, call: np.ndarray, image: np.ndarray) -> Sid
         ms_per_call=timing.median,
         ms_per_call_p90=timing.p90,
         ms_per_image=latency.summary(image).median,
-    )
-
-
-def _environment(threads: int) -> Environment:
-    return Environment(
-        cpu=latency.processor(),
-        threads=threads,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        onnxruntime=onnxruntime.__version__,
-        compress=__version__,
     )

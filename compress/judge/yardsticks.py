@@ -14,13 +14,14 @@ from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
 from compress.judge.classifier import Classifier, train_classifier
-from compress.judge.cost import ONNX, Costs
+from compress.judge.cost import ONNX
 from compress.judge.distribution import QUANTILE, frechet_infinity
 from compress.judge.features import LEAST, FeatureSpace, classifier_space, load_extractor, pixel_space, random_space
 from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
 from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.report.parts import FewSteps, Space
+from compress.report.report import Costs
 
 FEW = 600  # images of each few-step baseline
 LEAST_OF_A_CLASS = 8  # fewer, and a resample may hold none of a class

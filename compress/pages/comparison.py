@@ -60,11 +60,12 @@ def caveats(reports: Mapping[str, Report]) -> list[str]:
 def comparison(reports: Mapping[str, Report], folders: Sequence[Path]) -> str:
     """One HTML file with the table, the plots and, from the result folders, the samples of every student."""
     costs = [(name, report.student, _error(report)) for name, report in reports.items()]
+    trades = [] if None in (error for _, _, error in costs) else plots.trades(costs)
     probes = {name: report.probe for name, report in reports.items() if report.probe}
     samples = {name: _home(folder) / "samples.png" for name, folder in zip(reports, folders, strict=True)}
     sections = [
         Section("Side by side", NOTE, tables=[tables.side_by_side(reports)]),
-        Section("Cost against error", "Down and to the left is better.", plots.trades(costs)),
+        Section("Cost against error", "Down and to the left is better.", trades),
         Section("Error along the trajectory", pictures=[plots.probe(probes)] if probes else []),
         *(Section(f"Samples: {name}", pictures=[picture(file)]) for name, file in samples.items() if file.is_file()),
     ]

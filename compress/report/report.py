@@ -23,19 +23,25 @@ def pooled(quality: Mapping[str, parts.Figure], spaces: Mapping[str, parts.Space
     return found
 
 
-class Report(parts.Part):
-    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+class Costs(parts.Part):
+    """What the student costs beside its teacher, and where that was measured."""
 
-    format: Literal[4]
-    recipe: str
-    verdict: parts.Verdict
-    gates: tuple[parts.Decision, ...]
     teacher: parts.Side
     student: parts.Side
     ratios: dict[str, parts.Figure]
     latency: tuple[parts.Latency, ...]
     failed: tuple[parts.Failed, ...]
     process: tuple[parts.Process, ...]
+    environment: parts.Environment
+
+
+class Report(Costs):
+    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+
+    format: Literal[4]
+    recipe: str
+    verdict: parts.Verdict
+    gates: tuple[parts.Decision, ...]
     quality: dict[str, parts.Figure]
     unmeasured: dict[str, str]
     spaces: dict[str, parts.Space]
@@ -47,7 +53,6 @@ class Report(parts.Part):
     quantization: parts.Quantization | None
     reference: parts.Reference
     seed: int
-    environment: parts.Environment
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
         """(metric, space or nothing, figure) of every figure of quality, those of one metric beside each other."""

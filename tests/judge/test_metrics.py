@@ -26,8 +26,7 @@ from compress.judge.metrics import (
     paired_means,
 )
 from compress.pages.page import page
-from compress.report.figure import beside
-from compress.report.parts import Figure, Space
+from compress.report.parts import Figure, Space, beside
 from compress.report.report import read
 from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser
 from tests.sample_report import but, entry, full
