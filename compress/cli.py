@@ -86,25 +86,15 @@ def plan(
 ) -> None:
     """Parameters, MACs, bytes, estimated time and memory after each pass, without training."""
     from compress import terminal
-    from compress.pages.tables import Table
+    from compress.pages import tables
     from compress.plan import plan as rows
     from compress.recipe.inputs import Options
     from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)
     options = Options.on(device, terminal.progress, terminal.log, allow_pickle=allow_pickle)
-    shown = [
-        (
-            row.name,
-            f"{row.params:,}",
-            f"{row.macs / 1e6:,.1f} M",
-            f"{row.bytes / 1e6:.2f} MB" if row.bytes else "",
-            f"{row.seconds:,.0f} s",
-            f"{row.memory_bytes / 1e6:,.0f} MB",
-        )
-        for row in rows(checked, options)
-    ]
-    terminal.table(Table(("after", "parameters", "MACs", "size", "time", "memory"), shown, checked.head.name))
+    fields = ("name", "params", "macs", "bytes", "seconds", "memory_bytes")
+    terminal.table(tables.of("after", [*rows(checked, options)], *fields, title=checked.head.name))
 
 
 @app.command()

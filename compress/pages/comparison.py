@@ -33,15 +33,13 @@ def read(folders: Sequence[Path]) -> dict[str, Report]:
         for key in ("params", "macs"):
             ours, theirs = getattr(first.teacher, key), getattr(report.teacher, key)
             if ours != theirs:
-                raise ReportError(
-                    f"{folder}: has another teacher than {folders[0]} ({key} {theirs:,}, not {ours:,}); "
-                    "compare students of one teacher"
-                )
-        if first.reference.identity != report.reference.identity:
+                said = f"has another teacher than {folders[0]} ({key} {theirs:,}, not {ours:,})"
+                raise ReportError(f"{folder}: {said}; compare students of one teacher")
+        known, other = first.reference.identity, report.reference.identity
+        if known != other:
             raise ReportError(
-                f"{folder}: was judged against another reference than {folders[0]} ({report.reference.identity}, not "
-                f"{first.reference.identity}): another teacher, sampling or number of images; verify both with the "
-                "same recipe"
+                f"{folder}: was judged against another reference than {folders[0]} ({other}, not {known}): "
+                "another teacher, sampling or number of images; verify both with the same recipe"
             )
     return reports
 

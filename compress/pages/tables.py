@@ -125,13 +125,13 @@ def few_steps(report: Report) -> Table:
 
 def processes(report: Report) -> Table:
     """What starting from nothing takes."""
-    return _of("a fresh process", report.process, "name", "cold_start_s", "peak_memory_bytes")
+    return of("a fresh process", report.process, "name", "cold_start_s", "peak_memory_bytes")
 
 
 def stages(report: Report) -> Table:
     """What every pass cost and gained."""
     fields = ("name", "bytes", "ms_per_call", "output_error", "sqnr_db", "params", "macs", "runtime")
-    table = _of("after", report.stages, *fields)
+    table = of("after", report.stages, *fields)
     return Table(table.heads, [(f"{place}. {name}", *rest) for place, (name, *rest) in enumerate(table.rows, 1)])
 
 
@@ -193,7 +193,7 @@ def _ms(row: Latency) -> Cell:
     return Cell(words.ms(row.ms), small=words.span(row.interval, digits=3))
 
 
-def _of(what: str, parts: Sequence[Any], *fields: str) -> Table:
+def of(what: str, parts: Sequence[Any], *fields: str, title: str = "") -> Table:
     """A row for each of the parts, a column for each of its fields, in the words and the form of their own."""
     rows = [tuple(words.say(getattr(part, field), field) for field in fields) for part in parts]
-    return Table((what, *map(words.name, fields[1:])), rows)
+    return Table((what, *map(words.name, fields[1:])), rows, title)

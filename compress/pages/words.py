@@ -39,6 +39,8 @@ NAMES = {
     "call_speedup_over_onnxruntime": "speedup a call over onnxruntime fp32",
     "cold_start_s": "cold start",
     "peak_memory_bytes": "peak memory",
+    "memory_bytes": "memory",
+    "seconds": "time",
 }
 PERCENT = {"class_agreement", "class_accuracy", "classifier_accuracy"}
 SPACES = {
@@ -46,7 +48,6 @@ SPACES = {
     "random": "features of untrained networks",
     "pixels": "principal components of the pixels",
 }
-UNRESOLVED = "not resolved"
 
 
 def name(metric: str) -> str:
@@ -90,12 +91,13 @@ def span(interval: Sequence[float] | None, metric: str = "", say: Callable[..., 
 
 def size(count: float | None) -> str:
     """Bytes in decimal units."""
-    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
-
-
-def amount(count: float | None) -> str:
-    """A large count: 38.9 M."""
-    return _scaled(count, ("", "k", "M", "G", "T"))
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
 
 
 def ms(value: float | None) -> str:
@@ -137,23 +139,13 @@ def finding(figure: Figure) -> str:
     if figure.resolved is None or figure.excess is None:
         return ""
     if not figure.resolved:
-        return UNRESOLVED
+        return "not resolved"
     return "better" if (figure.excess > 0) == (figure.better == "more") else "worse"
 
 
-def _scaled(count: float | None, units: Sequence[str]) -> str:
-    if count is None:
-        return "–"
-    for unit in units:
-        if abs(count) < 999.5 or unit == units[-1]:
-            return f"{count:.3g} {unit}".strip()
-        count /= 1000
-    raise AssertionError
-
-
 _FORMS: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(("bytes", "peak_memory_bytes"), size),
-    **dict.fromkeys(("params", "macs"), amount),
+    **dict.fromkeys(("bytes", "peak_memory_bytes", "memory_bytes"), size),
     "ms_per_call": ms,
     "cold_start_s": lambda seconds: f"{seconds:.2f} s",
+    "seconds": lambda seconds: f"{seconds:,.0f} s",
 }
