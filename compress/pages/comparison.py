@@ -22,9 +22,10 @@ def read(folders: Sequence[Path]) -> dict[str, Report]:
     """
     if len(folders) < 2:
         raise ReportError("compare needs at least two bundles: name two result folders or more")
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) < len(whole):
         raise ReportError("compare: a bundle is named twice")
-    names = [_home(folder).resolve().name for folder in folders]
+    names = [folder.parent.name if folder.name == "onnx" else folder.name for folder in whole]
     if len(set(names)) < len(names):
         names = list(map(str, folders))
     reports = {name: read_report(folder) for name, folder in zip(names, folders, strict=True)}
