@@ -51,7 +51,7 @@ class Sample:
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
-    from compress.pages.figures import grid, picture
+    from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
     from compress.runtime.contents import find
 
@@ -82,7 +82,7 @@ def sample(asked: Sample) -> None:
         picture(images[0], asked.out)
     else:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
-        grid(images, asked.out, titles)
+        draw({"": images}, asked.out, titles)
     print(asked.out)
 
 

@@ -5,9 +5,10 @@ Shares are 0 to 1, ratios of sizes student ÷ teacher, speedups teacher ÷ stude
 
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from compress.report.statistics import Interval
+from compress.report.statistics import Interval, interval
 
 Better = Literal["more", "less"]
 Kind = Literal["min", "max", "margin"]
@@ -54,6 +55,29 @@ class Figure(Part):
             return None
         low, high = self.excess_interval
         return not low <= 0 <= high and abs(self.excess) > self.floor
+
+
+def against(
+    value: float, better: Better, ends: Interval, count: int, teacher: float, floor: float, more: Interval | None = None
+) -> Figure:
+    """A figure beside the teacher's own. more: how much more it is, an interval; None: the teacher's own has none."""
+    return Figure(
+        value=value,
+        better=better,
+        interval=ends,
+        count=count,
+        teacher=teacher,
+        floor=floor,
+        excess=value - teacher,
+        excess_interval=more or (ends[0] - teacher, ends[1] - teacher),
+    )
+
+
+def beside(estimates: np.ndarray, replicates: np.ndarray, better: Better, count: int) -> Figure:
+    """A figure from the student's and the teacher's estimates [2] and their paired bootstrap replicates [rounds, 2]."""
+    (student, teacher), (own, others) = map(float, estimates), replicates.T
+    low, high = interval(others)
+    return against(student, better, interval(own), count, teacher, (high - low) / 2, interval(own - others))
 
 
 class Decision(Part):
