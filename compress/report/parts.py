@@ -14,13 +14,7 @@ Better = Literal["more", "less"]
 Kind = Literal["min", "max", "margin"]
 Verdict = Literal["pass", "fail", "not judged"]
 Unit = Literal["call", "guided call", "whole image", "text", "decoding"]
-_UNITS: dict[Unit, str] = {
-    "call": "",
-    "guided call": "guided ",
-    "whole image": "whole image, ",
-    "text": "text, ",
-    "decoding": "decoding, ",
-}
+_UNITS: dict[Unit, str] = {"call": "", "guided call": "guided "}  # before the rest of a row's name
 
 
 class Part(BaseModel):
@@ -113,8 +107,7 @@ class Engine(Part):
 
 
 class Row(Engine):
-    """What was timed: whose net, and whether one call, one with guidance, or all steps of an image in one call; or what
-    is around the net: a text encoded, a picture decoded."""
+    """What was timed: whose net, in one call, one with guidance, all of an image; or a text or a picture around it."""
 
     side: Literal["teacher", "student"]
     unit: Unit = "call"
@@ -122,7 +115,7 @@ class Row(Engine):
     @property
     def name(self) -> str:
         """As it is printed, wherever it is."""
-        return f"{_UNITS[self.unit]}{self.side}, {self.runtime}"
+        return f"{_UNITS.get(self.unit, f'{self.unit}, ')}{self.side}, {self.runtime}"
 
 
 class Latency(Row):
