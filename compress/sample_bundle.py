@@ -88,10 +88,10 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
-        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+        from compress.data import key, read_embeddings  # needs torch, which a class label does not
 
         if asked.embeddings is None:
-            raise BundleError(f"{model.path}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
+            raise BundleError(f"{model.path}: takes {name}; give --embeddings with an .npz that holds `{key(name)}`")
         given = read_embeddings(asked.embeddings, name)
         conditions[name] = given[turns % len(given)]
     return conditions

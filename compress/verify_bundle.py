@@ -50,7 +50,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
             [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
         )
     given = [name for name in bundle.conditions if name != "class_labels"]
-    if given and manifest["data"] == "teacher":
+    if given:
         raise RecipeError(
             [
                 f"{bundle.path}: takes {' and '.join(given)}, and does not hold those of its teacher's samples; name "
@@ -63,9 +63,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     if bundle.guidance["kind"] != "none" and not bundle.guidance.get("null"):
         raise RecipeError([f"{bundle.path}: its teacher is guided by a classifier; name its recipe with --recipe"])
     if bundle.guidance["kind"] != "none":
-        (null,) = bundle.guidance["null"].values()
-        key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
-        head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
+        head["guidance"] = {"scale": bundle.guidance["scale"], "null_class": bundle.guidance["null"]["class_labels"]}
     config = _earlier(bundle.path.parent)
     file = bundle.path / "bundle.json"
     try:

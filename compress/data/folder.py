@@ -1,5 +1,6 @@
 """Images in a folder."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,9 @@ class Folder(Frozen):
     path: Directory
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
-    def read(self, shape: tuple[int, ...], labelled: bool) -> Dataset:
+    def read(self, shape: tuple[int, ...], conditions: Collection[str]) -> Dataset:
         """All images, one after the other, and the numbers of their subfolders."""
+        labelled = "class_labels" in conditions
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder of images")
         if len(shape) != 3:

@@ -12,4 +12,4 @@ class FromTeacher(Frozen):
 
     source: Literal["teacher"]
     count: int = Field(2000, ge=1, le=10_000_000)
-    embeddings: File | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
+    embeddings: File | None = Field(None, description=".npz with the conditions to draw for: `embeddings` of texts …")

@@ -137,7 +137,7 @@ def _key(teacher: Denoiser) -> str:
     versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")]
     left_out = sampling_of(_without_classifier(teacher))["guidance"].get("null")
     about = map(str, (teacher.conditions, teacher.classes, left_out, teacher.sampling.dtype, code.hexdigest()))
-    null = {} if teacher.null_embedding is None else {"null": teacher.null_embedding}
+    null = {f"null.{name}": value for name, value in teacher.null.items()}
     return net_identity(teacher, *about, *versions, **null)[:24]
 
 

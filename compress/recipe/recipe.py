@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from compress import passes
 from compress.contract import PassConfig
@@ -20,9 +20,10 @@ from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, raising, read_text
 from compress.model.denoiser import Denoiser, Quantized
+from compress.recipe.guidance import GuidanceOptions
 from compress.recipe.yaml_reader import NoYaml, YamlReader, load
 from compress.runtime import Bundle
-from compress.settings import File, Frozen, absolute
+from compress.settings import Frozen, absolute
 
 BYTES = 2**16  # of a recipe file
 _WORDS: dict[object, str] = {
@@ -31,34 +32,6 @@ _WORDS: dict[object, str] = {
     Bundle: "an exported bundle",
     type(None): "no model yet",
 }
-
-
-class GuidanceOptions(Frozen):
-    """Guidance, classifier-free or by a classifier. One of null_class, null_embedding and classifier is given."""
-
-    scale: float = Field(
-        ge=0,
-        le=100,
-        description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance. With a classifier: the factor of "
-        "its gradient; 0: no guidance",
-    )
-    null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
-    null_embedding: File | None = Field(
-        None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
-    )
-    classifier: File | None = Field(
-        None,
-        description="TorchScript file (.pt) of a classifier of noisy samples, f(sample, timestep) → logits, for a "
-        "class-conditional model",
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "GuidanceOptions":
-        if [self.null_class, self.null_embedding, self.classifier].count(None) != 2:
-            raise ValueError(
-                "give one of null_class (class-conditional), null_embedding (text-conditional), classifier"
-            )
-        return self
 
 
 class Head(Frozen):

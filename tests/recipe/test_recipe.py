@@ -17,7 +17,8 @@ from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
 from compress.families import FAMILIES
 from compress.recipe import recipe
-from compress.recipe.recipe import GuidanceOptions, Head, Recipe
+from compress.recipe.guidance import GuidanceOptions
+from compress.recipe.recipe import Head, Recipe
 from tests.conftest import write_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
