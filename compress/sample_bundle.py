@@ -109,10 +109,10 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
-        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+        from compress.data import key, read_embeddings  # needs torch, which a class label does not
 
         if asked.embeddings is None:
-            wanted = f"--embeddings with an .npz that holds `{KEYS[name]}`"
+            wanted = f"--embeddings with an .npz that holds `{key(name)}`"
             wanted = wanted if model.text is None else f"--prompt, or {wanted}"
             raise BundleError(f"{model.path}: takes {name}; give {wanted}")
         given = read_embeddings(asked.embeddings, name)

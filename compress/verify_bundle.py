@@ -50,7 +50,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     lacks = ""
     if manifest["data"] not in ("digits", "teacher", None):
         lacks = f"was made with data of its own ({manifest['data']})"
-    elif given and manifest["data"] == "teacher":
+    elif given:
         lacks = f"takes {' and '.join(given)}, and does not hold those of its teacher's samples"
     elif bundle.guidance["kind"] != "none" and not bundle.guidance.get("null"):
         lacks = "its teacher is guided by a classifier"
@@ -60,9 +60,7 @@ def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}
     if bundle.guidance["kind"] != "none":
-        (null,) = bundle.guidance["null"].values()
-        key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
-        head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
+        head["guidance"] = {"scale": bundle.guidance["scale"], "null_class": bundle.guidance["null"]["class_labels"]}
     config = _earlier(bundle.path.parent)
     file = bundle.path / "bundle.json"
     try:

@@ -245,5 +245,5 @@ def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path)
 def test_captions_that_cannot_be_read(tmp_path: Path, line: str, said: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(DataError) as caught:
-        Folder(source="folder", path=tmp_path).read((3, 8, 8), False)
+        Folder(source="folder", path=tmp_path).read((3, 8, 8), ())
     assert said in str(caught.value)

@@ -211,10 +211,9 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     if known is not None and not asked <= set(known):
         raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
     null = sampling["guidance"].get("null", {})
-    if not set(null) <= set(inputs):
-        raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
-    if len(null) > 1:
-        raise _Fault(f"sampling.guidance.null: should be of one input; got {sorted(null)}")
+    others = set(null) - (set(inputs) - {"sample", "timestep"})
+    if others:
+        raise _Fault(f"sampling.guidance.null: should be of conditions; got {sorted(others)[0]!r}")
     for name, value in null.items():
         if isinstance(value, int) is not inputs[name]["dtype"].startswith("int"):
             raise _Fault(f"sampling.guidance.null.{name}: should be a class for labels, a file for embeddings")
