@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from compress.errors import BundleError
+from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
 from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
@@ -55,7 +55,7 @@ def _mapping(check: Check, names: str = ".*") -> Check:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
         for name, one in value.items():
             _if("of plain names", lambda v: re.fullmatch(names, v, re.ASCII | re.DOTALL) is not None)(name, key)
-            check(one, f"{key}.{reprlib.repr(name)[1:-1]}")
+            check(one, f"{key}.{written(name)}")
 
     return all_of
 
