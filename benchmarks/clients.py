@@ -95,8 +95,8 @@ def main() -> None:
     write_json(RESULTS, {"asked": ASKED, "rows": rows})
     lines = [f"| {r['client']} ({r['versions']}) | {r['scheme']} | {r['psnr_db']} |" for r in rows]
     about = [
-        "`python -m benchmarks.clients`: the emoji teacher as our bundle, drawn from by other pipelines, from the noise",
-        "that our runtime drew from.",
+        "`python -m benchmarks.clients`: the emoji teacher as our bundle, drawn from by other pipelines, from the same",
+        "noise as by our runtime.",
     ]
     head = ["| client | bundle | PSNR to our pictures, dB |", "|---|---|---:|"]
     table = ["# Other people's pipelines", "", *about, "", *head, *lines, ""]
