@@ -83,13 +83,12 @@ class Finished:
 class Context:
     """What a pass may use besides its model and its config.
 
-    name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
-    given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
-    folder. teacher, dataset: loaded when first asked for. pictures: the data set as it is seen, where `dataset` has
-    latents. around: what is around the teacher's net; parts: around that
-    of the model so far. finished: the passes before
-    this one that changed the model. allow_pickle: whether files that are programs may be run. progress: `with
-    progress("sampling", total) as task` shows a bar. guidance, sampling: as the recipe asks.
+    name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and given back to it
+    when it runs again. output: what a pass leaves here is moved to the recipe's output folder. teacher, dataset: loaded
+    when first asked for. pictures: the data set as it is seen, where `dataset` has latents. around: what is around the
+    teacher's net; parts: around that of the model so far. finished: the passes before this one that changed the model.
+    allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as task` shows
+    a bar. guidance, sampling: as the recipe asks.
     """
 
     name: str

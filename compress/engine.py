@@ -137,7 +137,8 @@ class _Run:
             if record["stored"] is not None:
                 stored = folder / record["stored"]
                 self.load = cache(self._loader(stored))
-                self.parts = cache(partial(parts, str(stored), None))
+                if record["stored"] == "model":
+                    self.parts = cache(partial(parts, str(stored), None))
                 if not passes.on_decoder(step.kind):
                     self.finished.append(Finished(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe

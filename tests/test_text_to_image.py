@@ -1,5 +1,6 @@
 """From prompt to pixels: a whole pipeline through recipe, bundle and command line."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from compress.data import Folder, read_prompts
 from compress.errors import BundleError, CheckpointError, DataError, RecipeError
 from compress.judge.quality import sqnr
 from compress.model.reference import silent
-from compress.pipeline.pipeline import encode, parts
+from compress.pipeline.pipeline import Parts, decoder_of, encode, parts
 from compress.recipe.recipe import read
 from compress.report import report as reports
 from compress.runtime import Bundle
@@ -152,14 +153,23 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
         (teacher / "model_index.json").write_text(json.dumps({**index, **changes}))
         return teacher
 
-    with pytest.raises(CheckpointError, match=r"text_encoder is a T5EncoderModel; .* give `null_embedding`"):
-        _ = parts(str(without(text_encoder=["transformers", "T5EncoderModel"])), None).text
-    with pytest.raises(CheckpointError, match="has a text_encoder and no tokenizer"):
-        _ = parts(str(without(tokenizer=[None, None])), None).text
-    with pytest.raises(CheckpointError, match=r"vae is a AutoencoderDC; supported are AutoencoderKL"):
-        _ = parts(str(without(vae=["diffusers", "AutoencoderDC"])), None).decoder
-    with pytest.raises(DataError, match="has no text encoder, which prompts and captions need"):
-        encode(parts(str(without(text_encoder=[None, None])), None), ["a"], silent, print)
+    t5 = {"text_encoder": ["transformers", "T5EncoderModel"]}
+    two = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    for changes, said in (
+        (t5, "text_encoder is a T5EncoderModel, and texts are encoded by one CLIPTextModel alone: give `embeddings`"),
+        (two, "text_encoder_2 is a CLIPTextModelWithProjection, and texts"),
+        ({"tokenizer": [None, None]}, "has a text_encoder and no tokenizer"),
+        ({"text_encoder": [None, None]}, "has no text_encoder"),
+    ):
+        (teacher / "text_encoder_2").mkdir(exist_ok=True)
+        with pytest.raises(DataError) as caught:
+            encode(parts(str(without(**changes)), None), ["a"], silent, print)
+        assert said in str(caught.value)
+    with pytest.raises(DataError, match="of a hub id, unless `pipeline: true`"):
+        encode(Parts(), ["a"], silent, print)
+    deep = parts(str(without(vae=["diffusers", "AutoencoderDC"])), None)
+    with pytest.raises(CheckpointError, match=r"one of AutoencoderKL.*; found vae: AutoencoderDC"):
+        decoder_of(dataclasses.replace(deep, folders={"vae": deep.folders["vae"]}), "compress_decoder")
     prompts.write_text(" \n\n")
     with pytest.raises(DataError, match="holds no texts; write one a line"):
         read_prompts(prompts)
@@ -247,3 +257,19 @@ def test_captions_that_cannot_be_read(tmp_path: Path, line: str, said: str) -> N
     with pytest.raises(DataError) as caught:
         Folder(source="folder", path=tmp_path).read((3, 8, 8), ())
     assert said in str(caught.value)
+
+
+def test_parts_of_other_kinds_travel_and_the_net_is_exported_without_them(pipeline: Path, tmp_path: Path) -> None:
+    """As it was for a pipeline whose texts come as embeddings."""
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    index = read_json(tmp_path / "teacher" / "model_index.json")
+    other = {"text_encoder": ["transformers", "T5EncoderModel"], "vae": ["diffusers", "AutoencoderDC"]}
+    (tmp_path / "teacher" / "model_index.json").write_text(json.dumps({**index, **other}))
+    np.save(tmp_path / "null.npy", np.zeros((5, 12), np.float32))
+    prune = {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1"}}
+    out = apply(tmp_path, [prune, {"export_onnx": {}}], guidance={**GUIDANCE, "null_embedding": "null.npy"})
+    bundle = Bundle(out / "onnx")
+    assert bundle.text is None and bundle.decoder is None
+    assert (out / "student" / "text_encoder" / "model.safetensors").is_file()
+    samples = np.zeros((2, 4, 8, 8), np.float32)
+    assert bundle.pixels(samples) is samples

@@ -11,8 +11,7 @@ from torch import nn
 
 from compress.errors import CheckpointError
 
-_LIKE = ("Autoencoder", "VQModel", "ConsistencyDecoder")  # how the classes of decoders are called
-_KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
+KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 BATCH = 20  # pictures at once
 
 
@@ -65,16 +64,14 @@ class Decoder:
         return torch.cat(parts)
 
 
-def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> Decoder | None:
-    """The decoder among a pipeline's folders, in float32; None: there is none. kinds: class of each.
+def load(folders: Mapping[str, Path], kinds: Mapping[str, str]) -> Decoder | None:
+    """The decoder among a pipeline's folders, in float32; None: there is none, or one of another kind.
 
-    Raises CheckpointError for what cannot be read, and for decoders that are not supported.
+    kinds: class of each. Raises CheckpointError for what cannot be read.
     """
-    name = next((name for name, kind in kinds.items() if name in folders and kind.startswith(_LIKE)), None)
+    name = next((name for name, kind in kinds.items() if kind in KINDS), None)
     if name is None:
         return None
-    if kinds[name] not in _KINDS:
-        raise CheckpointError(f"{where}: {name} is a {kinds[name]}; supported are {', '.join(_KINDS)}")
     try:
         net, about = getattr(diffusers, kinds[name]).from_pretrained(
             folders[name], torch_dtype=torch.float32, local_files_only=True, use_safetensors=True,
@@ -82,7 +79,9 @@ def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> D
         )  # fmt: skip
     except Exception as error:  # diffusers raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{folders[name]}: cannot be read: {reason}") from None
+        raise CheckpointError(
+            f"{folders[name]}: cannot be read: {reason}; save it again, or go without by `pipeline: false`"
+        ) from None
     if about["missing_keys"]:
         missing = ", ".join(sorted(about["missing_keys"])[:3])
         raise CheckpointError(f"{folders[name]}: has no weights for {missing}; save it again")

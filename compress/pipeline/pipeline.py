@@ -56,13 +56,13 @@ class Parts:
 
     @cached_property
     def text(self) -> TextEncoder | None:
-        """What makes conditions of texts. Raises CheckpointError."""
+        """What makes conditions of texts, if it is of a kind that is known. Raises CheckpointError."""
         return text.load(self.folders, self.kinds, self.where)
 
     @cached_property
     def decoder(self) -> Decoder | None:
-        """What makes pixels of samples. Raises CheckpointError."""
-        return self.made or decoder.load(self.folders, self.kinds, self.where)
+        """What makes pixels of samples, if it is of a kind that is known. Raises CheckpointError."""
+        return self.made or decoder.load(self.folders, self.kinds)
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
@@ -97,14 +97,19 @@ def index_of(model: Denoiser, parts: Parts) -> dict[str, Any]:
 def decoder_of(parts: Parts, name: str) -> Decoder:
     """The decoder that a pass of this name works on. Raises CheckpointError where there is none."""
     if parts.decoder is None:
-        raise CheckpointError(f"{name}: the model has no decoder; its checkpoint should be a pipeline with one")
+        known, found = ", ".join(decoder.KINDS), ", ".join(f"{part}: {kind}" for part, kind in parts.kinds.items())
+        raise CheckpointError(
+            f"{name}: the model has no decoder; its checkpoint should be a pipeline with one of {known}; found "
+            f"{found or 'a net alone'}"
+        )
     return parts.decoder
 
 
 def encode(parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
     """The embeddings [n,tokens,width] of texts. Raises DataError without a text encoder."""
     if parts.text is None:
-        raise DataError("data: the checkpoint has no text encoder, which prompts and captions need; give `embeddings`")
+        why = text.lacking(parts.kinds) if parts.index else "is a net alone (of a hub id, unless `pipeline: true`)"
+        raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
     cut = parts.text.cut(texts)
     if cut:
         log(f"{len(cut)} texts are cut to {parts.text.tokens} tokens, e.g. {written(cut[0])}")

@@ -53,23 +53,26 @@ class TextEncoder:
         return torch.cat(parts)
 
 
-def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> TextEncoder | None:
-    """The text encoder among a pipeline's folders, in float32; None: there is none. kinds: class of each.
+def lacking(kinds: Mapping[str, str]) -> str | None:
+    """Why texts cannot be encoded by a pipeline whose parts are of these classes; None: they can."""
+    encoder, tokenizer = FOLDERS
+    others = [f"{name} is a {kind}" for name, kind in kinds.items() if name.startswith(f"{encoder}_")]
+    if encoder not in kinds:
+        return f"has no {encoder}"
+    if kinds[encoder] not in _ENCODERS or others:
+        found = ", ".join([f"{encoder} is a {kinds[encoder]}", *others])
+        return f"{found}, and texts are encoded by one {' or '.join(_ENCODERS)} alone"
+    return None if tokenizer in kinds else f"has a {encoder} and no {tokenizer}"
 
-    Raises CheckpointError for what cannot be read, and for encoders that are not supported.
+
+def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> TextEncoder | None:
+    """The text encoder among a pipeline's folders, in float32; None: there is none, or one of another kind.
+
+    kinds: class of each. Raises CheckpointError for what cannot be read.
     """
-    if FOLDERS[0] not in folders:
+    if lacking(kinds) is not None:
         return None
-    others = [name for name in kinds if name.startswith("text_encoder_")]
-    found = kinds[others[0]] if others else kinds[FOLDERS[0]]
-    if others or found not in _ENCODERS:
-        known, name = ", ".join(_ENCODERS), others[0] if others else FOLDERS[0]
-        raise CheckpointError(
-            f"{where}: {name} is a {found}; texts are encoded by one {known} alone: give `null_embedding` under "
-            "guidance, and data with `embeddings`"
-        )
-    if FOLDERS[1] not in folders:
-        raise CheckpointError(f"{where}: has a text_encoder and no tokenizer; add its folder")
+    found = kinds[FOLDERS[0]]
     with _quiet() as transformers:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folders[FOLDERS[1]], local_files_only=True)
@@ -79,7 +82,10 @@ def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> T
             )  # fmt: skip
         except Exception as error:  # transformers raises many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{where}: text_encoder or tokenizer cannot be read: {reason}") from None
+            raise CheckpointError(
+                f"{where}: text_encoder or tokenizer cannot be read: {reason}; save them again, or go without by "
+                "`pipeline: false`"
+            ) from None
     missing = sorted(about["missing_keys"])
     if missing:
         raise CheckpointError(f"{folders[FOLDERS[0]]}: has no weights for {', '.join(missing[:3])}; save it again")

@@ -169,7 +169,7 @@ def test_saved_and_loaded_it_is_identical(name: str, results: dict[str, PassResu
         loaded: Any = Bundle(model.path)
     elif isinstance(model, Decoder):
         model.net.save_pretrained(tmp_path / "vae")  # type: ignore[operator]
-        loaded = decoder.load({"vae": tmp_path / "vae"}, {"vae": "AutoencoderTiny"}, "here")
+        loaded = decoder.load({"vae": tmp_path / "vae"}, {"vae": "AutoencoderTiny"})
     else:
         checkpoint.save(model, tmp_path / "saved")
         loaded = checkpoint.load(tmp_path / "saved")
