@@ -11,10 +11,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
 
-from compress.data import Folder, read_prompts
+from compress.data import Dataset, Folder, read_prompts
 from compress.errors import BundleError, CheckpointError, DataError, RecipeError
 from compress.judge.quality import sqnr
-from compress.model.reference import silent
+from compress.judge.yardsticks import Yardsticks
+from compress.model.reference import Drawn, silent
 from compress.pipeline.pipeline import Parts, decoder_of, encode, parts
 from compress.recipe.recipe import read
 from compress.report import report as reports
@@ -120,6 +121,9 @@ def test_the_student_is_a_pipeline_that_diffusers_loads_and_this_package_too(com
     made = DiffusionPipeline.from_pretrained(compressed / "student")
     assert isinstance(made.vae, AutoencoderTiny)
     assert made.vae.config.decoder_block_out_channels == [4, 4]
+    before = compressed / "passes" / "01-prune_channels" / "model" / "vae"  # its files are linked
+    for file in before.iterdir():
+        assert file.read_bytes() == (compressed.parent / "teacher" / "vae" / file.name).read_bytes()
     found = parts(str(compressed / "student"), None)
     assert found.decoder is not None and found.decoder.shape((4, 8, 8)) == (3, 16, 16)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -273,3 +277,16 @@ def test_parts_of_other_kinds_travel_and_the_net_is_exported_without_them(pipeli
     assert (out / "student" / "text_encoder" / "model.safetensors").is_file()
     samples = np.zeros((2, 4, 8, 8), np.float32)
     assert bundle.pixels(samples) is samples
+
+
+def test_a_student_is_judged_by_its_own_text_encoder(compressed: Path, pipeline: Path) -> None:
+    bundle, own = Bundle(compressed / "onnx"), parts(str(pipeline), None).text
+    assert bundle.text is not None and own is not None
+    texts = ["a b", "c", "a b"]
+    asked = Dataset(torch.zeros(3, 1), {"encoder_hidden_states": own.encode(texts)}, texts)
+    picked = torch.tensor([1, 2, 2, 0])
+    noise = torch.zeros(4, 4, 8, 8)
+    drawn = Drawn(noise, {"encoder_hidden_states": asked.conditions["encoder_hidden_states"][picked]}, noise)
+    told = Yardsticks(lambda: asked, None, (), 0.9, silent).as_told(bundle, drawn).conditions["encoder_hidden_states"]
+    np.testing.assert_array_equal(told.numpy(), bundle.text.encode([texts[i] for i in picked]))
+    assert 15 < sqnr(drawn.conditions["encoder_hidden_states"].numpy(), told.numpy()) < 60
