@@ -26,7 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "clients.json"
 WORKER = Path(__file__).with_name("client_worker.py")
 TORCH = "torch>=2.9,<2.14"
 CLIENTS = {
-    "optimum": (TORCH, "optimum-onnx[onnxruntime]", "diffusers", "accelerate"),
+    # optimum-onnx 0.1 needs what is older than our own; left to itself pip looks for it for minutes
+    "optimum": (TORCH, "optimum-onnx[onnxruntime]==0.1.0", "diffusers==0.39.0", "transformers==4.57.6"),
     "openvino_genai": ("openvino-genai", "openvino-tokenizers", "transformers", "numpy"),
 }
 PASSES = {
