@@ -9,6 +9,7 @@ from typing import Any, NewType
 import torch
 from torch import nn
 
+from compress.devices import send
 from compress.diffusion.levels import spread
 from compress.diffusion.sampling import Sampling
 from compress.families.family import Condition, Family
@@ -135,7 +136,7 @@ def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> 
     if null_class is not None:
         return {**conditions, name: torch.full_like(value, null_class)}
     assert model.null_embedding is not None, "without a null class there is a null embedding"
-    return {**conditions, name: model.null_embedding.to(value).expand_as(value)}
+    return {**conditions, name: send(model.null_embedding, value.device).to(value.dtype).expand_as(value)}
 
 
 def predict(

@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from compress.contract import Context, PassConfig
 
 LARGEST_BATCH = 65_536
+COMPILE_FROM = 2000  # steps that win back on one GPU what compiling takes
 
 
 class EarlyStop(PassConfig):
@@ -31,6 +33,17 @@ class TrainingConfig(PassConfig):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weight average, which is the result; 0: none")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the forward pass")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: its two averages a weight take 2 bytes instead of 8 (torchao)"
+    )
+    recompute: bool = Field(
+        False, description="compute activations again for the backward pass: far less memory, a third more time"
+    )
+    compile: bool | None = Field(
+        None,
+        description="fuse kernels by torch.compile, which takes minutes at the start; default: on CUDA from "
+        f"{COMPILE_FROM} steps on",
+    )
     early_stop: EarlyStop | None = Field(
         None, description="end when the losses of held-out images get no better, with the best weights so far"
     )
@@ -40,6 +53,10 @@ class TrainingConfig(PassConfig):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
         return self
+
+    def compiled(self, device: torch.device) -> bool:
+        """Whether nets are compiled on this device."""
+        return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

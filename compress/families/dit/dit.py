@@ -62,7 +62,8 @@ class _Positional(nn.Module):
     ) -> torch.Tensor:
         scalars = tuple(value for value in (first, second) if value is not None)
         given: Any = (labels, scalars) if scalars else labels
-        output: torch.Tensor = self.net(sample.to(self.net.dtype), timestep, given, return_dict=False)[0]
+        dtype = next(self.net.parameters()).dtype  # the net's own `dtype` goes through all of its modules
+        output: torch.Tensor = self.net(sample.to(dtype), timestep, given, return_dict=False)[0]
         return output[:, : sample.shape[1]].to(sample.dtype)
 
 
@@ -136,6 +137,7 @@ FAMILY = Family(
     attention=shared.projections,
     protected=_protected,
     blocks=_removable,
+    units=lambda net: list(_blocks(net)),
     left={Passthrough.kind: Passthrough},
     repair=_repair,
     tables=_tables,

@@ -60,7 +60,7 @@ class Positional(nn.Module):
         third: torch.Tensor | None = None,
         fourth: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        dtype = self.net.dtype
+        dtype = next(self.net.parameters()).dtype  # the net's own `dtype` goes through all of its modules
         given = [value for value in (first, second, third, fourth) if value is not None]
         conditions, scalars = given[: len(self.conditions)], tuple(given[len(self.conditions) :])
         conditions = [value.to(dtype) if value.is_floating_point() else value for value in conditions]
@@ -178,6 +178,7 @@ unet = partial(
     attention=shared.projections,
     protected=protected,
     blocks=blocks.blocks,
+    units=blocks.units,
     left={kind.kind: kind for kind in (Shortcut, Passthrough)},
     layouts={name: partial(blocks.layout, name) for name in ("bk-base", "bk-small", "bk-tiny")},
     repair=repair,

@@ -38,7 +38,7 @@ class _Positional(nn.Module):
         self.net: Any = net
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.net(sample.to(self.net.dtype), timestep, return_dict=False)[0]
+        output: torch.Tensor = self.net(sample.to(next(self.net.parameters()).dtype), timestep, return_dict=False)[0]
         return output.to(sample.dtype)
 
 
@@ -95,6 +95,7 @@ FAMILY = Family(
     attention=lambda net: {},
     protected=_protected,
     blocks=_blocks,
+    units=lambda net: [path for path, module in net.named_modules() if isinstance(module, ResConvBlock)],
     left={Passthrough.kind: Passthrough},
     repair=lambda net: None,
     counterpart=counterpart,
