@@ -10,20 +10,20 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from benchmarks.bars import finish
+from benchmarks.gpu_by_hand import DEVICE, PRECISION, TYPE, ByHand
 from benchmarks.gpu_pairs import PAIRS, built
 from compress import terminal, training
 from compress.contract import Context
-from compress.data import Batch, Dataset
+from compress.data import Dataset
 from compress.diffusion.schedulers import SamplingOptions
 from compress.files import sha256, write_json, write_text
 from compress.measure import counts
@@ -34,68 +34,22 @@ from compress.recipe.identity import digest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-WARM, TURN, TURNS = 4, 8, 4  # steps before the clock counts, steps of either side in a turn, and turns
+WARM, TURN, TURNS = 4, 6, 4  # steps before the clock counts, steps of either side in a turn, and turns
 MODES: dict[str, dict[str, Any]] = {
     "eager": {"compile": False},
     "compiled": {"compile": True},
     "lean": {"compile": False, "recompute": True, "optimizer": "adamw_8bit"},
 }
-ROWS = [(pair, mode) for mode in MODES for pair in PAIRS if mode != "lean" or pair != "dit"]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-PRECISION, TYPE = ("bf16", torch.bfloat16) if DEVICE.type == "cuda" else ("fp32", torch.float32)
+ROWS = [(pair, mode) for mode in ("eager", "lean", "compiled") for pair in PAIRS if mode != "lean" or pair != "dit"]
 SIDES = ("distill", "by hand")
-
-
-class ByHand:
-    """The step that anyone would write: losses of outputs and stages, clipping, fused AdamW, an average."""
-
-    def __init__(self, teacher: Denoiser, student: Denoiser, batch: Batch) -> None:
-        self.teacher, self.student, self.batch = teacher, student, batch
-        self.paths = [path for path, _ in student.family.stages(student.net).values()]
-        self.parameters = list(student.net.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, fused=True)
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-
-    def step(self) -> None:
-        """One step; nothing is waited for."""
-        images = self.batch.images
-        noise, timestep = torch.randn_like(images), torch.randint(1000, (len(images),), device=DEVICE)
-        share = (timestep / 1000).view(-1, *[1] * (images.ndim - 1))
-        asked = ((1 - share) * images + share * noise, timestep, *self.batch.conditions.values())
-        self.optimizer.zero_grad()
-        with torch.autocast(DEVICE.type, TYPE, enabled=PRECISION != "fp32"):
-            with torch.no_grad():
-                wanted, theirs = self._ask(self.teacher, asked)
-            found, ours = self._ask(self.student, asked)
-        stages = [_error(mine, other) for mine, other in zip(ours, theirs, strict=True)]
-        (_error(found, wanted) + torch.stack(stages).mean()).backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        torch._foreach_lerp_(self.average, self.parameters, 0.001)
-
-    def _ask(self, model: Denoiser, asked: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(output, outputs of the stages)."""
-        kept: list[torch.Tensor] = []
-
-        def keep(_block: object, _inputs: object, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-
-        handles = [model.net.get_submodule(path).register_forward_hook(keep) for path in self.paths]
-        output = model.module(*asked)
-        for handle in handles:
-            handle.remove()
-        return output, kept
-
-
-def _error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return nn.functional.mse_loss(found.float(), wanted.float()) / wanted.float().square().mean()
 
 
 class Turns:
     """A progress bar that times `distill` and, after every so many steps of its, lets the other side take as many."""
 
     def __init__(self, make: Callable[[], ByHand] | None) -> None:
-        self.make, self.hand = make, None
+        self.make = make
+        self.hand: ByHand
         self.taken: dict[str, list[float]] = {side: [] for side in SIDES}
         self.bytes, self.count, self.began, self.warm = 0, 0, time.perf_counter(), 0.0
 
@@ -114,16 +68,17 @@ class Turns:
         self.began = time.perf_counter()
 
     def _by_hand(self, make: Callable[[], ByHand]) -> None:
-        if self.hand is None:
+        if self.count == WARM:
             self.hand = make()
-            self._steps(self.hand, WARM)
-        if self.count > WARM:
-            self.taken["by hand"].append(self._steps(self.hand, TURN))
+            self._steps(WARM)
+        else:
+            self.taken["by hand"].append(self._steps(TURN))
 
-    def _steps(self, hand: ByHand, count: int) -> float:
+    def _steps(self, count: int) -> float:
+        """Seconds each; the first are taken when `distill` has warmed up."""
         began = time.perf_counter()
         for _ in range(count):
-            hand.step()
+            self.hand.step()
         _finished()
         return (time.perf_counter() - began) / count
 
@@ -167,7 +122,12 @@ def measure(name: str, mode: str, small: bool) -> dict[str, Any]:
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    settings = {"steps": WARM + TURN * TURNS, "batch_size": batch_size, "precision": PRECISION, "learning_rate": 1e-5}
+    settings = {
+        "steps": WARM + (0 if mode == "lean" else TURN * TURNS),
+        "batch_size": batch_size,
+        "precision": PRECISION,
+        "learning_rate": 1e-5,
+    }
     config = distill.Config.model_validate(settings | MODES[mode])
     with tempfile.TemporaryDirectory() as folder:
         bar = Turns(None)
@@ -175,7 +135,8 @@ def measure(name: str, mode: str, small: bool) -> dict[str, Any]:
         objective = distill.imitation(model, config, context)
         batch = data.batch(batch_size, 0).to(DEVICE)
         bar.make = (lambda: ByHand(teacher, objective.student, batch)) if mode != "lean" else None
-        training.train(objective, objective.student.net, config, context, data)
+        with torch.compiler.set_stance("force_eager" if mode == "lean" else "default"):  # its memory alone counts
+            training.train(objective, objective.student.net, config, context, data)
     operations = 2 * batch_size * (counts.macs(teacher) + 3 * counts.macs(objective.student))
     return {
         "batch_size": batch_size,
@@ -228,12 +189,13 @@ def table(found: dict[str, Any]) -> str:
     lines = []
     for key, row in found["rows"].items():
         name, mode = key.split("/")
-        ours, hand = (float(np.median(row["seconds"][side])) if row["seconds"][side] else None for side in SIDES)
-        assert ours is not None
-        beside = f"{hand:.4f} | {ours / hand:.3f}" if hand else " | "
+        figures = "| | | | "
+        if mode != "lean":
+            ours, hand = (float(np.median(row["seconds"][side])) for side in SIDES)
+            figures = f"{ours:.4f} | {hand:.4f} | {ours / hand:.3f} | {row['batch_size'] / ours:.1f} | "
+            figures += f"{row['operations'] / ours / found['peak']:.0%}"
         lines.append(
-            f"| {PAIRS[name].title} | {mode} | {ours:.4f} | {beside} | {row['batch_size'] / ours:.1f} | "
-            f"{row['operations'] / ours / found['peak']:.0%} | {row['bytes'] / 1e9:.1f} | "
+            f"| {PAIRS[name].title} | {mode} | {figures} | {row['bytes'] / 1e9:.1f} | "
             f"{row['first_steps_seconds']:.0f} |"
         )
     return head + "\n".join(lines) + "\n"

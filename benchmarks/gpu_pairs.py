@@ -63,11 +63,11 @@ class Pair:
 PAIRS = {
     "sd15": Pair("SD 1.5, bk-small", SD15, "bk-small", 8,
                  {"sample_size": 16, "block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32}),
+    "dit": Pair("DiT-XL/2, half its depth", DIT, None, 64,
+                {"sample_size": 8, "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 16}),
     "sdxl": Pair("SDXL, bk-small", SDXL, "bk-small", 4,
                  {"sample_size": 16, "block_out_channels": [32, 32, 64], "cross_attention_dim": 32,
                   "transformer_layers_per_block": [1, 1, 2], "attention_head_dim": [2, 2, 4]}),
-    "dit": Pair("DiT-XL/2, half its depth", DIT, None, 64,
-                {"sample_size": 8, "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 16}),
 }  # fmt: skip
 
 

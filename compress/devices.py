@@ -22,3 +22,10 @@ class Arriving:
             self._there.synchronize()
         numbers: list[float] = self._numbers.tolist()
         return numbers
+
+
+def memory(device: torch.device) -> tuple[int, int] | None:
+    """(bytes that tensors take, bytes that there are) of a device with a memory of its own."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.memory_allocated(device), torch.cuda.get_device_properties(device).total_memory

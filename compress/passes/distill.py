@@ -78,7 +78,14 @@ class Config(training.TrainingConfig):
             raise ValueError("a student that only copies itself learns nothing; with teacher: average set losses.task")
         if self.states == "trajectory" and self.losses.task:
             raise ValueError("losses.task needs images; with states: trajectory set it to 0")
+        if self.losses.attention and (self.compile or self.recompute):
+            raise ValueError(
+                "losses.attention reads within blocks that compile and recompute take as a whole; leave those away"
+            )
         return self
+
+    def compiled(self, device: torch.device) -> bool:
+        return not self.losses.attention and super().compiled(device)
 
 
 class Imitation(training.Objective):

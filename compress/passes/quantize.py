@@ -84,6 +84,8 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
+        if self.qat is not None and (self.qat.compile or self.qat.recompute):
+            raise ValueError("qat: compile and recompute want a net's blocks, not a traced graph; leave them away")
         half = self.scheme != AUTO and SCHEMES[self.scheme].weight_bits is None
         if self.rounding != "nearest" and (half or self.qat is not None):
             with_what = f"scheme: {self.scheme}" if half else "qat, which trains weights for the nearest level"
@@ -151,8 +153,7 @@ class _Work:
         with self._progress("preparing", 1) as task:
             observed = quantized.observed(model, self.scheme, self.float_layers, self.config.observer == "mse")
             task.advance()
-        calibrated = SCHEMES[self.scheme].activation_bits is not None
-        given = self.points if calibrated else example_inputs(model, batch=2)
+        given = self.points if SCHEMES[self.scheme].activation_bits is not None else example_inputs(model, batch=2)
         with self._progress("calibration", len(given[0])) as task:
             answers(observed, given, task.advance)
         return quantized.ranges(observed)

@@ -73,12 +73,17 @@ def _recomputed(model: Denoiser, context: Context) -> Iterator[None]:
 
 @contextmanager
 def _compiled(model: Denoiser) -> Iterator[None]:
-    """While open, each of a net's blocks is compiled on its own: those that are alike once, and hooks stay outside."""
+    """While open, each of a net's blocks is compiled on its own: those that are alike once, and hooks stay outside.
+
+    Channels lie last, as compiled convolutions want them.
+    """
     blocks: list[Any] = [model.net.get_submodule(path) for path in model.family.units(model.net)]
+    model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False)
     try:
         yield
     finally:
+        model.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for block in blocks:
             del block.forward

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from compress.contract import Context, PassConfig
 
 LARGEST_BATCH = 65_536
-COMPILE_FROM = 2000  # steps that win back on one GPU what compiling takes
+COMPILE_FROM = 5000  # steps that win back on a GPU what compiling takes
 
 
 class EarlyStop(PassConfig):
@@ -57,6 +57,18 @@ class TrainingConfig(PassConfig):
     def compiled(self, device: torch.device) -> bool:
         """Whether nets are compiled on this device."""
         return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
+
+    def lighter(self) -> str:
+        """What to do so that training takes less memory."""
+        half = 2 * self.accumulate
+        ways = {
+            "recompute: true": not self.recompute,
+            "optimizer: adamw_8bit": self.optimizer == "adamw",
+            f"accumulate: {half}": self.batch_size % half == 0,
+            "precision: bf16": self.precision == "fp32",
+        }
+        left = [way for way, is_left in ways.items() if is_left]
+        return f"set {' or '.join(left)}" if left else "take a smaller batch_size"
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -109,7 +109,11 @@ def _train(
             average = getattr(objective, "average", None)
             if average is not None:
                 ema.copy_to(average.parameters())
-            losses = _step(prepared, state, accelerator, config, context, dataset)
+            try:
+                losses = _step(prepared, state, accelerator, config, context, dataset)
+            except torch.OutOfMemoryError:
+                state.save()
+                raise PassError(f"{context.name}: out of memory at step {step}; {config.lighter()}") from None
             ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
                 history.append([step, *(round(loss, 6) for loss in losses.values())])

@@ -61,12 +61,15 @@ def _parts(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def put_averages(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Make an optimizer remember what `averages` gave."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for path, tensor in tensors.items():
         i, name, *part = path.split(".")
         remembered = state.setdefault(int(i), {})
         if part:
             remembered.setdefault(name, {})[part[0]] = tensor
+        elif tensor.shape == parameters[int(i)].shape:
+            remembered[name] = torch.empty_like(parameters[int(i)]).copy_(tensor)  # laid out as the weight is
         else:
             remembered[name] = tensor
     for remembered in state.values():

@@ -68,9 +68,10 @@ class State:
             for name, tensor in self._trained().items():
                 tensor.copy_(tensors[f"objective.{name}"])
         ema = self.ema
-        ema.shadow_params = [tensors[f"ema.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
         if self.probes:
-            self.best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
+            self.best = [torch.empty_like(p).copy_(tensors[f"best.{i}"]) for i, p in enumerate(ema.shadow_params)]
+        for i, parameter in enumerate(ema.shadow_params):
+            parameter.copy_(tensors[f"ema.{i}"])
         ema.optimization_step = self.step
         kept = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
         put_averages(self.optimizer, kept)
