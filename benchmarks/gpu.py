@@ -135,7 +135,8 @@ def measure(name: str, mode: str, small: bool) -> dict[str, Any]:
         objective = distill.imitation(model, config, context)
         batch = data.batch(batch_size, 0).to(DEVICE)
         bar.make = (lambda: ByHand(teacher, objective.student, batch)) if mode != "lean" else None
-        with torch.compiler.set_stance("force_eager" if mode == "lean" else "default"):  # its memory alone counts
+        plain = small or mode == "lean"  # where its memory alone counts, compiling an optimizer would only take time
+        with torch.compiler.set_stance("force_eager" if plain else "default"):
             training.train(objective, objective.student.net, config, context, data)
     operations = 2 * batch_size * (counts.macs(teacher) + 3 * counts.macs(objective.student))
     return {
@@ -187,8 +188,12 @@ def table(found: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
     )
     lines = []
-    for key, row in found["rows"].items():
-        name, mode = key.split("/")
+    missing = []
+    for name, mode in ROWS:
+        row = found["rows"].get(f"{name}/{mode}")
+        if row is None:
+            missing.append(f"{PAIRS[name].title}, {mode}")
+            continue
         figures = "| | | | "
         if mode != "lean":
             ours, hand = (float(np.median(row["seconds"][side])) for side in SIDES)
@@ -198,13 +203,16 @@ def table(found: dict[str, Any]) -> str:
             f"| {PAIRS[name].title} | {mode} | {figures} | {row['bytes'] / 1e9:.1f} | "
             f"{row['first_steps_seconds']:.0f} |"
         )
-    return head + "\n".join(lines) + "\n"
+    foot = f"\nNot measured: {'; '.join(missing)}.\n" if missing else ""
+    return head + "\n".join(lines) + "\n" + foot
 
 
 def main() -> None:
     """Measure what is missing, write the table, and hold the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="everything in small; nothing is written or held")
+    parser.add_argument(
+        "--small", action="store_true", help="everything in small, nothing compiled, nothing written or held"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what has been measured on this code")
     parser.add_argument("--rows", nargs="*", metavar="PAIR/MODE", help="these alone")
     asked = parser.parse_args()

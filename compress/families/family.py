@@ -94,7 +94,6 @@ class Family:
     attention: path → what is known of it, for every block.
     protected: layers whose output channels are part of the interface, or cannot be told apart.
     blocks: what can be taken out without a change of widths: path → edit, in the order of the net.
-    units: paths of the blocks that repeat; training may compile them one by one.
     left: kind of such an edit → what makes of a block the module that is left in its place, called as the block is.
     layouts: blocks that a layout leaves out which was published under this name.
     repair: after layers changed width or blocks gave way, put right what modules and config store about that.
@@ -122,7 +121,6 @@ class Family:
     attention: Callable[[nn.Module], dict[str, Projections]]
     protected: Callable[[nn.Module], list[nn.Module]]
     blocks: Callable[[nn.Module], dict[str, Edit]]
-    units: Callable[[nn.Module], list[str]]
     left: Mapping[str, Callable[[Any], nn.Module]]
     repair: Callable[[nn.Module], None]
     counterpart: Callable[[str, nn.Module, nn.Module], str]

@@ -14,7 +14,7 @@ from compress.training.config import TrainingConfig
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)  # what autocast computes in them
-VARIANTS = 256  # shapes and modes in which blocks of one class are compiled
+VARIANTS = 64  # shapes and modes in which stages of one class are compiled
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
@@ -73,17 +73,17 @@ def _recomputed(model: Denoiser, context: Context) -> Iterator[None]:
 
 @contextmanager
 def _compiled(model: Denoiser) -> Iterator[None]:
-    """While open, each of a net's blocks is compiled on its own: those that are alike once, and hooks stay outside.
+    """While open, each of a net's stages is compiled on its own: those that are alike once, and hooks stay outside.
 
     Channels lie last, as compiled convolutions want them.
     """
-    blocks: list[Any] = [model.net.get_submodule(path) for path in model.family.units(model.net)]
+    stages: list[Any] = [model.net.get_submodule(path) for path, _ in model.family.stages(model.net).values()]
     model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=False)
+    for stage in stages:
+        stage.forward = torch.compile(stage.forward, dynamic=False)
     try:
         yield
     finally:
         model.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        for block in blocks:
-            del block.forward
+        for stage in stages:
+            del stage.forward

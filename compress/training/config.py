@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from compress.contract import Context, PassConfig
 
 LARGEST_BATCH = 65_536
+BF16_CARDS = (8, 0)  # least compute capability
 COMPILE_FROM = 5000  # steps that win back on a GPU what compiling takes
 
 
@@ -80,8 +81,12 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def say_slow(config: TrainingConfig, context: Context) -> None:
-    """Log that bf16 is asked of a processor that computes it piece by piece."""
-    if config.precision == "bf16" and context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+    """Log that bf16 is asked of a processor, or of a card, that computes it piece by piece."""
+    if config.precision != "bf16":
+        return
+    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) < BF16_CARDS:
+        context.log(f"{context.name}: precision: bf16 is slow on this card, which has no bf16 arithmetic; use fp16")
+    elif context.device.type == "cpu" and not _has_bf16(_processor_flags()):
         context.log(
             f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
             "arithmetic; use precision: fp32"

@@ -53,14 +53,6 @@ def test_blocks_are_computed_again(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("kind", [*MODELS, "sound"])
-def test_every_family_has_blocks_that_repeat(kind: str, request: pytest.FixtureRequest) -> None:
-    model = request.getfixturevalue("sound") if kind == "sound" else MODELS[kind]()
-    paths = model.family.units(model.net)
-    assert paths and not any(path.startswith(f"{other}.") for path in paths for other in paths)
-    assert all(model.net.get_submodule(path) for path in paths)
-
-
 def test_frozen_products_alone_are_cast_and_come_back(tmp_path: Path) -> None:
     teacher = make_denoiser(CLASS_CONFIG)
     student = distill.training.student_of(teacher)

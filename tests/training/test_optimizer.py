@@ -143,3 +143,12 @@ def test_on_one_machine_nothing_is_copied() -> None:
     tensor = torch.arange(3.0)
     assert send(tensor, torch.device("cpu")) is tensor
     assert Arriving(tensor).read() == [0.0, 1.0, 2.0]
+
+
+def test_bf16_on_a_card_without_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    card = loop.dataclasses.replace(context_for(tmp_path), device=torch.device("cuda"), log=said.append)
+    for capability in ((8, 0), (7, 5)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, found=capability: found)
+        training.say_slow(TrainingConfig(precision="bf16"), card)
+    assert said == ["pass: precision: bf16 is slow on this card, which has no bf16 arithmetic; use fp16"]

@@ -137,7 +137,6 @@ FAMILY = Family(
     attention=shared.projections,
     protected=_protected,
     blocks=_removable,
-    units=lambda net: list(_blocks(net)),
     left={Passthrough.kind: Passthrough},
     repair=_repair,
     tables=_tables,

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -50,16 +49,6 @@ def blocks(net: nn.Module) -> dict[str, Edit]:
         mid = path == "mid_block" and isinstance(module, UNetMidBlock2D | UNetMidBlock2DCrossAttn)
         if attention or mid or isinstance(module, Transformer2DModel):
             found[path] = {"kind": Passthrough.kind}
-    return found
-
-
-def units(net: nn.Module) -> list[str]:
-    """Residual blocks, and attention with all that repeats around it."""
-    found: list[str] = []
-    for path, module in net.named_modules():
-        inside = found and path.startswith(f"{found[-1]}.")
-        if isinstance(module, ResnetBlock2D | BasicTransformerBlock | Attention) and not inside:
-            found.append(path)
     return found
 
 

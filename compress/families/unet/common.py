@@ -178,7 +178,6 @@ unet = partial(
     attention=shared.projections,
     protected=protected,
     blocks=blocks.blocks,
-    units=blocks.units,
     left={kind.kind: kind for kind in (Shortcut, Passthrough)},
     layouts={name: partial(blocks.layout, name) for name in ("bk-base", "bk-small", "bk-tiny")},
     repair=repair,

@@ -95,7 +95,6 @@ FAMILY = Family(
     attention=lambda net: {},
     protected=_protected,
     blocks=_blocks,
-    units=lambda net: [path for path, module in net.named_modules() if isinstance(module, ResConvBlock)],
     left={Passthrough.kind: Passthrough},
     repair=lambda net: None,
     counterpart=counterpart,
