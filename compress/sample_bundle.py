@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from compress.errors import BundleError
+from compress.errors import BundleError, short
 
 if TYPE_CHECKING:  # the command line reads the asked below before anything that takes time is imported
     from compress.runtime import Bundle
@@ -26,6 +27,8 @@ class Sample:
     bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")]
     out: Annotated[Path, typer.Option(help="picture to write (PNG), or .npz")] = Path("grid.png")
     class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
+    prompt: Annotated[list[str] | None, typer.Option(help="what to draw; several: in turn")] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="what guidance leads away from; default: nothing")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
         None
@@ -35,38 +38,48 @@ class Sample:
         float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
     ] = None
     milliseconds: Annotated[float | None, typer.Option(help="time that all images may take together")] = None
-    count: Annotated[int, typer.Option(min=1, max=1000, help="number of images")] = 10
+    count: Annotated[int | None, typer.Option(min=1, max=1000, help="of images; default: a prompt each, or 10")] = None
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0
     threads: Threads = None
+
+    @property
+    def number(self) -> int:
+        """Of images."""
+        return self.count or len(self.prompt or ()) or 10
 
 
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
-    from compress.pages.figures import grid
+    from compress.pages.figures import grid, picture
     from compress.runtime import Bundle
-    from compress.runtime.bundle import find
+    from compress.runtime.contents import find
 
     check_target(asked.out)
     model = Bundle(find(asked.bundle), asked.threads)
     if len(model.sample_shape) != 3 and asked.out.suffix != ".npz":
         shape = list(model.sample_shape)
         raise BundleError(f"--out {asked.out}: samples of this model are {shape}, no images; give the name of an .npz")
+    model = model if asked.negative_prompt is None else model.without(asked.negative_prompt)
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
     conditions = _conditions(model, asked)
-    noise = np.random.default_rng(asked.seed).standard_normal((asked.count, *model.sample_shape), dtype=np.float32)
+    size = (asked.number, *model.sample_shape)
+    noise = np.random.default_rng(asked.seed).standard_normal(size, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
     else:
         limits: dict[str, Any] = {"psnr": asked.psnr, "milliseconds": asked.milliseconds}
         images, taken = model.sample_adaptively(noise, **limits, **conditions)
         print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
+    images = model.pixels(images)
     if not np.isfinite(images).all():
         scale = model.guidance["scale"]
         raise BundleError(f"{model.path}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
     if asked.out.suffix == ".npz":
         write_npz(asked.out, {"samples": images})
+    elif len(images) == 1:
+        picture(images[0], asked.out)
     else:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
         grid(images, asked.out, titles)
@@ -75,7 +88,7 @@ def sample(asked: Sample) -> None:
 
 def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     """The conditions [n, …] that the bundle takes, by name. Raises BundleError, and DataError of the embeddings."""
-    label, turns = asked.class_, np.arange(asked.count)
+    label, turns = asked.class_, np.arange(asked.number)
     conditions: dict[str, Any] = {}
     if "class_labels" in model.conditions:
         classes = model.manifest["classes"]
@@ -85,13 +98,23 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     elif label is not None:
         raise BundleError(f"{model.path}: takes no class label; leave --class out")
     others = [name for name in model.conditions if name != "class_labels"]
+    if asked.prompt:
+        if model.text is None:
+            raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
+        for text in model.text.cut(asked.prompt):
+            print(f"prompt is cut to {model.text.about['tokens']} tokens: {short(text)}", file=sys.stderr)
+        others.remove(model.text.about["condition"])
+        states = model.text.encode(asked.prompt)
+        conditions[model.text.about["condition"]] = states[turns % len(states)]
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
         from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
 
         if asked.embeddings is None:
-            raise BundleError(f"{model.path}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
+            wanted = f"--embeddings with an .npz that holds `{KEYS[name]}`"
+            wanted = wanted if model.text is None else f"--prompt, or {wanted}"
+            raise BundleError(f"{model.path}: takes {name}; give {wanted}")
         given = read_embeddings(asked.embeddings, name)
         conditions[name] = given[turns % len(given)]
     return conditions

@@ -12,11 +12,12 @@ from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
 from compress.files import unwritable
 from compress.folders import alone
+from compress.recipe.head import Head
 from compress.recipe.inputs import Inputs, Options
-from compress.recipe.recipe import Head, Recipe, Step
+from compress.recipe.recipe import Recipe, Step
 from compress.report.report import Report, read
 from compress.runtime import Bundle
-from compress.runtime.bundle import find
+from compress.runtime.contents import find
 from compress.settings import plain
 
 

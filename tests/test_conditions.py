@@ -35,6 +35,10 @@ BESIDE = {**TEXT_CONFIG, "class_embed_type": "projection", "projection_class_emb
 LABELS = {**TEXT_CONFIG, "num_class_embeds": 10}
 
 
+def no_prompts(file: Path) -> torch.Tensor:
+    raise AssertionError(f"{file}: no prompts are given")
+
+
 def model_of(config: dict) -> Denoiser:
     model = make_denoiser(config, scale=2.0)
     if config in (NUMBER, VECTOR):
@@ -122,10 +126,12 @@ def test_images_are_drawn_for_what_a_file_holds(tmp_path: Path) -> None:
     classes = random.standard_normal((3, 6)).astype(np.float32)
     file = npz(tmp_path / "e.npz", embeddings=texts, class_embeddings=classes)
     config = FromTeacher(source="teacher", count=5, embeddings=file)
-    drawn = draw_dataset(model, config, 0, tmp_path / "kept.npz", silent)
+    drawn = draw_dataset(model, config, 0, tmp_path / "kept.npz", silent, no_prompts)
     assert len(drawn) == 5 and torch.equal(drawn.conditions["class_embedding"][3], torch.from_numpy(classes[0]))
     with pytest.raises(DataError, match=r"conditioned on a class_embedding; name an .npz with `class_embeddings`"):
-        draw_dataset(model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, tmp_path / "none.npz", silent)
+        draw_dataset(
+            model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, tmp_path / "none.npz", silent, no_prompts
+        )
 
 
 def test_null_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A batch is a pure function of (seed, step), so training can be resumed. Imports 
 errors. Start reading here, then with `dataset.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -15,12 +15,13 @@ from compress.data.dataset import HELD_OUT, Batch, Dataset
 from compress.data.digits import Digits
 from compress.data.folder import Folder
 from compress.data.npz import Npz
+from compress.data.prompts import read_prompts
 from compress.data.teacher import FromTeacher
 from compress.errors import DataError
 
 __all__ = [
     "HELD_OUT", "KEYS", "Batch", "DataConfig", "Dataset", "Digits", "Folder", "FromTeacher", "Npz", "load",
-    "read_embeddings", "read_npy", "read_npz",
+    "read_embeddings", "read_npy", "read_npz", "read_prompts",
 ]  # fmt: skip
 
 Source = Digits | Folder | Npz
@@ -32,10 +33,12 @@ def load(
     shape: tuple[int, ...],
     classes: int | None,
     embeddings: Mapping[str, tuple[int, ...]] | None = None,
+    encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
 ) -> Dataset:
     """What a model uses of a source. shape: of its samples; classes: how many labels it has; None: it takes none.
 
     embeddings: the conditions of real numbers that the model takes, with the shape of one; None: whatever there is.
+    encode: what makes `encoder_hidden_states` of texts.
 
     Raises DataError if something is missing, unreadable, of the wrong shape or out of range.
     """
@@ -48,17 +51,19 @@ def load(
     wanted_embeddings = KEYS if embeddings is None else embeddings
     used = {name: value for name, value in dataset.conditions.items() if name in wanted_embeddings}
     for name, one in (embeddings or {}).items():
+        if name == "encoder_hidden_states" and name not in used and dataset.texts and encode is not None:
+            used[name] = encode(dataset.texts)
         if name not in used:
             raise DataError(f"{where}: has no {KEYS[name]}, which the model takes; add them to an .npz")
         sizes = tuple(used[name].shape)
         if len(sizes) != 1 + len(one) or (one and sizes[-1] != one[-1]):
             raise DataError(f"{where}: {KEYS[name]} should be {['n', *one]}; got {list(sizes)}")
     if classes is None:
-        return Dataset(dataset.images, used)
+        return Dataset(dataset.images, used, dataset.texts)
     labels = dataset.conditions.get("class_labels")
     if labels is None:
         raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
     first, last = int(labels.min()), int(labels.max())
     if first < 0 or last >= classes:
         raise DataError(f"{where}: labels run from {first} to {last}; the model has the classes 0…{classes - 1}")
-    return Dataset(dataset.images, {"class_labels": labels, **used})
+    return Dataset(dataset.images, {"class_labels": labels, **used}, dataset.texts)

@@ -1,6 +1,6 @@
 """Images with their conditions, and batches of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset(Batch):
-    """All images (pixels in [-1, 1]) and conditions of a source."""
+    """All images (pixels in [-1, 1], or latents) and conditions of a source. texts: of each image, where it has one."""
+
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,5 +50,9 @@ class Dataset(Batch):
         if len(self) * HELD_OUT < (1 if stratify is None else len(counts)) or len(self) < 2:
             return self, self  # too few images to hold any back
         parts = train_test_split(np.arange(len(self)), test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=stratify)
-        train, held_out = (self.take(torch.from_numpy(np.sort(part))) for part in parts)
-        return Dataset(train.images, train.conditions), Dataset(held_out.images, held_out.conditions)
+        train, held_out = (self._part(np.sort(part)) for part in parts)
+        return train, held_out
+
+    def _part(self, index: np.ndarray) -> "Dataset":
+        taken = self.take(torch.from_numpy(index))
+        return Dataset(taken.images, taken.conditions, [self.texts[i] for i in index] if self.texts else ())

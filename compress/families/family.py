@@ -65,12 +65,14 @@ class Layers:
     small_inputs: they read one small vector, and nothing computes it faster in int8: of them only the bytes count.
     float_outputs: they write small vectors that are added to maps which are float again.
     large: where linear layers are large and many, so that four bits for a weight pay.
+    tables: of embeddings, that are rounded as weights are.
     """
 
     ends: tuple[str, ...]
     small_inputs: tuple[str, ...] = ()
     float_outputs: tuple[str, ...] = ()
     large: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

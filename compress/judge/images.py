@@ -20,8 +20,9 @@ SHOWN = 40  # pairs of samples that are kept for pictures
 
 @dataclass(frozen=True)
 class Images:
-    """A student's samples beside the teacher's from the same noise, `others` from other noise, and parts of the report,
-    the more where all samples are finite. left_out: metrics that mean nothing for this student, and why."""
+    """A student's pictures beside the teacher's from the same noise, the teacher's `others` from other noise, as they
+    are drawn, and parts of the report, the more where all is finite. left_out: metrics that mean nothing for this
+    student, and why."""
 
     sets: metrics.Sets
     others: Drawn
@@ -48,8 +49,11 @@ def measure(
     """
     teacher = baseline.teacher
     drawn = yardsticks.drawn(teacher, count + others, "teacher's samples")
-    ours = response.sample(bundle, drawn[:count], yardsticks.progress, "student's samples")
-    pairs, rest = drawn[: len(ours)], drawn[count:]
+    told = yardsticks.as_told(bundle, drawn[:count])
+    ours = response.sample(bundle, told, yardsticks.progress, "student's samples")
+    ours = response.pictures(bundle, ours, yardsticks.progress, "decoding the student's samples")
+    latents, rest, seen = drawn[: len(ours)], drawn[count:], yardsticks.seen(drawn)
+    pairs, others_seen = seen[: len(ours)], seen[count:]
     reference = Reference(
         count=len(rest.samples),
         paired=len(ours),
@@ -63,8 +67,8 @@ def measure(
     if not bundle.manifest.get("paired", True):
         left_out = metrics.lacking("again")
     elif finite:
-        few, other = pairs[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
-        again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
+        few, other = latents[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
+        again = baseline.bundle.pixels(other(teacher, few.noise, few.conditions, lambda _: None).numpy())
     sets = yardsticks.sets(pairs, ours, again)
     found = Images(sets, rest, finite, reference, quality)
     if not finite:
@@ -73,7 +77,7 @@ def measure(
         found,
         quality=metrics.figures(sets) | quality,
         left_out=left_out,
-        spaces=yardsticks.spaces(pairs, rest, ours),
+        spaces=yardsticks.spaces(pairs, others_seen, ours),
         by_class=metrics.by_class(sets),
         guidance=_response(yardsticks, teacher, bundle, scales),
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from compress.judge.classifier import Classifier
 from compress.judge.distribution import class_variance
-from compress.measure.workers import draw_on_all_cores
+from compress.measure.workers import decoded_on_all_cores, draw_on_all_cores
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Drawn, Progress
 from compress.report.parts import Figure, Response
@@ -29,6 +29,12 @@ def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.n
     conditions = {name: value.numpy() for name, value in drawn.conditions.items()}
     with progress(title, len(drawn.noise)) as task:
         return draw_on_all_cores(bundle, drawn.noise.numpy(), conditions, bundle.batch or SHARE, task.advance)
+
+
+def pictures(bundle: Bundle, samples: np.ndarray, progress: Progress, title: str) -> np.ndarray:
+    """What is seen of samples [n,…]: pixels [n,c,h,w], decoded where they are latents."""
+    with progress(title, len(samples)) as task:
+        return decoded_on_all_cores(bundle, samples, SHARE, task.advance)
 
 
 def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], classifier: Classifier) -> dict[str, tuple[Response, ...]]:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from compress.files import write_atomically
 
@@ -49,6 +50,13 @@ def _draw(sets: Mapping[str, np.ndarray], target: Path, titles: list[str] | None
     figure.suptitle(heading, fontsize=10)
     figure.tight_layout(pad=0.4, rect=(0.02, 0, 1, 0.98) if heading else (0, 0, 1, 1))
     save(figure, target)
+
+
+def picture(image: np.ndarray, target: Path) -> None:
+    """One image [c,h,w] in [-1, 1] as it is, pixel by pixel."""
+    pixels = np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    drawn = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
+    write_atomically(target, lambda part: drawn.save(part, format="PNG"))
 
 
 def show(axis: Axes, image: np.ndarray) -> None:

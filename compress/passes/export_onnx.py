@@ -17,14 +17,16 @@ from compress.contract import Context, PassConfig, PassResult
 from compress.errors import ExportError, PassError
 from compress.files import write_json
 from compress.judge.parity import first_wrong_layer
+from compress.judge.parts import check_parts
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
 from compress.onnx_graph.precompute import constant_bytes
-from compress.onnx_graph.unroll import unroll
-from compress.pipeline.manifest import MODEL, input_names, write_manifest
+from compress.onnx_graph.unroll import sampler_of
+from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
@@ -37,6 +39,7 @@ CALIBRATION = 60  # images that adaptive steps are calibrated on
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
+LATENTS = 100  # by which a decoder is calibrated
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
 
 
@@ -56,11 +59,64 @@ class Config(PassConfig):
     adaptive: bool = Field(
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
+    text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
+    decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
+    _refuse(model, config, context)
+    folder = context.output / "onnx"
+    folder.mkdir(parents=True)
+    inputs = example_inputs(model, batch=config.batch or 2)
+    names = input_names(model)
+    timesteps = _own(model) if config.timesteps == "own" else []
+    with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
+        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
+        task.advance()
+    beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
+    parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
+    precisions = Precisions(
+        config.text_encoder, config.decoder, lambda: context.training_data().batch(LATENTS, *key).images
+    )
+    name = denoiser_file(model, parts)
+    (folder / name).parent.mkdir(exist_ok=True)
+    ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
+    with context.progress(f"{context.name}: exporting what is around", 1) as task:
+        around = export_parts(model, parts, folder, config.opset, precisions)
+        task.advance()
+    if config.sampler:
+        ir.save(sampler_of(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
+    about = {
+        "name": context.recipe,
+        "model": name,
+        **around,
+        "sampler": SAMPLER if config.sampler else None,
+        "timesteps": timesteps or None,
+        "params": counts.parameters(model),
+        "macs": counts.macs(model),
+        "data": None if context.data is None else context.data.source,
+        "teacher_sampling": context.sampling.model_dump(exclude_none=True),
+    }
+    write_manifest(folder, model, config.batch, about)
+    bundle = Bundle(folder)
+    notes: dict[str, Any] = {
+        "inputs": {name: bundle.inputs[name]["shape"] for name in names},
+        "bytes": bundle.size_bytes,
+        "nodes": len(graph.graph),
+        **_check(model, bundle, inputs, config, context),
+        **check_parts(parts, bundle, precisions.latents, context.seed, context.name),
+    }
+    if config.adaptive:
+        notes["adaptive"] = _calibrate(model, bundle, context)
+    if config.sampler:
+        notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
+    return PassResult(bundle, changed=True, notes=notes)
+
+
+def _refuse(model: Denoiser, config: Config, context: Context) -> None:
+    """Raise PassError for what this model cannot be exported as."""
     hindered = {
         "the steps of this model were distilled": model.sampling.distilled,
         "they need batch: 1, or any": (config.batch or 1) > 1,
@@ -77,40 +133,6 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
             f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
-    folder = context.output / "onnx"
-    folder.mkdir(parents=True)
-    inputs = example_inputs(model, batch=config.batch or 2)
-    names = input_names(model)
-    timesteps = _own(model) if config.timesteps == "own" else []
-    with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
-        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
-        task.advance()
-    beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
-    ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
-    if config.sampler:
-        ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
-    about = {
-        "name": context.recipe,
-        "sampler": SAMPLER if config.sampler else None,
-        "timesteps": timesteps or None,
-        "params": counts.parameters(model),
-        "macs": counts.macs(model),
-        "data": None if context.data is None else context.data.source,
-        "teacher_sampling": context.sampling.model_dump(exclude_none=True),
-    }
-    write_manifest(folder, model, config.batch, about)
-    bundle = Bundle(folder)
-    notes: dict[str, Any] = {
-        "inputs": {name: bundle.inputs[name]["shape"] for name in names},
-        "bytes": bundle.size_bytes,
-        "nodes": len(graph.graph),
-        **_check(model, bundle, inputs, config, context),
-    }
-    if config.adaptive:
-        notes["adaptive"] = _calibrate(model, bundle, context)
-    if config.sampler:
-        notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
-    return PassResult(bundle, changed=True, notes=notes)
 
 
 def _own(model: Denoiser) -> list[int]:
@@ -140,22 +162,6 @@ def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[s
     bundle.manifest["sampling"]["adaptive"] = rows
     write_json(bundle.path / "bundle.json", bundle.manifest)
     return rows
-
-
-def _sampler(model: Denoiser, graph: ir.Model) -> ir.Model:
-    """The whole way from noise to image as one graph."""
-    sampling = model.sampling
-    null: dict[str, np.ndarray] = {}
-    scale = None
-    if sampling.guidance.kind == "cfg":
-        scale = sampling.guidance.scale
-        assert model.dropped is not None
-        if sampling.guidance.null_class is not None:
-            null[model.dropped] = np.asarray(sampling.guidance.null_class)
-        elif model.null_embedding is not None:
-            null[model.dropped] = model.null_embedding.cpu().numpy()
-    count = model.family.classes(model.net)
-    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
@@ -207,8 +213,8 @@ def _check(
     wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
-        f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
-        f"expected{blamed}; please report the model's config and the processor, {latency.processor()}"
+        f"{context.name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
+        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
     )
 
 

@@ -156,7 +156,7 @@ class _Work:
         given = self.points if SCHEMES[self.scheme].activation_bits is not None else example_inputs(model, batch=2)
         with self._progress("calibration", len(given[0])) as task:
             answers(observed, given, task.advance)
-        return quantized.ranges(observed)
+        return quantized.ranges(observed.module)
 
     def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
         """The model in the arithmetic of the scheme."""

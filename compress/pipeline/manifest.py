@@ -47,7 +47,7 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
     """Describe the model whose graphs lie in a folder, and vouch for all files there.
 
     batch: the fixed size that it was exported for. about: what the model itself does not know: `name`, `params`, `macs`
-    and, where there is any, `sampler`, `timesteps`, `data`, `teacher_sampling`.
+    and, where there is any, `model`, `sampler`, `timesteps`, `data`, `teacher_sampling`, `text`, `decoder`.
     """
     sampling = sampling_of(model)
     if NULL in sampling["guidance"].get("null", {}).values():
@@ -74,7 +74,11 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
         "data": None,
         "teacher_sampling": {},
         "made_by": f"compress {__version__}",
-        "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
+        "files": {
+            p.relative_to(folder).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size}
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        },
     }
     write_json(folder / "bundle.json", manifest | dict(about))
 

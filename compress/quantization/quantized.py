@@ -39,20 +39,28 @@ def observed(model: Denoiser, scheme: str, float_layers: tuple[str, ...], histog
     if row.four_bits:
         paths = four_bits.layers(model, float_layers)
         model, kept = four_bits.on_grid(model, paths), (*float_layers, *paths)
-    quantizer = BytesQuantizer(row, model.family, kept, histogram)
+    quantizer = BytesQuantizer(row, model.family.layers, model.family.lean, kept, histogram)
     return _quantized(model, scheme, prepare_pt2e(exported(model), quantizer), {}, float_layers)
 
 
-def ranges(observed: Quantized) -> dict[str, torch.Tensor]:
+def ranges(observed: nn.Module) -> dict[str, torch.Tensor]:
     """The range of every observer; of least squared error where it keeps a histogram."""
     found = {}
-    for name, observer in _observers(observed.module).items():
+    for name, observer in _observers(observed).items():
         low, high = observer.min_val, observer.max_val
         if isinstance(observer, HistogramObserver):
             observer.dst_nbins = int(observer.quant_max) - int(observer.quant_min) + 1  # not those of its type
             low, high = observer._non_linear_param_search()
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
     return found
+
+
+def put(observed: nn.Module, saved: Ranges) -> None:
+    """Let observers have met the ends of these ranges."""
+    for name, observer in _observers(observed).items():
+        low, high = saved[name].to(observer.eps.device)
+        per_channel = isinstance(observer, PerChannelMinMaxObserver)
+        observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
 
 
 def rebuild(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...] = ()) -> Quantized:
@@ -138,13 +146,10 @@ def _observers(module: nn.Module) -> dict[str, Any]:
 def _settled(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
     """The model with observers that have met the ends of these ranges. Raises ValueError."""
     module: Any = observed(source, scheme, float_layers).module
-    observers = _observers(module)
-    for name, observer in observers.items():
-        if name not in saved:
-            raise ValueError(f"quantization.safetensors: the range of {name} is missing")
-        low, high = saved[name].to(observer.eps.device)
-        per_channel = isinstance(observer, PerChannelMinMaxObserver)
-        observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
-    if set(observers) != set(saved):
+    missing = sorted(set(_observers(module)) - set(saved))
+    if missing:
+        raise ValueError(f"quantization.safetensors: the range of {missing[0]} is missing")
+    if set(saved) - set(_observers(module)):
         raise ValueError("quantization.safetensors: does not belong to this model")
+    put(module, saved)
     return module

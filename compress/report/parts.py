@@ -12,8 +12,14 @@ from compress.report.statistics import Interval
 Better = Literal["more", "less"]
 Kind = Literal["min", "max", "margin"]
 Verdict = Literal["pass", "fail", "not judged"]
-Unit = Literal["call", "guided call", "whole image"]
-_UNITS: dict[Unit, str] = {"call": "", "guided call": "guided ", "whole image": "whole image, "}
+Unit = Literal["call", "guided call", "whole image", "text", "decoding"]
+_UNITS: dict[Unit, str] = {
+    "call": "",
+    "guided call": "guided ",
+    "whole image": "whole image, ",
+    "text": "text, ",
+    "decoding": "decoding, ",
+}
 
 
 class Part(BaseModel):
@@ -83,7 +89,8 @@ class Engine(Part):
 
 
 class Row(Engine):
-    """What was timed: whose net, and whether one call, one with guidance, or all steps of an image in one call."""
+    """What was timed: whose net, and whether one call, one with guidance, or all steps of an image in one call; or what
+    is around the net: a text encoded, a picture decoded."""
 
     side: Literal["teacher", "student"]
     unit: Unit = "call"

@@ -141,7 +141,8 @@ def test_contradictions_are_refused(exported, tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/b", "a\\b", "C:x", "..", ".", "", "x" * 300, "\ud800", "a\0"]
+    "name",
+    ["../x", "/etc/passwd", "a/b/c", "a/../b", "../a/b", "a\\b", "C:x", "..", ".", "", "x" * 300, "\ud800", "a\0"],
 )
 def test_names_that_lead_out_of_the_folder_are_refused(exported, tmp_path: Path, name: str) -> None:
     content = read_json(exported("class")[1] / "bundle.json")

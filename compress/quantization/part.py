@@ -1,0 +1,41 @@
+"""What is around a denoiser in bytes: a module of one input, quantized in one go."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from compress.families.family import Layers, Lean
+from compress.quantization.quantized import put, ranges
+from compress.quantization.quantizer import BytesQuantizer
+from compress.runtime.schemes import SCHEMES
+
+BATCH = 20  # items at once, of at most 63
+_LAYERS = Layers(ends=(), tables=("*",))
+
+
+@torch.no_grad()
+def quantized_part(
+    module: nn.Module, points: torch.Tensor, scheme: str, advance: Callable[[int], object] = lambda _: None
+) -> nn.Module:
+    """f(points [b,…]) in the arithmetic of a scheme of bytes; tables of embeddings are rounded too.
+
+    points: [n,…], two at least, by which ranges of activations are set, for least squared error. advance: told how many
+    of them are done.
+    """
+    row = SCHEMES[scheme]
+    program = torch.export.export(module, (points[:2],), dynamic_shapes=({0: Dim("batch", min=1, max=63)},))
+
+    def prepared(histogram: bool) -> torch.fx.GraphModule:
+        return prepare_pt2e(program.module(), BytesQuantizer(row, _LAYERS, Lean(), (), histogram))
+
+    observed = prepared(row.activation_bits is not None)
+    for part in points.split(BATCH):
+        observed(part)
+        advance(len(part))
+    settled = prepared(False)
+    put(settled, ranges(observed))
+    converted: nn.Module = convert_pt2e(settled)
+    return converted
