@@ -84,8 +84,6 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
-        if self.qat is not None and (self.qat.compile or self.qat.recompute):
-            raise ValueError("qat: compile and recompute want a net's blocks, not a traced graph; leave them away")
         half = self.scheme != AUTO and SCHEMES[self.scheme].weight_bits is None
         if self.rounding != "nearest" and (half or self.qat is not None):
             with_what = f"scheme: {self.scheme}" if half else "qat, which trains weights for the nearest level"

@@ -5,13 +5,14 @@ An objective turns a batch into losses; the loop does the rest. Imports `contrac
 """
 
 from compress.training.config import LARGEST_BATCH, TrainingConfig, say_slow
-from compress.training.cost import forecast_of
+from compress.training.cost import forecast, forecast_of
 from compress.training.loop import Objective, student_of, train, trained
 
 __all__ = [
     "LARGEST_BATCH",
     "Objective",
     "TrainingConfig",
+    "forecast",
     "forecast_of",
     "say_slow",
     "student_of",

@@ -24,7 +24,12 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def computing(models: Sequence[Denoiser], config: TrainingConfig, context: Context) -> Iterator[None]:
-    """While open, the nets compute as the settings say; afterwards they are as they were but for what was trained."""
+    """While open, the nets compute as the settings say; afterwards they are as they were but for what was trained.
+
+    models: none of an objective that is not made of denoisers. Raises PassError for settings that want their stages.
+    """
+    if not models and (config.compile or config.recompute):
+        raise PassError(f"{context.name}: compile and recompute are for passes that train a denoiser; leave them away")
     compiled = config.compiled(context.device)
     with ExitStack() as stack:
         if compiled:

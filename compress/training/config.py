@@ -59,11 +59,11 @@ class TrainingConfig(PassConfig):
         """Whether nets are compiled on this device."""
         return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
 
-    def lighter(self) -> str:
-        """What to do so that training takes less memory."""
+    def lighter(self, stages: bool) -> str:
+        """What to do so that training takes less memory. stages: whether what is trained has some, to compute again."""
         half = 2 * self.accumulate
         ways = {
-            "recompute: true": not self.recompute,
+            "recompute: true": stages and not self.recompute,
             "optimizer: adamw_8bit": self.optimizer == "adamw",
             f"accumulate: {half}": self.batch_size % half == 0,
             "precision: bf16": self.precision == "fp32",

@@ -113,7 +113,10 @@ def _train(
                 losses = _step(prepared, state, accelerator, config, context, dataset)
             except torch.OutOfMemoryError:
                 state.save()
-                raise PassError(f"{context.name}: out of memory at step {step}; {config.lighter()}") from None
+                models = getattr(objective, "models", ())
+                raise PassError(
+                    f"{context.name}: out of memory at step {step}; {config.lighter(bool(models))}"
+                ) from None
             ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
                 history.append([step, *(round(loss, 6) for loss in losses.values())])

@@ -9,7 +9,7 @@ import torch
 
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
-from compress.passes import distill, quantize
+from compress.passes import distill
 from compress.training import TrainingConfig
 from compress.training.computing import PRODUCTS, computing
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_context, make_denoiser
@@ -83,11 +83,14 @@ def test_a_net_that_cannot_recompute_is_named(tmp_path: Path, request: pytest.Fi
 
 
 @pytest.mark.parametrize("setting", ["recompute", "compile"])
-def test_what_reads_within_blocks_is_refused(setting: str) -> None:
+def test_what_has_no_stages_to_run_as_a_whole_is_refused(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"losses\.attention reads within blocks"):
         distill.Config.model_validate({"losses": {"attention": 1}, setting: True})
-    with pytest.raises(ValueError, match="qat: compile and recompute"):
-        quantize.Config.model_validate({"qat": {setting: True}})
+    config = TrainingConfig.model_validate({setting: True})
+    context = make_context(make_denoiser(CLASS_CONFIG), tmp_path)
+    wanted = "compile and recompute are for passes that train a denoiser"
+    with pytest.raises(PassError, match=wanted), computing([], config, context):
+        pass
 
 
 def test_compiling_is_left_to_long_runs_on_a_gpu() -> None:

@@ -116,10 +116,10 @@ def test_without_memory_the_message_says_what_to_set(tmp_path: Path, monkeypatch
 
     wanted = r"out of memory at step 2; set optimizer: adamw_8bit or accumulate: 2 or precision: bf16$"
     with pytest.raises(PassError, match=wanted):
-        run(tmp_path, Large(), recompute=True)
+        run(tmp_path, Large())
     assert (tmp_path / "work" / "training.safetensors").is_file()
     least = {"recompute": True, "optimizer": "adamw_8bit", "precision": "bf16", "batch_size": 1}
-    assert TrainingConfig.model_validate(least).lighter() == "take a smaller batch_size"
+    assert TrainingConfig.model_validate(least).lighter(True) == "take a smaller batch_size"
 
 
 def test_plan_says_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
