@@ -79,8 +79,9 @@ def built(pair: Pair, small: bool, device: torch.device) -> tuple[Denoiser, Deno
     with device:
         net = family.build(config).eval().requires_grad_(False)
     sampling = from_scheduler_config(SCHEDULER, SamplingOptions(steps=50))
-    null = torch.zeros(77, config["cross_attention_dim"]) if "cross_attention_dim" in config else None
-    label = None if null is not None else config["num_embeds_ada_norm"]
+    text = "cross_attention_dim" in config
+    null = {"encoder_hidden_states": torch.zeros(77, config["cross_attention_dim"])} if text else {}
+    label = None if text else config["num_embeds_ada_norm"]
     guidance = Guidance(kind="cfg", scale=7.5, null_class=label)
     teacher = Denoiser(net, family, sampling.model_copy(update={"guidance": guidance}), SCHEDULER, null)
     chosen = family.layouts[pair.layout](net) if pair.layout else list(family.blocks(net))[1::2]

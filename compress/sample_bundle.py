@@ -51,7 +51,7 @@ class Sample:
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
-    from compress.pages.figures import grid, picture
+    from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
     from compress.runtime.contents import find
 
@@ -82,7 +82,7 @@ def sample(asked: Sample) -> None:
         picture(images[0], asked.out)
     else:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
-        grid(images, asked.out, titles)
+        draw({"": images}, asked.out, titles)
     print(asked.out)
 
 
@@ -109,10 +109,10 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
-        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+        from compress.data import key, read_embeddings  # needs torch, which a class label does not
 
         if asked.embeddings is None:
-            wanted = f"--embeddings with an .npz that holds `{KEYS[name]}`"
+            wanted = f"--embeddings with an .npz that holds `{key(name)}`"
             wanted = wanted if model.text is None else f"--prompt, or {wanted}"
             raise BundleError(f"{model.path}: takes {name}; give {wanted}")
         given = read_embeddings(asked.embeddings, name)

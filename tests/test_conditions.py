@@ -46,7 +46,7 @@ def model_of(config: dict) -> Denoiser:
         model = dataclasses.replace(
             model,
             sampling=model.sampling.model_copy(update={"guidance": guidance}),
-            null_embedding=torch.full(model.conditions["class_embedding"].shape, 0.5),
+            null={"class_embedding": torch.full(model.conditions["class_embedding"].shape, 0.5)},
         )
     return model
 
@@ -64,7 +64,7 @@ def test_one_condition_is_left_out_and_the_others_stay(
     config: dict, dropped: str, shapes: dict, tmp_path: Path
 ) -> None:
     model = model_of(config)
-    assert model.dropped == dropped
+    assert model.dropped == (dropped,)
     assert {name: condition.shape for name, condition in model.conditions.items()} == shapes
     sample, timestep, conditions = inputs_for(model)
     null = null_conditions(model, conditions)

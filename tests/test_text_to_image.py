@@ -215,7 +215,7 @@ def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path)
     shutil.copytree(pipeline, tmp_path / "teacher")
     rows = []
     for i, text in enumerate(["a b", "c", "h g", "d"]):
-        write_image(tmp_path / "pictures" / f"{i}.png", 60 * i, "RGB", (16, 16))
+        write_image(tmp_path / "pictures" / f"{i}.png", (60 * i,) * 3, "RGB", (16, 16))
         rows.append(json.dumps({"file_name": f"{i}.png", "text": text}))
     (tmp_path / "pictures" / "metadata.jsonl").write_text("\n".join(rows))
     head = {"data": {"source": "folder", "path": "pictures"}, "guidance": GUIDANCE}
@@ -245,5 +245,5 @@ def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path)
 def test_captions_that_cannot_be_read(tmp_path: Path, line: str, said: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(DataError) as caught:
-        Folder(source="folder", path=tmp_path).read((3, 8, 8), False)
+        Folder(source="folder", path=tmp_path).read((3, 8, 8), ())
     assert said in str(caught.value)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,8 +34,9 @@ class Folder(Frozen):
     path: Directory
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
-    def read(self, shape: tuple[int, ...], labelled: bool) -> Dataset:
+    def read(self, shape: tuple[int, ...], conditions: Collection[str]) -> Dataset:
         """All images, one after the other, and the numbers of their subfolders."""
+        labelled = "class_labels" in conditions
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder of images")
         if len(shape) != 3:

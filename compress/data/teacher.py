@@ -14,7 +14,7 @@ class FromTeacher(Frozen):
     count: int = Field(2000, ge=1, le=10_000_000)
     prompts: File | None = Field(None, description="text file, a prompt a line; for text-conditional models")
     embeddings: File | None = Field(
-        None, description=".npz with `embeddings` to draw for, for text-conditional models without their text encoder"
+        None, description=".npz with the conditions to draw for: `embeddings` of texts, without their text encoder, …"
     )
 
     @model_validator(mode="after")

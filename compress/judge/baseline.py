@@ -143,7 +143,7 @@ def _key(teacher: Denoiser, parts: Parts) -> str:
     left_out = sampling_of(_without_classifier(teacher))["guidance"].get("null")
     about = map(str, (teacher.conditions, teacher.classes, left_out, teacher.sampling.dtype, code.hexdigest()))
     around = (f"{name} {sha256(file)}" for name, file in parts.files.items())
-    null = {} if teacher.null_embedding is None else {"null": teacher.null_embedding}
+    null = {f"null.{name}": value for name, value in teacher.null.items()}
     return net_identity(teacher, *about, *versions, *around, **null)[:24]
 
 

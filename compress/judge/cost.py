@@ -15,7 +15,8 @@ from compress.measure import latency, processes
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
 from compress.model.reference import Progress, noise_like
 from compress.randomness import Draw
-from compress.report.parts import Environment, Failed, Figure, Latency, Process, Row, Side, Unit
+from compress.report.parts import Environment, Failed, Figure, Latency, Row, Side, Unit
+from compress.report.report import Costs
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 
@@ -25,19 +26,6 @@ TEACHER, COMPILED, ONNX = (
 
 
 AROUND: tuple[Unit, ...] = ("text", "decoding")  # of the net, and timed by themselves
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Parts of the report."""
-
-    teacher: Side
-    student: Side
-    ratios: dict[str, Figure]
-    latency: tuple[Latency, ...]
-    failed: tuple[Failed, ...]
-    process: tuple[Process, ...]
-    environment: Environment
 
 
 @dataclass(frozen=True)
@@ -75,13 +63,13 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
             failed += [Failed(**dict(row), batch=batch, threads=threads, reason=said) for row, said in why.items()]
             single = single or taken
     student = student_row(bundle)
-    image, evaluations = unit_row(student, "guided call"), len(bundle.steps)
-    if unit_row(student, "whole image") in single:
-        image, evaluations = unit_row(student, "whole image"), 1
+    image, evaluations = of_unit("guided call", student), len(bundle.steps)
+    if of_unit("whole image", student) in single:
+        image, evaluations = of_unit("whole image", student), 1
     size = SCHEMES["float"].bytes * (baseline.bundle.manifest["params"] + baseline.parts.parameters)
     images = {
-        TEACHER: single[unit_row(TEACHER, "guided call")] * steps + _around(single, TEACHER),
-        ONNX: single[unit_row(ONNX, "guided call")] * steps + _around(single, ONNX),
+        TEACHER: single[of_unit("guided call", TEACHER)] * steps + _around(single, TEACHER),
+        ONNX: single[of_unit("guided call", ONNX)] * steps + _around(single, ONNX),
         student: single[image] * evaluations + _around(single, student),
     }
     theirs = _side(baseline.bundle, size, single[TEACHER], images[TEACHER])
@@ -99,7 +87,22 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
         value, ends = latency.speedup(slow, fast)
         ratios[name] = Figure(value=value, better="more", interval=ends, count=int(np.isfinite(slow).sum()))
     process = processes.measure(teacher, bundle, (TEACHER, student), clock.starts, progress)
-    return Costs(theirs, ours, ratios, tuple(rows), tuple(failed), process, _environment(threads))
+    return Costs(
+        teacher=theirs,
+        student=ours,
+        ratios=ratios,
+        latency=tuple(rows),
+        failed=tuple(failed),
+        process=process,
+        environment=Environment(
+            cpu=latency.processor(),
+            threads=threads,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            onnxruntime=onnxruntime.__version__,
+            compress=__version__,
+        ),
+    )
 
 
 def student_row(bundle: Bundle) -> Row:
@@ -107,14 +110,14 @@ def student_row(bundle: Bundle) -> Row:
     return Row(side="student", engine=bundle.engine.name, scheme=bundle.manifest["scheme"])
 
 
-def unit_row(row: Row, unit: Unit) -> Row:
-    """The same of something else."""
+def of_unit(unit: Unit, row: Row) -> Row:
+    """The same for another unit."""
     return row.model_copy(update={"unit": unit})
 
 
 def _around(single: Mapping[Row, np.ndarray], row: Row) -> np.ndarray | float:
     """Milliseconds of what is around the net, by round."""
-    found = [single[unit_row(row, unit)] for unit in AROUND if unit_row(row, unit) in single]
+    found = [single[of_unit(unit, row)] for unit in AROUND if of_unit(unit, row) in single]
     return sum(found, start=np.zeros(()))
 
 
@@ -150,12 +153,12 @@ def _calls(
         else:
             calls[COMPILED] = found
     if batch == 1:
-        calls[unit_row(TEACHER, "guided call")] = partial(guided, teacher, sample, times, given)
-        calls[unit_row(ONNX, "guided call")] = partial(baseline.guided.guided, noise, when, arrays)
-        calls[unit_row(student, "guided call")] = partial(bundle.guided, own_noise, when, own_arrays)
+        calls[of_unit("guided call", TEACHER)] = partial(guided, teacher, sample, times, given)
+        calls[of_unit("guided call", ONNX)] = partial(baseline.guided.guided, noise, when, arrays)
+        calls[of_unit("guided call", student)] = partial(bundle.guided, own_noise, when, own_arrays)
         calls |= _calls_around(bundle, baseline, sample)
         if bundle.manifest.get("sampler"):
-            calls[unit_row(student, "whole image")] = partial(bundle.sample_at_once, own_noise, **own_arrays)
+            calls[of_unit("whole image", student)] = partial(bundle.sample_at_once, own_noise, **own_arrays)
     return calls, failed
 
 
@@ -165,13 +168,13 @@ def _calls_around(bundle: Bundle, baseline: Baseline, sample: torch.Tensor) -> d
     text, decoder, latent = baseline.parts.text, baseline.parts.decoder, sample.cpu()[:1]
     for row, one in ((ONNX, baseline.bundle), (student_row(bundle), bundle)):
         if one.text is not None:
-            calls[unit_row(row, "text")] = functools.partial(one.text.encode, [""])
+            calls[of_unit("text", row)] = functools.partial(one.text.encode, [""])
         if one.decoder is not None:
-            calls[unit_row(row, "decoding")] = functools.partial(one.decoder.decode, latent.numpy())
+            calls[of_unit("decoding", row)] = functools.partial(one.decoder.decode, latent.numpy())
     if text is not None:
-        calls[unit_row(TEACHER, "text")] = functools.partial(text.encode, [""])
+        calls[of_unit("text", TEACHER)] = functools.partial(text.encode, [""])
     if decoder is not None:
-        calls[unit_row(TEACHER, "decoding")] = functools.partial(decoder.decode, latent)
+        calls[of_unit("decoding", TEACHER)] = functools.partial(decoder.decode, latent)
     return calls
 
 
@@ -192,7 +195,7 @@ def _rows(taken: Mapping[Row, np.ndarray], batch: int, threads: int, steps: int)
     """steps: the teacher's evaluations an image, against which a whole image is held."""
     rows = []
     for row, values in taken.items():
-        slow = taken[unit_row(TEACHER, "guided call") if row.unit == "whole image" else unit_row(TEACHER, row.unit)]
+        slow = taken[of_unit("guided call", TEACHER) if row.unit == "whole image" else of_unit(row.unit, TEACHER)]
         ratio, ends = latency.speedup(slow * (steps if row.unit == "whole image" else 1), values)
         timing, about = latency.summary(values), {**dict(row), "batch": batch, "threads": threads}
         about |= {"ms": timing.median, "p90": timing.p90, "interval": timing.interval}
@@ -209,15 +212,4 @@ def _side(bundle: Bundle, size: int, call: np.ndarray, image: np.ndarray) -> Sid
         ms_per_call=timing.median,
         ms_per_call_p90=timing.p90,
         ms_per_image=latency.summary(image).median,
-    )
-
-
-def _environment(threads: int) -> Environment:
-    return Environment(
-        cpu=latency.processor(),
-        threads=threads,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        onnxruntime=onnxruntime.__version__,
-        compress=__version__,
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from compress.judge import baseline, stages
+from compress.judge import baseline, probed
 from compress.judge.cost import Clock
 from compress.measure import latency
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
@@ -40,7 +40,7 @@ def seconds(
                 timing += latency.seconds(guide * slow, turns, seldom=True)
                 timing += latency.seconds(guide * slow / ONNX, turns) + latency.seconds(guide * student, turns)
             if batch == 1:
-                timing += latency.seconds(slow, stages.ROUNDS) * passes
+                timing += latency.seconds(slow, probed.ROUNDS) * passes
     return FIXED + EACH * (samples + reference) + drawing + timing
 
 

@@ -15,17 +15,19 @@ from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
 from compress.judge.classifier import Classifier, train_classifier
-from compress.judge.cost import ONNX, Costs
+from compress.judge.cost import ONNX
 from compress.judge.distribution import QUANTILE, frechet_infinity
 from compress.judge.features import LEAST, FeatureSpace, classifier_space, load_extractor, pixel_space, random_space
 from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
-from compress.judge.response import pictures
+from compress.measure.workers import decoded_on_all_cores
 from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.report.parts import FewSteps, Space
+from compress.report.report import Costs
 from compress.runtime import Bundle
 
 FEW = 600  # images of each few-step baseline
+SHARE = 50  # pictures that a core decodes at once
 LEAST_OF_A_CLASS = 8  # fewer, and a resample may hold none of a class
 
 
@@ -131,7 +133,7 @@ class Yardsticks:
         """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
         if not steps:
             return ()
-        call = next(row.ms for row in costs.latency if row.name == cost.unit_row(ONNX, "guided call").name)
+        call = next(row.ms for row in costs.latency if row.name == cost.of_unit("guided call", ONNX).name)
         reference = self.seen(others).samples.numpy()
         space, rows = pixel_space(reference), []
         for count, solver in itertools.product(steps, ("ddim", "dpmpp_2m")):
@@ -186,3 +188,9 @@ def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:
     """None: there are none, or one of them is rarer than `least`."""
     labels = drawn.conditions.get("class_labels")
     return None if labels is None or labels.unique(return_counts=True)[1].min() < least else labels.numpy()
+
+
+def pictures(bundle: Bundle, samples: np.ndarray, progress: Progress, title: str) -> np.ndarray:
+    """What is seen of samples [n,…]: pixels [n,c,h,w], decoded where they are latents."""
+    with progress(title, len(samples)) as task:
+        return decoded_on_all_cores(bundle, samples, SHARE, task.advance)

@@ -20,7 +20,7 @@ def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Ten
     names = {stages[tap][0]: tap for tap in taps}
 
     def keep(path: str, _module: object, _inputs: object, _named: object, output: Any) -> None:
-        features[names[path]] = output[0] if isinstance(output, tuple) else output
+        features[names[path]] = model.family.feature(output)
 
     with watched(model.net, names, keep):
         yield features

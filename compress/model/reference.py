@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compress.data import KEYS, Dataset, FromTeacher, read_embeddings, read_npz, read_prompts
+from compress.data import Dataset, FromTeacher, key, read_embeddings, read_npz, read_prompts
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
 from compress.model.denoiser import Denoiser, draw
@@ -167,7 +167,7 @@ def identity(model: Denoiser) -> str:
     """SHA-256 of everything that a sample of the model depends on, besides noise and conditions."""
     idle: Any = {"others": True, "distilled": True, "guidance": {"scales"}}  # a sample in these steps depends on none
     parts = [model.sampling.model_dump_json(exclude=idle), model.device.type]
-    tensors = {} if model.null_embedding is None else {"null": model.null_embedding}
+    tensors = {f"null.{name}": value for name, value in model.null.items()}
     if model.classifier is not None:
         parts.append(str(model.classifier.code))
         tensors |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
@@ -210,11 +210,11 @@ def draw_dataset(
             embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
         else:
             kind = "text-conditional; name a file of `prompts`, or" if text else f"conditioned on a {name}; name"
-            raise DataError(f"data: the model is {kind} an .npz with `{KEYS[name]}` to draw images for")
+            raise DataError(f"data: the model is {kind} an .npz with `{key(name)}` to draw images for")
         if embeddings.shape[1:] != condition.shape:
             wanted = ["n", *condition.shape]
             where, found = config.embeddings or config.prompts, list(embeddings.shape)
-            raise DataError(f"{where}: {KEYS[name]} should be {wanted}; got {found}")
+            raise DataError(f"{where}: {key(name)} should be {wanted}; got {found}")
         conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])

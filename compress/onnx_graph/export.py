@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import Dim
 
 from compress.errors import ExportError
+from compress.model.denoiser import any_batch
 from compress.onnx_graph.byte_products import check_products, drop_idle_clips, layer
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.dequantize_late import dequantize_late
@@ -63,7 +64,7 @@ def as_exported(
                 inputs,
                 input_names=names,
                 output_names=["out_sample"],
-                dynamic_shapes=None if batch else tuple({0: dimension} for _ in inputs),
+                dynamic_shapes=None if batch else any_batch(module, inputs, dimension),
                 opset_version=opset,
                 dynamo=True,
                 custom_translation_table={rounding.default: _quantize} if rounding else None,

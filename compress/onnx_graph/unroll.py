@@ -136,13 +136,9 @@ def sampler_of(model: Denoiser, graph: ir.Model) -> ir.Model:
     """The whole way from noise to image as one graph."""
     sampling = model.sampling
     null: dict[str, np.ndarray] = {}
-    scale = None
+    scale, label = None, sampling.guidance.null_class
     if sampling.guidance.kind == "cfg":
         scale = sampling.guidance.scale
-        assert model.dropped is not None
-        if sampling.guidance.null_class is not None:
-            null[model.dropped] = np.asarray(sampling.guidance.null_class)
-        elif model.null_embedding is not None:
-            null[model.dropped] = model.null_embedding.cpu().numpy()
+        null = {name: model.null[name].cpu().numpy() if label is None else np.asarray(label) for name in model.dropped}
     count = model.family.classes(model.net)
     return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)

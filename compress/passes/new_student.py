@@ -64,7 +64,7 @@ def _build(model: Denoiser, config: Mapping[str, Any], seed: int, where: str) ->
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator(seed, Draw.NEW_STUDENT).initial_seed())
             net = family.build(named)
-            for name in scalars.names(model.net):
+            for name in scalars.names(model.net, family):
                 scalars.add(net, family, name)
         student = dataclasses.replace(model, net=net.to(model.device).eval().requires_grad_(False), kept={})
         theirs = _interface(model)

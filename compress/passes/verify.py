@@ -156,7 +156,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         recipe=context.recipe,
         verdict=decision.verdict(gates),
         gates=gates,
-        **vars(costs),
+        **dict(costs),
         quality=quality,
         unmeasured=measured_with.reasons() | left_out,
         spaces=drawn.spaces,

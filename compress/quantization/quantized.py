@@ -16,7 +16,7 @@ from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, HistogramOb
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from compress.model.denoiser import Denoiser, Precision, Quantized, example_inputs
+from compress.model.denoiser import Denoiser, Precision, Quantized, any_batch, example_inputs
 from compress.quantization import four_bits, rounding
 from compress.quantization.quantizer import BytesQuantizer, largest_weight, matches
 from compress.runtime.schemes import SCHEMES
@@ -29,7 +29,7 @@ def exported(model: Denoiser) -> torch.fx.GraphModule:
     inputs = example_inputs(model, batch=2)
     batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
     with model.family.lean.within(model.net):
-        program = torch.export.export(model.module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+        program = torch.export.export(model.module, inputs, dynamic_shapes=any_batch(model.module, inputs, batch))
     return program.module()
 
 
@@ -66,7 +66,9 @@ def put(observed: nn.Module, saved: Ranges) -> None:
 def rebuild(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...] = ()) -> Quantized:
     """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError."""
     if SCHEMES[scheme].weight_bits is None:
-        return _quantized(source, scheme, source.family.positional(copy.deepcopy(source.net).half()), {}, ())
+        return _quantized(
+            source, scheme, source.family.positional(source.family.half(copy.deepcopy(source.net))), {}, ()
+        )
     module = convert_pt2e(_settled(source, scheme, saved, float_layers))
     return _quantized(source, scheme, module, dict(saved), float_layers)
 

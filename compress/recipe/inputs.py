@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,6 +19,8 @@ from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
 from compress.pipeline.pipeline import Parts, encode, parts
 from compress.pipeline.source import locate
+from compress.pipeline.text import CONDITION
+from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
@@ -62,23 +64,20 @@ class Inputs:
     def guidance(self) -> Guidance:
         """The recipe's guidance in the form that models carry."""
         asked = self.recipe.head.guidance
-        if asked is None:
-            return Guidance()
-        kind: Literal["cfg", "classifier"] = "cfg" if asked.classifier is None else "classifier"
-        return Guidance(kind=kind, scale=asked.scale, null_class=asked.null_class)
+        return Guidance() if asked is None else asked.guidance
 
     def _teacher(self) -> Denoiser:
         """The checkpoint, loaded afresh, frozen, on the device, with the recipe's guidance and sampling."""
         head, where, asked = self.recipe.head, self.recipe.path, self.recipe.head.guidance
         if head.checkpoint is None:
             raise RecipeError(f"{where}: has no checkpoint, so there is no teacher")
-        null = None
-        if asked is not None and asked.null_embedding is not None:
-            null = torch.from_numpy(data.read_npy(asked.null_embedding))
-        elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
-            null = text.encode([asked.negative_prompt if asked else ""])[0]
         guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
-        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance, null)
+        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance)
+        if asked is not None and asked.null_embedding is not None:
+            model = dataclasses.replace(model, null=read_null(asked.null_embedding, model.dropped))
+        elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
+            states = text.encode([asked.negative_prompt if asked else ""])[0]
+            model = dataclasses.replace(model, null={**model.null, CONDITION: states})
         if model.precision is not None:
             raise RecipeError(f"{where}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model")
         fault = checkpoint.guidance_fault(model)
@@ -106,7 +105,7 @@ class Inputs:
             shape, decoder = model.sample_shape, self.parts().decoder
             if decoder is not None and isinstance(config, data.Folder):
                 shape = decoder.shape(shape)
-            embeddings = {name: one.shape for name, one in model.conditions.items() if name in data.KEYS}
+            embeddings = {name: one.shape for name, one in model.conditions.items() if name != "class_labels"}
             return data.load(config, shape, model.classes, embeddings, self._encode)
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress, self._encode)

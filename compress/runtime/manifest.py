@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from compress.errors import BundleError
+from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
 from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
@@ -55,7 +55,7 @@ def _mapping(check: Check, names: str = ".*") -> Check:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
         for name, one in value.items():
             _if("of plain names", lambda v: re.fullmatch(names, v, re.ASCII | re.DOTALL) is not None)(name, key)
-            check(one, f"{key}.{reprlib.repr(name)[1:-1]}")
+            check(one, f"{key}.{written(name)}")
 
     return all_of
 
@@ -211,10 +211,9 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     if known is not None and not asked <= set(known):
         raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
     null = sampling["guidance"].get("null", {})
-    if not set(null) <= set(inputs):
-        raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
-    if len(null) > 1:
-        raise _Fault(f"sampling.guidance.null: should be of one input; got {sorted(null)}")
+    others = set(null) - (set(inputs) - {"sample", "timestep"})
+    if others:
+        raise _Fault(f"sampling.guidance.null: should be of conditions; got {sorted(others)[0]!r}")
     for name, value in null.items():
         if isinstance(value, int) is not inputs[name]["dtype"].startswith("int"):
             raise _Fault(f"sampling.guidance.null.{name}: should be a class for labels, a file for embeddings")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compress.judge import baseline
-from compress.judge.response import at_scale
+from compress.judge.images import at_scale
 from compress.measure import workers
 from compress.model import reference
 from compress.model.denoiser import Denoiser, draw, guided, predict

@@ -17,7 +17,8 @@ from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
 from compress.families import FAMILIES
 from compress.recipe import recipe
-from compress.recipe.head import GuidanceOptions, Head
+from compress.recipe.guidance import GuidanceOptions
+from compress.recipe.head import Head
 from compress.recipe.recipe import Recipe
 from tests.conftest import write_recipe
 
