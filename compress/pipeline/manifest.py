@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compress import __version__
+from compress.data import key
 from compress.diffusion.sampling import Sampling
 from compress.files import sha256, write_json
 from compress.model.denoiser import Denoiser, example_inputs
@@ -29,7 +30,7 @@ def sampling_of(model: Denoiser) -> dict[str, Any]:
     if sampling.guidance.kind != "none":  # of a net that takes no null condition: what its teacher took
         label = sampling.guidance.null_class
         if label is not None or model.null:
-            guidance["null"] = {name: NULL.format(name) if label is None else label for name in model.dropped}
+            guidance["null"] = {name: NULL.format(key(name)) if label is None else label for name in model.dropped}
     return {
         "solver": sampling.solver,
         "prediction_type": sampling.prediction_type,

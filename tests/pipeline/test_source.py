@@ -207,7 +207,7 @@ def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> 
     ("config", "reason"),
     [
         ({"_class_name": "FluxTransformer2DModel"}, "architecture FluxTransformer2DModel is not supported"),
-        ({"_class_name": "Transformer2DModel", "norm_type": "layer_norm"}, "norm_type 'layer_norm'"),
+        ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
     ],
 )
 def test_weights_of_another_architecture_are_not_downloaded(hub: Any, config: dict[str, str], reason: str) -> None:
