@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
+from compress.devices import send
 from compress.randomness import Draw, generator
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
@@ -21,7 +22,7 @@ class Batch:
     conditions: Mapping[str, torch.Tensor]
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.images.to(device), {name: value.to(device) for name, value in self.conditions.items()})
+        return Batch(send(self.images, device), {name: send(value, device) for name, value in self.conditions.items()})
 
 
 @dataclass(frozen=True)

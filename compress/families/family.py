@@ -191,7 +191,7 @@ class Positional(nn.Module):
         self.conditions = family.conditions(net, 1)
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
-        dtype, count = self.net.dtype, len(self.conditions)
+        dtype, count = next(self.net.parameters()).dtype, len(self.conditions)  # `net.dtype` asks every module
         values = [value.to(dtype) if value.is_floating_point() else value for value in given[:count]]
         conditions = dict(zip(self.conditions, values, strict=True))
         beside = [conditions.pop(name) for name, one in self.conditions.items() if one.concatenated]

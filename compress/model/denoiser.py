@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from compress.devices import send
 from compress.diffusion.levels import spread
 from compress.diffusion.sampling import Sampling
 from compress.families.family import Condition, Family
@@ -135,7 +136,8 @@ def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> 
     given = {name: conditions[name] for name in model.dropped}
     if null_class is not None:
         return {**conditions, **{name: torch.full_like(value, null_class) for name, value in given.items()}}
-    return {**conditions, **{name: model.null[name].to(value).expand_as(value) for name, value in given.items()}}
+    null = {name: send(model.null[name], value.device).to(value.dtype) for name, value in given.items()}
+    return {**conditions, **{name: null[name].expand_as(value) for name, value in given.items()}}
 
 
 def predict(

@@ -15,6 +15,7 @@ from torch import nn
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
+from compress.devices import send
 from compress.errors import PassError
 from compress.pipeline.decoder import Decoder, of_net
 from compress.randomness import Draw, generator
@@ -56,7 +57,7 @@ class Imitation(nn.Module):
         """Losses of disturbed latents [b,…]."""
         latents, weights = batch.images, self.config.losses
         strength = torch.rand(len(latents), *[1] * (latents.ndim - 1), generator=random) * self.config.noise
-        latents = latents + (strength * torch.randn(latents.shape, generator=random)).to(latents)
+        latents = latents + send(strength * torch.randn(latents.shape, generator=random), latents.device)
         with torch.no_grad():
             wanted = self.teacher.pixels(latents)
         found = self.student.pixels(latents).float()
@@ -131,6 +132,6 @@ def _psnr(wanted: torch.Tensor, found: torch.Tensor) -> float:
 def forecast(model: Decoder, config: Config, context: Context) -> Forecast:
     """The decoder's size is known at once; training time is measured on a few steps."""
     taught = objective(model, config, context)
-    seconds, memory = training.forecast(taught, context.teacher(), config, context.seed)
+    seconds, memory = training.forecast(taught, context.teacher(), config, context)
     taught.student.net.requires_grad_(False).eval()
     return Forecast(taught.student, seconds, memory)
