@@ -1,6 +1,5 @@
 """A whole pipeline, as diffusers keeps one: a denoiser and the parts around it, which no pass changes yet."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from compress.errors import CheckpointError, DataError, written
-from compress.files import write_json
+from compress.files import link, write_json
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress
 from compress.pipeline import checkpoint, decoder, text
@@ -133,12 +132,7 @@ class Pipeline:
         if not self.parts.index:
             return
         for name, file in self.parts.files.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(file.resolve())
-            except OSError:  # on another disk, or somebody else's
-                shutil.copyfile(file, target)
+            link(file, folder / name)
         if self.parts.made is not None:
             self.parts.made.net.save_pretrained(folder / self.parts.made.name)  # type: ignore[operator]
         write_json(folder / INDEX, index_of(self.denoiser, self.parts))
