@@ -65,13 +65,13 @@ class Parts:
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
-    """What a checkpoint holds beside its net. wanted: None: if it is a folder; of a hub id it would be downloaded.
+    """What a model folder holds beside its net. wanted: None: if there is anything.
 
-    Raises CheckpointError if they are wanted, and the checkpoint holds a net alone.
+    Raises CheckpointError if they are wanted, and the folder holds a net alone.
     """
-    if reference is None or not (Path(reference).is_dir() if wanted is None else wanted):
+    if reference is None or wanted is False:
         return Parts()
-    source = locate(reference, whole=True)
+    source = locate(reference)
     if not (source.root / INDEX).is_file():
         if wanted:
             raise CheckpointError(
@@ -107,7 +107,7 @@ def decoder_of(parts: Parts, name: str) -> Decoder:
 def encode(parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
     """The embeddings [n,tokens,width] of texts. Raises DataError without a text encoder."""
     if parts.text is None:
-        why = text.lacking(parts.kinds) if parts.index else "is a net alone (of a hub id, unless `pipeline: true`)"
+        why = text.lacking(parts.kinds) if parts.index else "is a net alone"
         raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
     cut = parts.text.cut(texts)
     if cut:

@@ -76,7 +76,7 @@ def folder_of(asked: Reference, allow_pickle: bool, log: Callable[[str], None]) 
     elif asked.config is not None:
         raise CheckpointError(f"{asked.checkpoint}: is no single .safetensors file, and `config` is of such alone")
     else:
-        source = locate(file if file.is_absolute() else str(asked.checkpoint), whole, asked.subfolder, asked.variant)
+        source = locate(str(asked.checkpoint), whole, asked.subfolder, asked.variant)
     files = _files(source, whole, asked.variant)
     if not asked.lora and all(source.root / name == file for name, file in files.items()):
         return source.root

@@ -109,9 +109,7 @@ def _choose(names: Collection[str], where: str, subfolder: str, variant: str) ->
     if variant and not found:
         known = {variant_of(name.removeprefix(folder)) for name in names if name.startswith(folder)} - {None, ""}
         there = ", ".join(sorted(map(str, known))) or "none"
-        raise CheckpointError(
-            f"{where}: {folder or 'it '}has no weights of the variant {variant!r}; there are: {there}"
-        )
+        raise CheckpointError(f"{where}: {folder}: no weights of the variant {variant!r}; there are: {there}")
     own = [f"{folder}config.json", *(folder + name for name in found)]
     return folder, own + [name for name in _BESIDE if name in names]
 

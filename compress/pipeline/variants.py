@@ -20,17 +20,14 @@ def weights_of(folder: str, names: Collection[str], variant: str) -> list[str]:
     inside = sorted(name.removeprefix(folder) for name in names if name.startswith(folder))
     if OWN_WEIGHTS in inside and not variant:
         return [OWN_WEIGHTS]
-    found: dict[str, list[str]] = {}
-    for name in inside:
-        one = variant_of(name)
-        if one is not None and name.startswith(STOCK_WEIGHTS):
-            found.setdefault(one, []).append(name)
-    for one in [variant] if variant else sorted(found, key=lambda one: (one != "", "ema" in one, one)):
-        index = [name for name in found.get(one, ()) if name.endswith(".json")]
-        shards = [name for name in found.get(one, ()) if is_shard(name)]
-        whole = [name for name in found.get(one, ()) if name not in (*index, *shards)]
-        if index or whole:
-            return [*index, *shards] if index else whole
+    stock = [name for name in inside if name.startswith(STOCK_WEIGHTS) and variant_of(name) is not None]
+    known = sorted({variant_of(name) or "" for name in stock}, key=lambda one: (one != "", "ema" in one, one))
+    for one in [variant] if variant else known:
+        own = [name for name in stock if variant_of(name) == one and not is_shard(name)]
+        index = [name for name in own if name.endswith(".json")]
+        shards = [name for name in stock if is_shard(name)]  # an index without a variant may name those of one
+        if own:
+            return [*index, *([name for name in shards if variant_of(name) == one] or shards)] if index else own
     pickles = [name for name in inside if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != CLASSIFIER]
     return [] if variant else [name for name in (f"{STOCK_WEIGHTS}.bin", *pickles) if name in pickles][:1]
 
