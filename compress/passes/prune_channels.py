@@ -6,7 +6,6 @@ compare the student's features with the teacher's. For several rounds, write the
 after each: a target is a fraction of the model so far.
 """
 
-import copy
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from torch import nn
 from compress.contract import Context, PassConfig, PassResult
 from compress.measure import counts, target
 from compress.model import channels, plain_widths
-from compress.model.channels import Coupled, Couplings
+from compress.model.channels import Coupled
+from compress.model.copies import shadow, sharing
 from compress.model.denoiser import Denoiser, predict
 from compress.model.noising import noised, with_null
 from compress.model.paths import meant
@@ -112,7 +112,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     """Prune to the target and report the surviving widths."""
     if config.target.fraction == 1:
         return PassResult(model, changed=False, notes=target.REACHED)
-    source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+    source = dataclasses.replace(model, net=sharing(model.net).requires_grad_(True))
     if "taylor" in config.importance:
         _accumulate_gradients(source, config, context)
     pruned = _search(source, config, context)
@@ -148,7 +148,7 @@ def _accumulate_gradients(model: Denoiser, config: Config, context: Context) -> 
 def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]:
     """What may go from every coupled set. model: with gradients, where importance needs them."""
     net = model.net
-    sets = Couplings(model).sets
+    sets = channels.couplings(model)
     layers = sorted({member.path for one in sets for member in one.members})
     protected = meant(config.protect, layers, f"{where}: protect", "layer")
     applied = None if config.target.kind in ("params", "bytes") else counts.places(model)
@@ -197,28 +197,31 @@ def choose(ranked: list[Ranked], config: Config, share: float) -> dict[str, list
 
 def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -> Denoiser:
     """A pruned copy without gradients. share: of max_ratio, in 0 … 1."""
-    copied = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     stock = None
     if config.widths == "stock":
         stock = plain_widths.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
         chosen = {one.coupled.name: one.down_to(plain_widths.width(one.coupled, stock)) for one in ranked}
     else:
         chosen = choose(ranked, config, share)
-    kept = Couplings(copied).remove(chosen, config.heads == "remove")
-    copied.net.requires_grad_(False).zero_grad(set_to_none=True)
-    pruned = dataclasses.replace(copied, kept=kept)
+    pruned = channels.remove(model, [one.coupled for one in ranked], chosen, config.heads == "remove")
     return plain_widths.conform(pruned, stock) if stock else pruned
 
 
 def _search(model: Denoiser, config: Config, context: Context) -> Denoiser:
-    """The least pruning that meets the target: bisection over the share of channels to remove."""
+    """The least pruning that meets the target: bisection over the share of channels to remove.
+
+    On the way models are pruned without their weights, unless they are to be timed.
+    """
     wanted = config.target
     ranked = rank(model, config, context.seed, context.name)
+    model.net.zero_grad(set_to_none=True)  # gradients have been counted
     if wanted.channels is not None:
         return prune(model, ranked, config, min(1.0, (1 - wanted.channels) / config.max_ratio))
 
+    tried = model if wanted.kind == "latency" else dataclasses.replace(model, net=shadow(model.net))
+
     def left(step: int) -> float:
-        return target.LEFT[wanted.kind](prune(model, ranked, config, step / GRAIN), model)
+        return target.LEFT[wanted.kind](prune(tried, ranked, config, step / GRAIN), model)
 
     least = left(GRAIN)
     if least > wanted.fraction:
