@@ -204,7 +204,7 @@ def _check(
     with model.family.lean.within(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
     feeds = [dict(zip(names, parts, strict=True)) for parts in questions]
-    wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
+    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
