@@ -1,4 +1,4 @@
-"""Where a file's kernels compute something else than its graph says."""
+"""Whether a file computes what its model does, and where its kernels compute something else than its graph says."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from compress.judge.quality import sqnr
+from compress.model.denoiser import Denoiser
+from compress.randomness import Draw, generator
 from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
 
+CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -47,3 +51,27 @@ def first_wrong_layer(
         if not agreement >= least:
             return layer, agreement
     return None
+
+
+def questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], seed: int) -> list[torch.Tensor]:
+    """(sample, timestep, *inputs), each [n,…], to ask model and file: noise at the model's own timesteps.
+
+    inputs: examples of what the file takes, of its batch size.
+    """
+    random = generator(seed, Draw.EXPORT_CHECK)
+    numbers, fewest, most = CHECKED
+    own = model.sampling.told(torch.tensor(model.sampling.timesteps))
+    count = min(max(-(-numbers // inputs[0].numel()), fewest), most)
+    found = []
+    for i in range(count):
+        conditions = []
+        for (name, condition), example in zip(model.inputs.items(), inputs[2:], strict=True):
+            if condition.dtype == torch.int64:
+                conditions.append(torch.randint(model.classes or 1, example.shape, generator=random))
+            elif name in model.conditions:
+                conditions.append(torch.randn(example.shape, generator=random))
+            else:
+                conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
+        sample = torch.randn(inputs[0].shape, generator=random)
+        found.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]

@@ -6,6 +6,7 @@ PyTorch model on noise; an int8 file against its simulation. `sampler.onnx`, if 
 to image in one graph; it is checked against the step-by-step runtime.
 """
 
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,10 @@ import onnx_ir as ir
 import torch
 from pydantic import Field
 
-from compress.contract import Context, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.errors import ExportError, PassError
 from compress.files import write_json
-from compress.judge.parity import first_wrong_layer
+from compress.judge.parity import first_wrong_layer, questions
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
@@ -26,7 +27,7 @@ from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
 from compress.pipeline.manifest import MODEL, input_names, write_manifest
 from compress.quantization.calibration import answers
-from compress.randomness import Draw, generator
+from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 
@@ -36,7 +37,8 @@ TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root m
 CALIBRATION = 60  # images that adaptive steps are calibrated on
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
-CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
+LARGE = 2**28  # bytes of a file from which a plan does without one
+SECONDS, MEMORY = 3e-8, 1.1  # that an export takes a byte on two cores, and bytes: the engine holds the weights too
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
 
 
@@ -61,22 +63,7 @@ class Config(PassConfig):
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
-    hindered = {
-        "the steps of this model were distilled": model.sampling.distilled,
-        "they need batch: 1, or any": (config.batch or 1) > 1,
-        "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
-    }
-    for why in (why for why, found in hindered.items() if config.adaptive and found):
-        raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
-    if config.timesteps == "own" and model.sampling.dtype != torch.int64:
-        raise PassError(
-            f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"
-        )
-    if model.sampling.guidance.kind == "classifier":
-        raise PassError(
-            f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
-            "`distill_steps: {bake_guidance: true}`, before it"
-        )
+    _refuse(model, config, context.name)
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     inputs = example_inputs(model, batch=config.batch or 2)
@@ -111,6 +98,34 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _refuse(model: Denoiser, config: Config, name: str) -> None:
+    """Raise PassError for what cannot be exported as asked."""
+    hindered = {
+        "the steps of this model were distilled": model.sampling.distilled,
+        "they need batch: 1, or any": (config.batch or 1) > 1,
+        "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
+    }
+    for why in (why for why, found in hindered.items() if config.adaptive and found):
+        raise PassError(f"{name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if config.timesteps == "own" and model.sampling.dtype != torch.int64:
+        raise PassError(f"{name}: timesteps: own needs whole numbers, which this model is not told; set it to any")
+    if model.sampling.guidance.kind == "classifier":
+        raise PassError(
+            f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
+            "`distill_steps: {bake_guidance: true}`, before it"
+        )
+
+
+def forecast(model: Denoiser | Quantized, config: Config, context: Context) -> Forecast:
+    """A model is really exported, but for a large one, whose size and time are those of its weights."""
+    size = counts.parameters(model) * SCHEMES[model.scheme].bytes
+    if size <= LARGE:
+        began = time.monotonic()
+        return Forecast(run(model, config, context).model, time.monotonic() - began)
+    _refuse(model, config, context.name)
+    return Forecast(Unwritten(model, config.batch, size), size * SECONDS, round(size * MEMORY))
 
 
 def _own(model: Denoiser) -> list[int]:
@@ -180,11 +195,9 @@ def _check(
 ) -> dict[str, float]:
     """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
     size, names = len(inputs[0]), input_names(model)
-    points = _points(model, inputs, context)
-    questions = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
-    got = np.concatenate(
-        [bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in questions]
-    )
+    points = questions(model, inputs, context.seed)
+    asked = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
+    got = np.concatenate([bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in asked])
 
     def answered(module: Denoiser) -> np.ndarray:
         given = [value.to(inputs[0].device) for value in points]
@@ -203,31 +216,10 @@ def _check(
         return found
     with model.family.lean.within(model.net):
         named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
-    feeds = [dict(zip(names, parts, strict=True)) for parts in questions]
+    feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
     wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
         f"expected{blamed}; please report the model's config and the processor, {latency.processor()}"
     )
-
-
-def _points(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Context) -> list[torch.Tensor]:
-    """(sample, timestep, *inputs), each [n,…], to ask model and file: noise at the model's own timesteps."""
-    random = generator(context.seed, Draw.EXPORT_CHECK)
-    numbers, fewest, most = CHECKED
-    own = model.sampling.told(torch.tensor(model.sampling.timesteps))
-    count = min(max(-(-numbers // inputs[0].numel()), fewest), most)
-    questions = []
-    for i in range(count):
-        conditions = []
-        for (name, condition), example in zip(model.inputs.items(), inputs[2:], strict=True):
-            if condition.dtype == torch.int64:
-                conditions.append(torch.randint(model.classes or 1, example.shape, generator=random))
-            elif name in model.conditions:
-                conditions.append(torch.randn(example.shape, generator=random))
-            else:
-                conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
-        sample = torch.randn(inputs[0].shape, generator=random)
-        questions.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
-    return [torch.cat(parts) for parts in zip(*questions, strict=True)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.contract import Context, Forecast, PassConfig, PassResult, Task
+from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
@@ -176,13 +176,16 @@ def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
         )
 
 
-def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
+def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher, wanted = context.teacher(), config.samples + config.references
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
-    bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+    if isinstance(model, Unwritten):
+        student = predicted.of_model(model.denoiser, model.batch, config.threads)
+    else:
+        student = predicted.of_bundle(Bundle(model.path, config.threads, engine=ENGINES[config.engine]))
     missing, passes = max(0, wanted - files * BATCH), len(context.finished)
-    seconds = predicted.seconds(teacher, bundle, missing, config.samples, config.references, config.clock, passes)
+    seconds = predicted.seconds(teacher, student, missing, config.samples, config.references, config.clock, passes)
     return Forecast(model, seconds)
 
 

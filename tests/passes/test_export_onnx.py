@@ -1,5 +1,6 @@
 """Weights of a net that one file cannot hold lie beside its graph, and nothing else is different."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compress.errors import BundleError, ExportError
+from compress.contract import Unwritten
+from compress.errors import BundleError, ExportError, PassError
+from compress.measure import counts
 from compress.model.denoiser import Denoiser, draw
-from compress.passes import export_onnx
+from compress.passes import export_onnx, verify
 from compress.runtime import Bundle
 from compress.runtime.external import external_files
 from tests.conftest import SHALLOW_CONFIG, assert_close_db, make_context, make_denoiser
@@ -78,3 +81,19 @@ def test_the_layer_of_a_file_beyond_the_limit_is_blamed(
     monkeypatch.setattr(Bundle, "denoise", lambda *given: -truly(*given))
     with pytest.raises(ExportError, match="differs from the PyTorch model"):
         export(model, tmp_path)
+
+
+def test_a_plan_of_a_large_model_writes_nothing(
+    model: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_onnx, "LARGE", LIMIT)
+    monkeypatch.setattr(export_onnx, "to_onnx", lambda *_, **__: pytest.fail("exported"))
+    context = make_context(model, tmp_path)
+    found = export_onnx.forecast(model, export_onnx.Config(batch=1), context)
+    assert found.model == Unwritten(model, 1, 4 * counts.parameters(model)) and found.seconds > 0
+    assert list(context.output.iterdir()) == []
+    distilled = dataclasses.replace(model, sampling=model.sampling.model_copy(update={"distilled": True}))
+    with pytest.raises(PassError, match="adaptive: steps cannot adapt"):
+        export_onnx.forecast(distilled, export_onnx.Config(adaptive=True), context)
+    judged = verify.forecast(found.model, verify.Config(samples=10, batches=(), rounds=10), context)
+    assert judged.model is found.model and judged.seconds > 0

@@ -12,7 +12,7 @@ from torch import nn
 from compress.errors import PassError
 from compress.measure import counts
 from compress.measure.target import LEFT
-from compress.model import edits, low_rank
+from compress.model import edits, low_rank, taylor
 from compress.model.channels import couplings, importance, remove
 from compress.model.denoiser import Denoiser, predict
 from compress.passes import prune_channels
@@ -254,3 +254,38 @@ def test_what_loses_nothing_is_not_copied_and_the_model_stays_as_it_was(tmp_path
     ours, theirs = pruned.net.state_dict(), model.net.state_dict()
     same = [name for name in ours if ours[name].shape == theirs[name].shape]
     assert same and {ours[name].data_ptr() for name in same} == {theirs[name].data_ptr() for name in same}
+
+
+@pytest.mark.parametrize("importance", ["taylor", "diffusion_taylor"])
+def test_gradients_in_parts_are_those_of_the_whole_batch(
+    importance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    config = prune_channels.Config.model_validate({"target": {"params": 0.7}, "importance": importance, "batches": 2})
+    found, seen = [], []
+    truly = taylor.predict
+    monkeypatch.setattr(taylor, "predict", lambda m, sample, *more: seen.append(len(sample)) or truly(m, sample, *more))
+    for at_once in (prune_channels.BATCH, 25):
+        monkeypatch.setattr(prune_channels, "PART", at_once * counts.macs(model))
+        source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+        prune_channels._accumulate_gradients(source, config, make_context(model, tmp_path))
+        found.append(torch.cat([parameter.grad.flatten() for parameter in source.net.parameters()]))
+    assert set(seen) == {64, 22, 20}
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-6)
+
+
+def test_a_plan_of_a_large_net_takes_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    config = prune_channels.Config.model_validate({"target": {"params": 0.7}, "batches": 1})
+    context = make_context(model, tmp_path)
+    exact = prune_channels.forecast(model, config, context)
+    done = prune_channels.run(model, config, context)
+    assert counts.macs(exact.model) == counts.macs(done.model)
+    monkeypatch.setattr(prune_channels, "LONG", 1)
+    monkeypatch.setattr(taylor, "predict", lambda *_: pytest.fail("took a gradient"))
+    about = prune_channels.forecast(model, config, context)
+    left = counts.parameters(about.model) / counts.parameters(model)
+    assert 0.6 < left <= 0.7 and about.seconds > 0 and about.memory_bytes == counts.weight_bytes(model)
+    without_data = dataclasses.replace(context, data=None, dataset=lambda: pytest.fail("looked for images"))
+    with pytest.raises(pytest.fail.Exception, match="looked for images"):  # as `run` does
+        prune_channels.forecast(model, config, without_data)
