@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ class Sample:
         None
     )
     steps: Annotated[int | None, typer.Option(min=1, help="of those that the bundle serves")] = None
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="of those that the bundle takes; default: its own")
+    ] = None
     psnr: Annotated[
         float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
     ] = None
@@ -55,7 +59,9 @@ def sample(asked: Sample) -> None:
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
     conditions = _conditions(model, asked)
-    noise = np.random.default_rng(asked.seed).standard_normal((asked.count, *model.sample_shape), dtype=np.float32)
+    sides = model.sample_shape[1:] if asked.size is None else _sides(asked.size)
+    drawn = (asked.count, model.sample_shape[0], *sides)
+    noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
     else:
@@ -71,6 +77,14 @@ def sample(asked: Sample) -> None:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
         grid(images, asked.out, titles)
     print(asked.out)
+
+
+def _sides(size: str) -> tuple[int, ...]:
+    """(height, width) that --size names; whether a bundle takes them it says itself. Raises BundleError."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None:
+        raise BundleError(f"--size {size}: should be HEIGHTxWIDTH, e.g. 48x64")
+    return int(found[1]), int(found[2])
 
 
 def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class Family:
     classes: number of labels, the null class included; None: it takes none.
     channels: how many channels a prediction of a net of this config has.
     multiple: of which number the sides of a sample should be a multiple; of a net for one size alone, that size.
+    any_size: whether a net takes samples of other sizes than its config's, in multiples of that number.
     conditions: the conditions of a net in the order of `positional`; `tokens` is the text length.
     positional: a module f(sample, timestep, *conditions, *scalars) -> prediction [b,c,h,w] around a net.
     scalars: path → width of the modules (or of None) that may give way to a `ScalarEmbedding`, and then take what
@@ -133,6 +134,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     once: tuple[str, ...] = ()
     dimensions: int = 2
+    any_size: bool = False
 
     def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """(channels, length) or (channels, height, width) of one sample. A size that is one number is every side's."""

@@ -21,8 +21,9 @@ from compress.judge.parity import first_wrong_layer, questions
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
+from compress.model.open_sizes import LARGEST, other_sizes
 from compress.model.reference import conditions_for, noise_like
-from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.export import as_exported, lean, to_onnx
 from compress.onnx_graph.precompute import constant_bytes
 from compress.onnx_graph.unroll import unroll
 from compress.pipeline.manifest import MODEL, input_names, write_manifest
@@ -55,6 +56,11 @@ class Config(PassConfig):
     sampler: bool = Field(
         False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
     )
+    size: Literal["free"] | tuple[tuple[int, int], ...] | None = Field(
+        None,
+        description="[height, width] of the samples that the file takes beside those of the config's size, e.g. "
+        "[[48, 64], [96, 96]]; free: whatever the net can take; in the sample's units, which for latents are latents'",
+    )
     adaptive: bool = Field(
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
@@ -68,9 +74,15 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     folder.mkdir(parents=True)
     inputs = example_inputs(model, batch=config.batch or 2)
     names = input_names(model)
+    multiple = model.family.multiple(model.config) if config.size else None
+    if multiple is not None and model.precision is not None and model.precision.ranges:
+        from compress.quantization import quantized  # brings torchao, which only quantized models need
+
+        made = model.precision
+        model = quantized.rebuild(model.in_float(), made.scheme, made.ranges, made.float_layers, multiple)
     timesteps = _own(model) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
-        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
+        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
@@ -80,6 +92,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         "name": context.recipe,
         "sampler": SAMPLER if config.sampler else None,
         "timesteps": timesteps or None,
+        "sizes": multiple and {"multiple": multiple, "listed": None if config.size == "free" else config.size},
         "params": counts.parameters(model),
         "macs": counts.macs(model),
         "data": None if context.data is None else context.data.source,
@@ -93,6 +106,9 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
     }
+    for sides in other_sizes(model, config.size):
+        resized = inputs[0].new_zeros(*inputs[0].shape[:2], *sides)
+        _check(model, bundle, (resized, *inputs[1:]), config, context)
     if config.adaptive:
         notes["adaptive"] = _calibrate(model, bundle, context)
     if config.sampler:
@@ -109,6 +125,12 @@ def _refuse(model: Denoiser, config: Config, name: str) -> None:
     }
     for why in (why for why, found in hindered.items() if config.adaptive and found):
         raise PassError(f"{name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    multiple, size = model.family.multiple(model.config), config.size or ()
+    if size and not model.family.any_size:
+        raise PassError(f"{name}: size: a {model.family.name} takes samples of its config's size alone; leave it out")
+    for sides in size if size != "free" else ():
+        if any(not multiple <= side <= LARGEST or side % multiple for side in sides):
+            raise PassError(f"{name}: size: {list(sides)}: sides of this net are multiples of {multiple}, to {LARGEST}")
     if config.timesteps == "own" and model.sampling.dtype != torch.int64:
         raise PassError(f"{name}: timesteps: own needs whole numbers, which this model is not told; set it to any")
     if model.sampling.guidance.kind == "classifier":
@@ -215,7 +237,7 @@ def _check(
     if agreement >= least:
         return found
     with model.family.lean.within(model.net):
-        named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
+        named = lean(as_exported(model.module, inputs, names, config.batch, config.opset), named=True)
     feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
     wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""

@@ -10,8 +10,11 @@ from compress.errors import BundleError
 from compress.runtime.engines import Feeds, Graph, Specs
 
 
-def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs) -> None:
-    """Raises BundleError where names, types, ranks or sizes differ. Sizes that the graph leaves open fit any."""
+def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs, any_sides: bool = False) -> None:
+    """Raises BundleError where names, types, ranks or sizes differ.
+
+    Sizes that the graph leaves open fit any. any_sides: those of images must be open.
+    """
     for what, values, specs in (("input", graph.inputs, inputs), ("output", graph.outputs, outputs)):
         if sorted(values) != sorted(specs):
             raise _error(file, f"{what}s are {list(values)}", f"{list(specs)}")
@@ -20,6 +23,8 @@ def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs) -> 
             fits = len(found) == len(wanted) and all(
                 a == b for a, b in zip(found, wanted, strict=True) if isinstance(a, int)
             )
+            if any_sides and len(found) == 4 and any(isinstance(side, int) for side in found[2:]):
+                raise _error(file, f"{what} {name!r} is {found}", "of open sides")
             if value["dtype"] != specs[name]["dtype"] or not fits:
                 said = f"{what} {name!r} is {value['dtype']} {found}"
                 raise _error(file, said, f"{specs[name]['dtype']} {wanted}")
@@ -37,8 +42,10 @@ def check_asked(
         given = sorted(conditions) or "none"
         raise BundleError(f"{path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
     shape = inputs["sample"]["shape"][1:]
-    if list(noise.shape[1:]) != shape or not len(noise):
-        raise BundleError(f"{path}: noise must be {['batch', *shape]}; got {list(noise.shape)}")
+    if not len(noise) or not _fits(list(noise.shape[1:]), shape, manifest.get("sizes")):
+        taken = takes(manifest)
+        others = f" ({taken})" if taken else ""
+        raise BundleError(f"{path}: noise must be {['batch', *shape]}{others}; got {list(noise.shape)}")
     if batch and len(noise) % batch:
         raise BundleError(f"{path}: was exported for batches of {batch}; got {len(noise)} samples")
     for name, value in conditions.items():
@@ -52,3 +59,21 @@ def check_asked(
 
 def _error(file: Path, found: str, wanted: str) -> BundleError:
     return BundleError(f"{file}: its {found}, and not {wanted} as bundle.json says; export it again")
+
+
+def takes(manifest: Mapping[str, Any]) -> str:
+    """What sizes of samples a bundle takes beside its own, in words; empty: none."""
+    sizes = manifest.get("sizes")
+    if not sizes:
+        return ""
+    listed = sizes.get("listed")
+    return f"or sides that are multiples of {sizes['multiple']}" if listed is None else f"or sides of {listed}"
+
+
+def _fits(found: list[int], shape: list[int], sizes: Mapping[str, Any] | None) -> bool:
+    """Whether samples [c,h,w] are of the bundle's own shape, or of another that it takes."""
+    if found == shape or not sizes or len(found) != 3 or found[0] != shape[0]:
+        return found == shape
+    if sizes.get("listed") is not None:
+        return found[1:] in sizes["listed"]
+    return all(side and side % sizes["multiple"] == 0 for side in found[1:])

@@ -12,7 +12,7 @@ from compress.errors import ExportError
 from compress.families.unet.attention import channels_first
 from compress.judge import parity
 from compress.model.denoiser import Denoiser, example_inputs
-from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.export import as_exported, lean
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
 from compress.runtime.engines import Graph, OnnxRuntime
@@ -42,7 +42,7 @@ def broken(graph: onnx.ModelProto, layer: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("layer", [None, "mid_block.resnets.0.conv1", "up_blocks.1.resnets.1.conv2"])
 def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channels_first(int8.net):
-        graph = to_onnx(int8.module, example_inputs(int8, 1), NAMES, 1, 20, named=True)
+        graph = lean(as_exported(int8.module, example_inputs(int8, 1), NAMES, 1, 20), named=True)
     random = np.random.default_rng(0)
     feeds = [
         {

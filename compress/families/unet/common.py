@@ -172,6 +172,7 @@ unet = partial(
     classes=classes,
     channels=lambda config: config["out_channels"],
     multiple=lambda config: 2 ** (len(config["block_out_channels"]) - 1),
+    any_size=True,
     scalars=scalars,
     stages=stages,
     channel_axis=1,
