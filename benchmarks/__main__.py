@@ -13,6 +13,7 @@ from pathlib import Path
 
 from compress import terminal
 from compress.files import sha256, write_json
+from compress.pages.tables import Table
 from compress.recipe.identity import digest
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,8 @@ def main() -> None:
         else:
             terminal.log(f"{name}: has run on this code")
         short += [name] if done["bars"] == "short" else []
-    terminal.table(("benchmark", "bars", "seconds"), [(n, d["bars"], str(d["seconds"])) for n, d in state.items()])
+    rows = [(name, done["bars"], str(done["seconds"])) for name, done in state.items()]
+    terminal.table(Table(("benchmark", "bars", "seconds"), rows))
     sys.exit(f"bars are short in {', '.join(short)}" if short else 0)
 
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.structure import PAIRS, SEED, Judges
 from compress import engine, passes, terminal
 from compress.judge import metrics, quality
-from compress.judge.response import at_scale, sample
+from compress.judge.images import at_scale, sample
 from compress.model.reference import Drawn, draw_kept
 from compress.recipe.identity import code_identity, digest
 from compress.recipe.inputs import Options

@@ -189,7 +189,7 @@ def model(seed: int) -> Denoiser:
     sampling = from_scheduler_config(SCHEDULER, SamplingOptions(steps=2))
     made = Denoiser(net, family, sampling, SCHEDULER)
     null = torch.randn(TOKENS, made.conditions["encoder_hidden_states"].shape[1]) if seed % 2 else None
-    made = dataclasses.replace(made, null_embedding=null)
+    made = dataclasses.replace(made, null={} if null is None else {"encoder_hidden_states": null})
     guidance = Guidance()
     if null is not None:
         guidance = Guidance(kind="cfg", scale=2.0)

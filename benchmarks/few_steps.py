@@ -26,7 +26,7 @@ from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.files import write_json, write_text
 from compress.judge import baseline as baselines
 from compress.judge import metrics
-from compress.judge.response import sample
+from compress.judge.images import sample
 from compress.measure import latency
 from compress.model.denoiser import Denoiser, example_inputs, guided
 from compress.model.reference import draw_many, noise_like

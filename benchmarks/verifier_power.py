@@ -29,9 +29,9 @@ from compress import terminal
 from compress.contract import Context
 from compress.data import read_npz
 from compress.files import cache_folder, sha256, write_json, write_npz, write_text
-from compress.judge import decision, metrics, probe, stages, yardsticks
+from compress.judge import decision, metrics, probe, yardsticks
 from compress.judge.baseline import Baseline, kept
-from compress.judge.response import sample
+from compress.judge.images import sample
 from compress.model.reference import Drawn, Progress, draw_kept, silent
 from compress.pipeline import checkpoint
 from compress.recipe.identity import code_identity, digest
@@ -164,7 +164,7 @@ def _judge(trial: Trial, given: Bench, folder: Path) -> dict[str, Any]:
     if trial.student == "teacher":
         left_out = dict.fromkeys(("kernel_loss", "sampling_error"), "is no bundle of the recipe")
     else:
-        quality["kernel_loss"] = stages.kernel_loss(given.whole, given.simulated, answer.guided)
+        quality["kernel_loss"] = probe.kernel_loss(given.whole, given.simulated, answer.guided)
         quality["sampling_error"] = probe.sampling_error(bundle, given.context.teacher())
     spaces = given.judged.spaces(pairs, others, ours)
     figures = pooled(quality, spaces)

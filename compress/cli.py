@@ -86,24 +86,15 @@ def plan(
 ) -> None:
     """Parameters, MACs, bytes, estimated time and memory after each pass, without training."""
     from compress import terminal
+    from compress.pages import tables
     from compress.plan import plan as rows
     from compress.recipe.inputs import Options
     from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)
     options = Options.on(device, terminal.progress, terminal.log, allow_pickle=allow_pickle)
-    shown = [
-        (
-            row.name,
-            f"{row.params:,}",
-            f"{row.macs / 1e6:,.1f} M",
-            f"{row.bytes / 1e6:.2f} MB" if row.bytes else "",
-            f"{row.seconds:,.0f} s",
-            f"{row.memory_bytes / 1e6:,.0f} MB",
-        )
-        for row in rows(checked, options)
-    ]
-    terminal.table(("after", "parameters", "MACs", "size", "time", "memory"), shown, title=checked.head.name)
+    fields = ("name", "params", "macs", "bytes", "seconds", "memory_bytes")
+    terminal.table(tables.of("after", [*rows(checked, options)], *fields, title=checked.head.name))
 
 
 @app.command()
@@ -146,18 +137,14 @@ def compare(
     """Several students of one teacher, side by side, from their reports."""
     from compress import terminal
     from compress.files import check_target, write_text
-    from compress.pages import comparison
+    from compress.pages import comparison, tables
 
     check_target(out)
-    students = comparison.read(bundles)
-    rows = [
-        (row.label, *(f"{cell.text} {'' if cell.said == cell.text else cell.said}".strip() for cell in row.cells))
-        for row in comparison.table(students)
-    ]
-    terminal.table(("", *(student.name for student in students)), rows, wrap=True)
-    for line in comparison.caveats(students):
+    reports = comparison.read(bundles)
+    terminal.table(tables.side_by_side(reports))
+    for line in comparison.caveats(reports):
         terminal.log(f"take care: {line}")
-    write_text(out, comparison.comparison(students))
+    write_text(out, comparison.comparison(reports, bundles))
     print(out)
 
 
@@ -174,6 +161,7 @@ def bench(
     from compress import terminal
     from compress.measure import latency
     from compress.measure.bench import callable_for
+    from compress.pages.tables import Table
     from compress.runtime.engines import engine_called
 
     count, known = threads or latency.default_threads(), engine_called(engine)
@@ -187,7 +175,7 @@ def bench(
         interval = "{:.3f} … {:.3f}".format(*timing.interval)
         rows.append((name, f"{timing.median:.3f}", f"{timing.p90:.3f}", interval, f"{ratio:.2f}×"))
     columns = ("", "median ms", "p90 ms", "95% interval", "speed")
-    terminal.table(columns, rows, f"batch {batch}, {count} threads, {latency.processor()}")
+    terminal.table(Table(columns, rows, f"batch {batch}, {count} threads, {latency.processor()}"))
 
 
 app.command("sample")(of_fields(sample, Sample))

@@ -23,6 +23,7 @@ from compress.diffusion.sampling import Guidance
 from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
+from compress.pipeline.pipeline import Parts
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
@@ -91,11 +92,12 @@ class Finished:
 class Context:
     """What a pass may use besides its model and its config.
 
-    name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and
-    given back to it when it runs again. output: what a pass leaves here is moved to the recipe's output
-    folder. teacher, dataset: loaded when first asked for. finished: the passes before this one that changed the
-    model. allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as
-    task` shows a bar. guidance, sampling: as the recipe asks.
+    name: of the pass in its recipe. recipe: the recipe's name. workdir: kept if the pass is killed and given back to it
+    when it runs again. output: what a pass leaves here is moved to the recipe's output folder. teacher, dataset: loaded
+    when first asked for. pictures: the data set as it is seen, where `dataset` has latents. around: what is around the
+    teacher's net; parts: around that of the model so far. finished: the passes before this one that changed the model.
+    allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as task` shows
+    a bar. guidance, sampling: as the recipe asks.
     """
 
     name: str
@@ -111,6 +113,9 @@ class Context:
     dataset: Callable[[], Dataset]
     progress: Callable[[str, int], AbstractContextManager[Task]]
     log: Callable[[str], None]
+    pictures: Callable[[], Dataset] | None = None
+    around: Callable[[], Parts] = Parts
+    parts: Callable[[], Parts] = Parts
     finished: Sequence[Finished] = ()
     allow_pickle: bool = False
 

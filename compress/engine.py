@@ -13,7 +13,7 @@ identity of the pass before it, of everything the recipe reads, and of the code 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from compress.measure import counts
 from compress.model.denoiser import Denoiser
 from compress.pages.publish import check, publish
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import Pipeline
+from compress.pipeline.decoder import Decoder
+from compress.pipeline.pipeline import Parts, Pipeline, decoder_of, parts
 from compress.recipe.identity import step_identity, versions
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step
@@ -98,6 +99,7 @@ class _Run:
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
         self.finished: list[Finished] = []
+        self.parts: Callable[[], Parts] = self.inputs.parts
 
     def prepare(self) -> None:
         """The output folder without what a killed run left half-written and, for a fresh start, without results."""
@@ -133,8 +135,12 @@ class _Run:
                 self.options.log(f"{step.name}: unchanged, used again")
             self.records.append(record)
             if record["stored"] is not None:
-                self.load = cache(self._loader(folder / record["stored"]))
-                self.finished.append(Finished(step.name, step.kind, self.load))
+                stored = folder / record["stored"]
+                self.load = cache(self._loader(stored))
+                if record["stored"] == "model":
+                    self.parts = cache(partial(parts, str(stored), None))
+                if not passes.on_decoder(step.kind):
+                    self.finished.append(Finished(step.name, step.kind, self.load))
         self.tidy(wanted)  # of an earlier version of this recipe
         self.still()
         verdict = publish(self.recipe.head.name, self.output, self.records)
@@ -155,12 +161,13 @@ class _Run:
         model = self.load()
 
         def write(part: Path) -> dict[str, Any]:
-            context = self.inputs.context(step, work, part / "files", tuple(self.finished))
+            context = self.inputs.context(step, work, part / "files", tuple(self.finished), self.parts)
             context.output.mkdir()
             began = time.monotonic()
-            result: PassResult[Any] = passes.module(step.kind).run(model, step.config, context)
+            given = decoder_of(self.parts(), step.name) if passes.on_decoder(step.kind) else model
+            result: PassResult[Any] = passes.module(step.kind).run(given, step.config, context)
             self.still()
-            stored = self._store(result.model, part) if result.changed else None
+            stored = self._store(model, result.model, part) if result.changed else None
             record = {
                 "pass": step.kind,
                 "name": step.name,
@@ -169,7 +176,7 @@ class _Run:
                 "changed": result.changed,
                 "stored": stored,
                 "seconds": round(time.monotonic() - began, 2),
-                "before": _size(model),
+                "before": _size(given),
                 "after": _size(result.model),
                 "notes": dict(result.notes),
                 "device": str(self.options.device),
@@ -182,13 +189,16 @@ class _Run:
         remove_own(work)
         return record
 
-    def _store(self, model: Any, part: Path) -> str:
-        """Save a pass's model inside its folder; the name of the subfolder."""
-        if isinstance(model, Bundle):
-            assert model.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
-            model.path.rename(part / "onnx")
+    def _store(self, before: Any, made: Any, part: Path) -> str:
+        """Save what a pass made inside its folder, with all that it left as it was; the name of the subfolder."""
+        if isinstance(made, Bundle):
+            assert made.path == part / "files" / "onnx", "a pass writes its bundle to context.output / 'onnx'"
+            made.path.rename(part / "onnx")
             return "onnx"
-        Pipeline(model, self.inputs.parts()).save(part / "model")
+        around = self.parts()
+        if isinstance(made, Decoder):
+            made, around = before, dataclasses.replace(around, made=made)
+        Pipeline(made, around).save(part / "model")
         return "model"
 
 
@@ -213,4 +223,6 @@ def _prepare_work(work: Path, identity: str) -> None:
 def _size(model: Any) -> Mapping[str, int] | None:
     if isinstance(model, Denoiser):
         return {"params": counts.parameters(model), "macs": counts.macs(model)}
+    if isinstance(model, Decoder):
+        return {"params": model.parameters}
     return {"bytes": model.size_bytes} if isinstance(model, Bundle) else None

@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from compress.contract import Finished, Forecast, Unwritten
 from compress.data import FromTeacher
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
+from compress.pipeline.pipeline import Parts, decoder_of
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe
 from compress.runtime import Bundle
@@ -46,22 +47,27 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
             inputs.dataset()  # its faults are found now, as `apply` finds them
         model: Any = inputs.teacher() if recipe.head.checkpoint else None
         net = model
+        parts: Callable[[], Parts] = inputs.parts
         finished: list[Finished] = []
         if model is not None:
             yield _row("checkpoint", net, Forecast(model))
         for number, step in enumerate(recipe.steps):
             work = Path(folder, str(number))
             work.mkdir()
-            context = inputs.context(step, work, work, finished)
+            context = inputs.context(step, work, work, finished, parts)
             module = passes.module(step.kind)
             if isinstance(step.config, training.TrainingConfig):
                 training.say_slow(step.config, context)
             began = time.monotonic()
+            given = decoder_of(parts(), step.name) if passes.on_decoder(step.kind) else model
             if hasattr(module, "forecast"):
-                forecast = module.forecast(model, step.config, context)
+                forecast = module.forecast(given, step.config, context)
             else:
-                forecast = Forecast(module.run(model, step.config, context).model)
+                forecast = Forecast(module.run(given, step.config, context).model)
                 forecast = dataclasses.replace(forecast, seconds=time.monotonic() - began)
+            if passes.on_decoder(step.kind):
+                parts = partial(dataclasses.replace, parts(), made=forecast.model)
+                forecast = dataclasses.replace(forecast, model=model)
             model = forecast.model
             net = model if isinstance(model, Denoiser) else net
             finished.append(Finished(step.name, step.kind, partial(getattr, forecast, "model")))

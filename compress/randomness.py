@@ -15,6 +15,7 @@ class Draw(StrEnum):
     CLASSIFIER = auto()  # batches of the classifier that judges
     CONDITIONS = auto()  # from the data set, to draw samples for
     DATASET = auto()  # noise of a data set that is drawn from the teacher
+    DECODER_CALIBRATION = auto()  # latents on which a decoder's ranges are set
     EXPORT_CHECK = auto()  # inputs on which an exported file is held against its model
     FACTORIZE = auto()
     FORECAST = auto()
@@ -26,13 +27,16 @@ class Draw(StrEnum):
     ITEMS = auto()  # of a data set, beside whatever else is drawn under the same key
     NEW_NET = auto()
     NEW_STUDENT = auto()
+    PARTS_CHECK = auto()  # inputs on which exported parts around a net are held against themselves
     POINTS = auto()  # of trajectories: which steps of which samples
     PROBE = auto()
+    PROMPTS = auto()  # the order of those of a file
     QAT = auto()  # noise of the trajectories on which weights are trained under rounding
     RANDOM_IMPORTANCE = auto()
     RECOVERY = auto()  # batches on which blocks are compared
     REFERENCE = auto()  # noise of the teacher's samples
     SAMPLER_CHECK = auto()
+    SMALL_DECODER = auto()
     STEP = auto()  # of training
     TIMESTEPS = auto()  # noise of the trajectories on which timesteps are chosen
     TIMING = auto()

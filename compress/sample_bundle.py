@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from compress.errors import BundleError
+from compress.errors import BundleError, short
 
 if TYPE_CHECKING:  # the command line reads the asked below before anything that takes time is imported
     from compress.runtime import Bundle
@@ -27,40 +28,48 @@ class Sample:
     bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")]
     out: Annotated[Path, typer.Option(help="picture to write (PNG), or .npz")] = Path("grid.png")
     class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
+    prompt: Annotated[list[str] | None, typer.Option(help="what to draw; several: in turn")] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="what guidance leads away from; default: nothing")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
         None
     )
     steps: Annotated[int | None, typer.Option(min=1, help="of those that the bundle serves")] = None
     size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="of those that the bundle takes; default: its own")
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="of pictures that the bundle takes; default: its own")
     ] = None
     psnr: Annotated[
         float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
     ] = None
     milliseconds: Annotated[float | None, typer.Option(help="time that all images may take together")] = None
-    count: Annotated[int, typer.Option(min=1, max=1000, help="number of images")] = 10
+    count: Annotated[int | None, typer.Option(min=1, max=1000, help="of images; default: a prompt each, or 10")] = None
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0
     threads: Threads = None
+
+    @property
+    def number(self) -> int:
+        """Of images."""
+        return self.count or len(self.prompt or ()) or 10
 
 
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
-    from compress.pages.figures import grid
+    from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
-    from compress.runtime.bundle import find
+    from compress.runtime.contents import find
 
     check_target(asked.out)
     model = Bundle(find(asked.bundle), asked.threads)
     if len(model.sample_shape) != 3 and asked.out.suffix != ".npz":
         shape = list(model.sample_shape)
         raise BundleError(f"--out {asked.out}: samples of this model are {shape}, no images; give the name of an .npz")
+    model = model if asked.negative_prompt is None else model.without(asked.negative_prompt)
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
     conditions = _conditions(model, asked)
-    sides = model.sample_shape[1:] if asked.size is None else _sides(asked.size)
-    drawn = (asked.count, model.sample_shape[0], *sides)
+    sides = model.sample_shape[1:] if asked.size is None else _sides(model, asked.size)
+    drawn = (asked.number, model.sample_shape[0], *sides)
     noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
@@ -68,28 +77,33 @@ def sample(asked: Sample) -> None:
         limits: dict[str, Any] = {"psnr": asked.psnr, "milliseconds": asked.milliseconds}
         images, taken = model.sample_adaptively(noise, **limits, **conditions)
         print(f"{taken.mean():.1f} steps an image, of {len(model.steps)}")
+    images = model.pixels(images)
     if not np.isfinite(images).all():
         scale = model.guidance["scale"]
         raise BundleError(f"{model.path}: drew what is not finite, at guidance scale {scale:g}; no picture was written")
     if asked.out.suffix == ".npz":
         write_npz(asked.out, {"samples": images})
+    elif len(images) == 1:
+        picture(images[0], asked.out)
     else:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
-        grid(images, asked.out, titles)
+        draw({"": images}, asked.out, titles)
     print(asked.out)
 
 
-def _sides(size: str) -> tuple[int, ...]:
-    """(height, width) that --size names; whether a bundle takes them it says itself. Raises BundleError."""
+def _sides(model: "Bundle", size: str) -> list[int]:
+    """Sides of the samples whose pictures have the size that --size names. Raises BundleError."""
+    from compress.runtime.signature import sides_for
+
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if found is None:
         raise BundleError(f"--size {size}: should be HEIGHTxWIDTH, e.g. 48x64")
-    return int(found[1]), int(found[2])
+    return sides_for(model.path, model.manifest, [int(found[1]), int(found[2])])
 
 
 def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     """The conditions [n, …] that the bundle takes, by name. Raises BundleError, and DataError of the embeddings."""
-    label, turns = asked.class_, np.arange(asked.count)
+    label, turns = asked.class_, np.arange(asked.number)
     conditions: dict[str, Any] = {}
     if "class_labels" in model.conditions:
         classes = model.manifest["classes"]
@@ -99,13 +113,23 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     elif label is not None:
         raise BundleError(f"{model.path}: takes no class label; leave --class out")
     others = [name for name in model.conditions if name != "class_labels"]
+    if asked.prompt:
+        if model.text is None:
+            raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
+        for text in model.text.cut(asked.prompt):
+            print(f"prompt is cut to {model.text.about['tokens']} tokens: {short(text)}", file=sys.stderr)
+        others.remove(model.text.about["condition"])
+        states = model.text.encode(asked.prompt)
+        conditions[model.text.about["condition"]] = states[turns % len(states)]
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
-        from compress.data import KEYS, read_embeddings  # needs torch, which a class label does not
+        from compress.data import key, read_embeddings  # needs torch, which a class label does not
 
         if asked.embeddings is None:
-            raise BundleError(f"{model.path}: takes {name}; give --embeddings with an .npz that holds `{KEYS[name]}`")
+            wanted = f"--embeddings with an .npz that holds `{key(name)}`"
+            wanted = wanted if model.text is None else f"--prompt, or {wanted}"
+            raise BundleError(f"{model.path}: takes {name}; give {wanted}")
         given = read_embeddings(asked.embeddings, name)
         conditions[name] = given[turns % len(given)]
     return conditions

@@ -1,7 +1,7 @@
 """What the terminal shows."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,8 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from compress.pages import findings, words
-from compress.report.parts import Space
+from compress.pages import findings, tables
 from compress.report.report import Report
 
 # Progress goes to stderr, results to stdout, so that results can be piped.
@@ -67,55 +66,32 @@ def say(message: str) -> None:
     output.print(message, markup=False, soft_wrap=True)
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None, wrap: bool = False) -> None:
-    """A table on stdout; all columns but the first are right-aligned, and kept on one line unless `wrap`."""
-    shown = Table(title=None if title is None else escape(title), title_justify="left")
-    for i, column in enumerate(columns):
-        shown.add_column(escape(column), justify="left" if i == 0 else "right", no_wrap=i > 0 and not wrap)
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    output.print(shown)
+def table(shown: tables.Table, columns: int | None = None) -> None:
+    """A table on stdout, or its first columns, all but the first right-aligned; what is shorter stands below it."""
+    if not shown.rows:
+        return
+    drawn = Table(title=escape(shown.title) or None, title_justify="left", show_edge=False)
+    for i, head in enumerate(shown.heads[:columns]):
+        drawn.add_column(escape(head), justify="right" if i else "left")
+    for row in shown.rows:
+        if len(row) == len(shown.heads):
+            drawn.add_row(*(escape(str(cell)) for cell in row[:columns]))
+    output.print(drawn)
+    for row in shown.rows:
+        if len(row) < len(shown.heads):
+            say(": ".join(map(str, row)))
+    output.print()
 
 
 def report(content: Report) -> None:
     """Costs, quality, latency, gates, what is worse, and the verdict."""
-    table(("", "teacher (PyTorch)", "student (onnxruntime)", "ratio"), findings.costs(content))
-    for title, rows in findings.groups(content):
-        timed = [
-            (
-                row.name,
-                f"{row.ms:.3g}",
-                words.span(row.interval, digits=3),
-                f"{row.speedup:.3g}×",
-                findings.against_student(row, rows),
-            )
-            for row in rows
-        ]
-        table(("", "ms a call", "95% interval", "speedup", "against the student"), timed, f"latency, {title}")
-    for failed in content.failed:
-        say(f"{failed.name}: failed: {failed.reason}")
-    own = ((metric, "", figure) for metric, figure in content.quality.items())
-    table((*findings.QUALITY[:4], ""), ((*row[:4], row[5]) for row in findings.qualities(own)))  # without the floors
-    _spaces(content.spaces)
-    for metric, reason in content.unmeasured.items():
-        say(f"{words.name(metric)}: not measured: {reason}")
-    if content.gates:
-        table(findings.GATES, findings.gates(content))
+    table(tables.costs(content))
+    for timed in tables.latency(content):
+        table(timed)
+    table(tables.quality(content), 3)
+    table(tables.gates(content))
     say(f"worse: {'; '.join(findings.shortfalls(content)) or 'nothing that was measured'}")
     style = {"pass": "bold green", "fail": "bold red"}.get(content.verdict, "bold yellow")
     output.print(f"verdict: {content.verdict}", style=style)
     if unjudged := findings.unjudged(content):
         say(unjudged)
-
-
-def _spaces(spaces: Mapping[str, Space]) -> None:
-    """Distances in every feature space, a column each, with what is said of them."""
-    rows = []
-    for metric in dict.fromkeys(metric for space in spaces.values() for metric in space.metrics):
-        figures = [space.metrics.get(metric) for space in spaces.values()]
-        cells = (
-            f"{words.number(figure.value, metric)} {words.finding(figure)}" if figure else "–" for figure in figures
-        )
-        rows.append((words.name(metric), *map(str.strip, cells)))
-    if rows:
-        table(("in the space", *spaces), rows, wrap=True)

@@ -12,11 +12,12 @@ from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
 from compress.files import unwritable
 from compress.folders import alone
+from compress.recipe.head import Head
 from compress.recipe.inputs import Inputs, Options
-from compress.recipe.recipe import Head, Recipe, Step
+from compress.recipe.recipe import Recipe, Step
 from compress.report.report import Report, read
 from compress.runtime import Bundle
-from compress.runtime.bundle import find
+from compress.runtime.contents import find
 from compress.settings import plain
 
 
@@ -45,27 +46,21 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
 def _recipe_of(bundle: Bundle, teacher: str) -> Recipe:
     """The recipe that a bundle carries, as far as verifying needs it."""
     manifest = bundle.manifest
-    if manifest["data"] not in ("digits", "teacher", None):
-        raise RecipeError(
-            [f"{bundle.path}: was made with data of its own ({manifest['data']}); name its recipe with --recipe"]
-        )
     given = [name for name in bundle.conditions if name != "class_labels"]
-    if given and manifest["data"] == "teacher":
-        raise RecipeError(
-            [
-                f"{bundle.path}: takes {' and '.join(given)}, and does not hold those of its teacher's samples; name "
-                "its recipe with --recipe"
-            ]
-        )
+    lacks = ""
+    if manifest["data"] not in ("digits", "teacher", None):
+        lacks = f"was made with data of its own ({manifest['data']})"
+    elif given:
+        lacks = f"takes {' and '.join(given)}, and does not hold those of its teacher's samples"
+    elif bundle.guidance["kind"] != "none" and not bundle.guidance.get("null"):
+        lacks = "its teacher is guided by a classifier"
+    if lacks:
+        raise RecipeError([f"{bundle.path}: {lacks}; name its recipe with --recipe"])
     head: dict[str, Any] = {"name": manifest["name"], "checkpoint": teacher, "sampling": manifest["teacher_sampling"]}
     if manifest["data"]:
         head["data"] = {"source": manifest["data"]}
-    if bundle.guidance["kind"] != "none" and not bundle.guidance.get("null"):
-        raise RecipeError([f"{bundle.path}: its teacher is guided by a classifier; name its recipe with --recipe"])
     if bundle.guidance["kind"] != "none":
-        (null,) = bundle.guidance["null"].values()
-        key, value = ("null_class", null) if isinstance(null, int) else ("null_embedding", bundle.path / null)
-        head["guidance"] = {"scale": bundle.guidance["scale"], key: value}
+        head["guidance"] = {"scale": bundle.guidance["scale"], "null_class": bundle.guidance["null"]["class_labels"]}
     config = _earlier(bundle.path.parent)
     file = bundle.path / "bundle.json"
     try:

@@ -81,13 +81,13 @@ def make_denoiser(
     with torch.no_grad():
         net.conv_out.weight.mul_(3)  # an output of about unit size
     sampling = from_scheduler_config(scheduler, SamplingOptions(steps=steps))
-    null_embedding = None
+    null = {}
     text = config["_class_name"] == "UNet2DConditionModel"
     if scale is not None and (text or config.get("num_class_embeds") or config.get("class_embed_type")):
         guidance = Guidance(kind="cfg", scale=scale, null_class=None if text else 10)
         sampling = sampling.model_copy(update={"guidance": guidance})
-        null_embedding = torch.randn(TOKENS, 12) if text else None
-    return Denoiser(net.eval().requires_grad_(False), family, sampling, scheduler, null_embedding)
+        null = {"encoder_hidden_states": torch.randn(TOKENS, 12)} if text else {}
+    return Denoiser(net.eval().requires_grad_(False), family, sampling, scheduler, null)
 
 
 @pytest.fixture(scope="session", autouse=True)

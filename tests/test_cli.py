@@ -108,28 +108,40 @@ def test_a_fault_of_the_package_has_a_code_of_its_own(place: Path, monkeypatch: 
     assert done.returncode == 70 and "Traceback" in done.stderr and "test_cli.py" in done.stderr
 
 
-def test_ctrl_c_while_writing_leaves_nothing_and_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Of one image the picture itself is written, of several a grid of them.
+WAYS = pytest.mark.parametrize(
+    ("saving", "count"), [("PIL.Image.Image.save", 1), ("matplotlib.figure.Figure.savefig", 2)], ids=["one", "grid"]
+)
+
+
+@WAYS
+def test_ctrl_c_while_writing_leaves_nothing_and_says_so(
+    place: Path, monkeypatch: pytest.MonkeyPatch, saving: str, count: int
+) -> None:
     def interrupted(part: Path, content: bytes) -> None:
         part.write_bytes(content[:2])
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, part, **_: interrupted(part, b"half"))
+    monkeypatch.setattr(saving, lambda figure, part, **_: interrupted(part, b"half"))
     before = sorted(place.rglob("*"))
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     try:
-        done = compress("sample", BUNDLE, "--count", 1, "--threads", 1, folder=place)
+        done = compress("sample", BUNDLE, "--count", count, "--threads", 1, folder=place)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert done.returncode == 130 and done.stderr == "stopped; the same command continues from here\n"
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_disk_that_is_full_is_said_of_the_picture(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@WAYS
+def test_a_disk_that_is_full_is_said_of_the_picture(
+    place: Path, monkeypatch: pytest.MonkeyPatch, saving: str, count: int
+) -> None:
     def full(figure: object, part: Path, **_: object) -> None:
         with part.open("wb"), Path("/dev/full").open("wb", buffering=0) as device:
             device.write(b"half")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    done = compress("sample", BUNDLE, "--count", 1, "--threads", 1, folder=place)
+    monkeypatch.setattr(saving, full)
+    done = compress("sample", BUNDLE, "--count", count, "--threads", 1, folder=place)
     assert done.returncode == 2 and "grid.png: cannot be written: No space left on device; free some" in done.stderr
     assert files.is_full(OSError(errno.ENOSPC, "")) and sorted(p.name for p in place.iterdir()) == ["pipe", "thesis"]

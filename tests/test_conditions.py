@@ -35,6 +35,10 @@ BESIDE = {**TEXT_CONFIG, "class_embed_type": "projection", "projection_class_emb
 LABELS = {**TEXT_CONFIG, "num_class_embeds": 10}
 
 
+def no_prompts(file: Path) -> torch.Tensor:
+    raise AssertionError(f"{file}: no prompts are given")
+
+
 def model_of(config: dict) -> Denoiser:
     model = make_denoiser(config, scale=2.0)
     if config in (NUMBER, VECTOR):
@@ -42,7 +46,7 @@ def model_of(config: dict) -> Denoiser:
         model = dataclasses.replace(
             model,
             sampling=model.sampling.model_copy(update={"guidance": guidance}),
-            null_embedding=torch.full(model.conditions["class_embedding"].shape, 0.5),
+            null={"class_embedding": torch.full(model.conditions["class_embedding"].shape, 0.5)},
         )
     return model
 
@@ -60,7 +64,7 @@ def test_one_condition_is_left_out_and_the_others_stay(
     config: dict, dropped: str, shapes: dict, tmp_path: Path
 ) -> None:
     model = model_of(config)
-    assert model.dropped == dropped
+    assert model.dropped == (dropped,)
     assert {name: condition.shape for name, condition in model.conditions.items()} == shapes
     sample, timestep, conditions = inputs_for(model)
     null = null_conditions(model, conditions)
@@ -122,10 +126,12 @@ def test_images_are_drawn_for_what_a_file_holds(tmp_path: Path) -> None:
     classes = random.standard_normal((3, 6)).astype(np.float32)
     file = npz(tmp_path / "e.npz", embeddings=texts, class_embeddings=classes)
     config = FromTeacher(source="teacher", count=5, embeddings=file)
-    drawn = draw_dataset(model, config, 0, tmp_path / "kept.npz", silent)
+    drawn = draw_dataset(model, config, 0, tmp_path / "kept.npz", silent, no_prompts)
     assert len(drawn) == 5 and torch.equal(drawn.conditions["class_embedding"][3], torch.from_numpy(classes[0]))
     with pytest.raises(DataError, match=r"conditioned on a class_embedding; name an .npz with `class_embeddings`"):
-        draw_dataset(model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, tmp_path / "none.npz", silent)
+        draw_dataset(
+            model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, tmp_path / "none.npz", silent, no_prompts
+        )
 
 
 def test_null_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from compress.passes import distill
 from compress.pipeline import checkpoint
 from tests.command import compress
-from tests.conftest import CLASS_CONFIG, FLOW, SCHEDULER, TEXT_CONFIG, TOKENS, make_context, make_denoiser, read_json
+from tests.conftest import CLASS_CONFIG, FLOW, SCHEDULER, TOKENS, make_context, make_denoiser, read_json
+from tests.families.unet.configs import PNDM, SD_1
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,9 @@ def road(folder: Path, head: dict, gates: dict) -> Path:
 
 
 def test_text_conditional_model_goes_the_whole_road(tmp_path: Path) -> None:
-    checkpoint.save(make_denoiser(TEXT_CONFIG, scale=None), tmp_path / "teacher")
+    """As Stable Diffusion 1 has it."""
+    checkpoint.save(make_denoiser(SD_1, scale=None, scheduler=PNDM), tmp_path / "teacher")
+    (tmp_path / "teacher" / "sampling.json").unlink()  # as diffusers would have written it
     random = np.random.default_rng(0)
     np.save(tmp_path / "null.npy", random.standard_normal((TOKENS, 12)).astype(np.float32))
     images = random.standard_normal((20, 4, 8, 8)).astype(np.float32)  # latents

@@ -11,7 +11,7 @@ import yaml
 from benchmarks.hostile import good, values
 from benchmarks.hostile.case import Case
 from compress import passes
-from compress.recipe.recipe import Head
+from compress.recipe.head import Head
 
 BOTH = (("plan", "recipe.yaml"), ("apply", "recipe.yaml", "--output", "out"))
 # The least that each pass needs to be told.

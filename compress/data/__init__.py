@@ -4,23 +4,24 @@ A batch is a pure function of (seed, step), so training can be resumed. Imports 
 errors. Start reading here, then with `dataset.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import torch
 from pydantic import Field
 
-from compress.data.arrays import KEYS, read_embeddings, read_npy, read_npz
+from compress.data.arrays import KEYS, finite, key, read_embeddings, read_npy, read_npz
 from compress.data.dataset import HELD_OUT, Batch, Dataset
 from compress.data.digits import Digits
 from compress.data.folder import Folder
 from compress.data.npz import Npz
+from compress.data.prompts import read_prompts
 from compress.data.teacher import FromTeacher
 from compress.errors import DataError
 
 __all__ = [
-    "HELD_OUT", "KEYS", "Batch", "DataConfig", "Dataset", "Digits", "Folder", "FromTeacher", "Npz", "load",
-    "read_embeddings", "read_npy", "read_npz",
+    "HELD_OUT", "Batch", "DataConfig", "Dataset", "Digits", "Folder", "FromTeacher", "Npz", "finite", "key", "load",
+    "read_embeddings", "read_npy", "read_npz", "read_prompts",
 ]  # fmt: skip
 
 Source = Digits | Folder | Npz
@@ -32,33 +33,39 @@ def load(
     shape: tuple[int, ...],
     classes: int | None,
     embeddings: Mapping[str, tuple[int, ...]] | None = None,
+    encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
 ) -> Dataset:
     """What a model uses of a source. shape: of its samples; classes: how many labels it has; None: it takes none.
 
     embeddings: the conditions of real numbers that the model takes, with the shape of one; None: whatever there is.
+    encode: what makes `encoder_hidden_states` of texts.
 
     Raises DataError if something is missing, unreadable, of the wrong shape or out of range.
     """
-    dataset, where = config.read(shape, labelled=classes is not None), f"data: {getattr(config, 'path', config.source)}"
+    wanted = KEYS if embeddings is None else embeddings
+    named = [name for name in wanted if name != "class_labels"]
+    read = named if classes is None else ["class_labels", *named]
+    dataset, where = config.read(shape, read), f"data: {getattr(config, 'path', config.source)}"
     if tuple(dataset.images.shape[1:]) != shape:
-        found, wanted = ("×".join(map(str, sizes)) for sizes in (dataset.images.shape[1:], shape))
-        raise DataError(f"{where}: images are {found} (channels×height×width); the model takes {wanted}")
+        found, asked = ("×".join(map(str, sizes)) for sizes in (dataset.images.shape[1:], shape))
+        raise DataError(f"{where}: images are {found} (channels×height×width); the model takes {asked}")
     if not torch.isfinite(dataset.images).all():
         raise DataError(f"{where}: images hold NaN or infinity")
-    wanted_embeddings = KEYS if embeddings is None else embeddings
-    used = {name: value for name, value in dataset.conditions.items() if name in wanted_embeddings}
+    used = {name: value for name, value in dataset.conditions.items() if name in named}
     for name, one in (embeddings or {}).items():
+        if name == "encoder_hidden_states" and name not in used and dataset.texts and encode is not None:
+            used[name] = encode(dataset.texts)
         if name not in used:
-            raise DataError(f"{where}: has no {KEYS[name]}, which the model takes; add them to an .npz")
-        sizes = tuple(used[name].shape)
-        if len(sizes) != 1 + len(one) or (one and sizes[-1] != one[-1]):
-            raise DataError(f"{where}: {KEYS[name]} should be {['n', *one]}; got {list(sizes)}")
+            raise DataError(f"{where}: has no {key(name)}, which the model takes; add them to an .npz")
+        count, *sizes = used[name].shape
+        if tuple(sizes) != one and not (len(sizes) == len(one) == 2 and sizes[1] == one[1]):  # a text of any length
+            raise DataError(f"{where}: {key(name)} should be {['n', *one]}; got {[count, *sizes]}")
     if classes is None:
-        return Dataset(dataset.images, used)
+        return Dataset(dataset.images, used, dataset.texts)
     labels = dataset.conditions.get("class_labels")
     if labels is None:
         raise DataError(f"{where}: has no labels, and the model is class-conditional; add them, or use source: teacher")
     first, last = int(labels.min()), int(labels.max())
     if first < 0 or last >= classes:
         raise DataError(f"{where}: labels run from {first} to {last}; the model has the classes 0…{classes - 1}")
-    return Dataset(dataset.images, {"class_labels": labels, **used})
+    return Dataset(dataset.images, {"class_labels": labels, **used}, dataset.texts)

@@ -12,8 +12,14 @@ import numpy as np
 from compress.errors import DataError, short, written
 from compress.files import Unreadable, check_regular
 
-KEYS = {"encoder_hidden_states": "embeddings", "class_embedding": "class_embeddings"}  # of an .npz, by condition
+# Of an .npz, by condition; others are called there as they are in the net.
+KEYS = {"class_labels": "labels", "encoder_hidden_states": "embeddings", "class_embedding": "class_embeddings"}
 NUMBERS = 2**30  # of one file
+
+
+def key(condition: str) -> str:
+    """What an .npz calls a condition."""
+    return KEYS.get(condition, condition)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -38,12 +44,12 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_embeddings(path: Path, condition: str) -> np.ndarray:
     """The embeddings [n,…] float32 that an .npz holds for a condition. Raises DataError."""
-    arrays, key = read_npz(path), KEYS[condition]
-    if key not in arrays:
-        raise DataError(f"{path}: has no `{key}` (found: {short(list(arrays)) if arrays else 'nothing'})")
-    if not arrays[key].ndim or not len(arrays[key]):
-        raise DataError(f"{path}: `{key}` should be [n, …], for one item at least; got {list(arrays[key].shape)}")
-    return finite(arrays[key], f"{path}: `{key}`")
+    arrays, name = read_npz(path), key(condition)
+    if name not in arrays:
+        raise DataError(f"{path}: has no `{name}` (found: {short(list(arrays)) if arrays else 'nothing'})")
+    if not arrays[name].ndim or not len(arrays[name]):
+        raise DataError(f"{path}: `{name}` should be [n, …], for one item at least; got {list(arrays[name].shape)}")
+    return finite(arrays[name], f"{path}: `{name}`")
 
 
 def finite(array: np.ndarray, where: str) -> np.ndarray:

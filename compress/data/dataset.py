@@ -1,12 +1,13 @@
 """Images with their conditions, and batches of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
+from compress.devices import send
 from compress.randomness import Draw, generator
 
 HELD_OUT = 0.2  # share of the images that no training ever sees
@@ -21,12 +22,14 @@ class Batch:
     conditions: Mapping[str, torch.Tensor]
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.images.to(device), {name: value.to(device) for name, value in self.conditions.items()})
+        return Batch(send(self.images, device), {name: send(value, device) for name, value in self.conditions.items()})
 
 
 @dataclass(frozen=True)
 class Dataset(Batch):
-    """All images (pixels in [-1, 1]) and conditions of a source."""
+    """All images (pixels in [-1, 1], or latents) and conditions of a source. texts: of each image, where it has one."""
+
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,5 +50,9 @@ class Dataset(Batch):
         if len(self) * HELD_OUT < (1 if stratify is None else len(counts)) or len(self) < 2:
             return self, self  # too few images to hold any back
         parts = train_test_split(np.arange(len(self)), test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=stratify)
-        train, held_out = (self.take(torch.from_numpy(np.sort(part))) for part in parts)
-        return Dataset(train.images, train.conditions), Dataset(held_out.images, held_out.conditions)
+        train, held_out = (self._part(np.sort(part)) for part in parts)
+        return train, held_out
+
+    def _part(self, index: np.ndarray) -> "Dataset":
+        taken = self.take(torch.from_numpy(index))
+        return Dataset(taken.images, taken.conditions, [self.texts[i] for i in index] if self.texts else ())

@@ -1,5 +1,6 @@
 """The data set that comes with the package."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ class Digits(Frozen):
 
     source: Literal["digits"]
 
-    def read(self, _shape: tuple[int, ...], labelled: bool) -> Dataset:
+    def read(self, _shape: tuple[int, ...], _conditions: Collection[str]) -> Dataset:
         """All digits, with their labels."""
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None] / 16

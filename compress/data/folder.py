@@ -1,5 +1,8 @@
 """Images in a folder."""
 
+import json
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,28 +12,38 @@ from PIL import Image
 from pydantic import Field
 
 from compress.data.dataset import Dataset
-from compress.errors import DataError
-from compress.files import check_regular, raising
+from compress.errors import DataError, short
+from compress.files import check_regular, raising, read_text
 from compress.settings import Directory, Frozen
 
 PIXELS = 2**26  # of one image: what is decoded is held in memory
+METADATA = "metadata.jsonl"
+BYTES = 2**30  # of it
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class Folder(Frozen):
-    """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model."""
+    """A folder of images with one subfolder a class (sorted by name), or flat for an unconditional model.
+
+    For a text-conditional model captions lie beside them, as Hugging Face's ImageFolder has them: a `metadata.jsonl` of
+    lines like {"file_name": "1.png", "text": "a red apple"}.
+    """
 
     source: Literal["folder"]
     path: Directory
     resize: bool = Field(False, description="scale and centre-crop images that have another size than the model's")
 
-    def read(self, shape: tuple[int, ...], labelled: bool) -> Dataset:
+    def read(self, shape: tuple[int, ...], conditions: Collection[str]) -> Dataset:
         """All images, one after the other, and the numbers of their subfolders."""
+        labelled = "class_labels" in conditions
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder of images")
         if len(shape) != 3:
             raise DataError(f"data: {self.path}: holds pictures; samples of the model are {list(shape)}: give an .npz")
+        if os.path.lexists(self.path / METADATA):
+            names, texts = zip(*self._captions(), strict=True)
+            return Dataset(self._images([self.path / name for name in names], shape), {}, texts)
         folders = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
         if labelled and not folders:
             raise DataError(f"{self.path}: has no subfolders; a class-conditional model needs one subfolder a class")
@@ -39,10 +52,38 @@ class Folder(Frozen):
         files = [(file, label) for file, label in files if file.suffix.lower() in _SUFFIXES]
         if not files:
             raise DataError(f"{self.path}: holds no images ({', '.join(sorted(_SUFFIXES))})")
+        labels = torch.tensor([label for _, label in files])
+        return Dataset(self._images([file for file, _ in files], shape), {"class_labels": labels})
+
+    def _images(self, files: Sequence[Path], shape: tuple[int, ...]) -> torch.Tensor:
         images = torch.empty(len(files), *shape)
-        for i, (file, _) in enumerate(files):
+        for i, file in enumerate(files):
             images[i] = torch.from_numpy(_image(file, shape, self.resize))
-        return Dataset(images, {"class_labels": torch.tensor([label for _, label in files])})
+        return images
+
+    def _captions(self) -> list[tuple[str, str]]:
+        """(path within the folder, caption) of every image that METADATA names. Raises DataError."""
+        where, found = self.path / METADATA, []
+        with raising(DataError, where):
+            lines = read_text(where, BYTES).splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: line {number}: is no JSON: {error}") from None
+            if row is None:
+                continue
+            name, text = (row.get(key) if isinstance(row, dict) else None for key in ("file_name", "text"))
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise DataError(
+                    f'{where}: line {number}: should be like {{"file_name": "1.png", "text": "a red apple"}}'
+                )
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise DataError(f"{where}: line {number}: {short(name)} leads out of the folder")
+            found.append((name, text))
+        if not found:
+            raise DataError(f"{where}: names no images")
+        return found
 
 
 def _image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:

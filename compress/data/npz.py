@@ -1,27 +1,29 @@
 """Images in a file of arrays."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
 import torch
 
-from compress.data.arrays import KEYS, finite, read_npz
+from compress.data.arrays import finite, key, read_npz
 from compress.data.dataset import Dataset
 from compress.errors import DataError
 from compress.settings import File, Frozen
 
 
 class Npz(Frozen):
-    """An .npz file with `images` and, as the model needs, `labels`, `embeddings` (of texts) or `class_embeddings`.
+    """An .npz file with `images` and what the model takes: `labels`, `embeddings` (of texts), `class_embeddings`.
 
-    images: [n,h,w], [n,h,w,c] or [n,c,h,w]; uint8 0…255, or float as the model takes them.
+    Other conditions are called as the net has them: `text_embeds`, `time_ids`, `mask` … images: [n,h,w], [n,h,w,c] or
+    [n,c,h,w]; uint8 0…255, or float as the model takes them.
     """
 
     source: Literal["npz"]
     path: File
 
-    def read(self, shape: tuple[int, ...], labelled: bool) -> Dataset:
-        """All images, and all conditions that the file holds."""
+    def read(self, shape: tuple[int, ...], conditions: Collection[str]) -> Dataset:
+        """All images, and those of the conditions that the file holds."""
         arrays = read_npz(self.path)
         if "images" not in arrays:
             raise DataError(f"{self.path}: has no `images` (found: {', '.join(arrays) or 'nothing'})")
@@ -32,20 +34,17 @@ class Npz(Frozen):
             images = images.astype(np.float32) / 127.5 - 1
         elif images.dtype.kind != "f":
             raise DataError(f"{self.path}: `images` should be uint8 or float; got {images.dtype}")
-        conditions = {}
-        for key in [key for key in ("labels", *KEYS.values()) if key in arrays]:
-            values = arrays[key]
+        found = {}
+        for name in (name for name in conditions if key(name) in arrays):
+            values, called = arrays[key(name)], key(name)
             count = len(values) if values.ndim else 0
             if count != len(images):
-                raise DataError(f"{self.path}: {len(images)} images but {count} {key}")
-            if key == "labels" and (values.ndim != 1 or values.dtype.kind not in "iu"):
+                raise DataError(f"{self.path}: {len(images)} images but {count} {called}")
+            if called == "labels" and (values.ndim != 1 or values.dtype.kind not in "iu"):
                 raise DataError(f"{self.path}: `labels` should be integers [n]; got {values.dtype} {values.shape}")
-            conditions[key] = values.astype(np.int64) if key == "labels" else finite(values, f"{self.path}: `{key}`")
-        names = {"labels": "class_labels"} | {key: name for name, key in KEYS.items()}
-        return Dataset(
-            torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)),
-            {names[key]: torch.from_numpy(values) for key, values in conditions.items()},
-        )
+            values = values.astype(np.int64) if called == "labels" else finite(values, f"{self.path}: `{called}`")
+            found[name] = torch.from_numpy(values)
+        return Dataset(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), found)
 
     def _channels_first(self, images: np.ndarray) -> np.ndarray:
         """Pictures [n,h,w], [n,h,w,c] or [n,c,h,w] as [n,c,h,w]."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.settings import File, Frozen
 
@@ -12,4 +12,13 @@ class FromTeacher(Frozen):
 
     source: Literal["teacher"]
     count: int = Field(2000, ge=1, le=10_000_000)
-    embeddings: File | None = Field(None, description=".npz with `embeddings` to draw for; for text-conditional models")
+    prompts: File | None = Field(None, description="text file, a prompt a line; for text-conditional models")
+    embeddings: File | None = Field(
+        None, description=".npz with the conditions to draw for: `embeddings` of texts, without their text encoder, …"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "FromTeacher":
+        if self.prompts is not None and self.embeddings is not None:
+            raise ValueError("prompts, embeddings: give one of them")
+        return self

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from compress.devices import send
 from compress.settings import Frozen
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -92,4 +93,4 @@ def karras_timesteps(low: float, high: float, steps: int, alphas_cumprod: torch.
 
 def spread(value: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """One number for each item, [b], as [b,1,…] on the device of samples [b,…]."""
-    return value.to(sample.device).view(-1, *[1] * (sample.ndim - 1))
+    return send(value, sample.device).view(-1, *[1] * (sample.ndim - 1))

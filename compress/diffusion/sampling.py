@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from compress.devices import send
 from compress.diffusion import levels, schedules, solvers
 from compress.diffusion.prediction import PredictionType
 from compress.diffusion.solvers import SolverName
@@ -151,7 +152,7 @@ class Sampling(schedules.Betas):
 
     def _cumulative(self, timestep: torch.Tensor) -> torch.Tensor:
         """ᾱ, float64, at timesteps of a schedule by betas."""
-        cumulative = self.alphas_cumprod.to(timestep.device)
+        cumulative = send(self.alphas_cumprod, timestep.device)
         if isinstance(self.schedule, levels.Between):
             return levels.between(timestep, cumulative, self.schedule.interpolation)
         return cumulative[timestep]
@@ -167,7 +168,7 @@ class Sampling(schedules.Betas):
 
     def alpha_sigma(self, timestep: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(α, σ), float32 [b,1,…], for timesteps [b] of samples [b,…]."""
-        alpha, sigma = self.level(timestep.to(sample.device))
+        alpha, sigma = self.level(send(timestep, sample.device))
         return levels.spread(alpha.float(), sample), levels.spread(sigma.float(), sample)
 
     def levels(self) -> tuple[list[float], list[float]]:

@@ -7,6 +7,8 @@ Start reading with `family.py`, then `unet/common.py`.
 
 from compress.families.dit import dit
 from compress.families.family import Family
+from compress.families.pixart import pixart
+from compress.families.sd3 import sd3
 from compress.families.unet import unet1d, unet2d, unet2d_condition
 
 FAMILIES: dict[str, Family] = {
@@ -16,5 +18,7 @@ FAMILIES: dict[str, Family] = {
         unet2d_condition.FAMILY,
         dit.FAMILY,
         unet1d.FAMILY,
+        sd3.FAMILY,
+        pixart.FAMILY,
     )
 }

@@ -13,10 +13,22 @@ from compress.families.replacements import Edit, writer
 
 @dataclass(frozen=True)
 class Condition:
-    """One input beside sample and timestep. shape: of one item, without the batch dimension."""
+    """One input beside sample and timestep. shape: of one item, without the batch dimension.
+
+    dropped: whether guidance without a null class leaves it out. concatenated: whether it is channels beside the
+    sample's, of its sides.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...] = ()
+    dropped: bool = False
+    concatenated: bool = False
+
+
+def sides(config: Mapping[str, Any], dimensions: int = 2) -> tuple[int, ...]:
+    """Height and width of a sample, or its length. A size that is one number is every side's."""
+    size = config["sample_size"]
+    return tuple(map(int, (size,) * dimensions if isinstance(size, int) else size))
 
 
 @dataclass(frozen=True)
@@ -65,12 +77,14 @@ class Layers:
     small_inputs: they read one small vector, and nothing computes it faster in int8: of them only the bytes count.
     float_outputs: they write small vectors that are added to maps which are float again.
     large: where linear layers are large and many, so that four bits for a weight pay.
+    tables: of embeddings, that are rounded as weights are.
     """
 
     ends: tuple[str, ...]
     small_inputs: tuple[str, ...] = ()
     float_outputs: tuple[str, ...] = ()
     large: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,15 +96,18 @@ class Family:
     once: class names in configs that were written before the class had its own.
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
-    channels: how many channels a prediction of a net of this config has.
     multiple: of which number the sides of a sample should be a multiple; of a net for one size alone, that size.
     any_size: whether a net takes samples of other sizes than its config's, in multiples of that number.
-    conditions: the conditions of a net in the order of `positional`; `tokens` is the text length.
-    positional: a module f(sample, timestep, *conditions, *scalars) -> prediction [b,c,h,w] around a net.
+    conditions: the conditions of a net in its order; `tokens` is the text length.
+    call: what a net gives for (itself, sample, timestep, conditions, scalars): a tensor whose first channels are the
+        prediction. Conditions that are concatenated are part of the sample. scalars [b]: `told`, then those that were
+        added.
     scalars: path → width of the modules (or of None) that may give way to a `ScalarEmbedding`, and then take what
         that takes; what they give [b,width] is added to an embedding of time. ValueError: why a net has none.
-    stages: tap name → path of the module whose first output is that stage's feature map, and path of the layer that
-        writes its channels.
+    told: names of the scalars that a net takes by itself.
+    stages: tap name → path of the module that gives that stage's feature map, and path of the layer that writes its
+        channels.
+    feature: that map, of what such a module gives.
     channel_axis: where feature maps have their channels: 1 of [b,c,h,w], 2 of [b,tokens,c].
     attention: path → what is known of it, for every block.
     protected: layers whose output channels are part of the interface, or cannot be told apart.
@@ -98,6 +115,7 @@ class Family:
     left: kind of such an edit → what makes of a block the module that is left in its place, called as the block is.
     layouts: blocks that a layout leaves out which was published under this name.
     repair: after layers changed width or blocks gave way, put right what modules and config store about that.
+    half: the net with weights of half precision.
     tables: fill, in a net that was built on the meta device, the buffers that no file holds.
     counterpart: (name of a student's parameter, student, teacher) → the teacher's name of it, where both are of this
         family and the student has fewer blocks.
@@ -112,10 +130,11 @@ class Family:
     build: Callable[[Mapping[str, Any]], nn.Module]
     refuse: Callable[[Mapping[str, Any]], str | None]
     classes: Callable[[nn.Module], int | None]
-    channels: Callable[[Mapping[str, Any]], int]
     multiple: Callable[[Mapping[str, Any]], int]
     conditions: Callable[[nn.Module, int], dict[str, Condition]]
-    positional: Callable[[nn.Module], nn.Module]
+    call: Callable[
+        [Any, torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor], tuple[torch.Tensor, ...]], torch.Tensor
+    ]
     scalars: Callable[[nn.Module], dict[str, int]]
     stages: Callable[[nn.Module], dict[str, tuple[str, str]]]
     channel_axis: int
@@ -128,6 +147,9 @@ class Family:
     layers: Layers
     lean: Lean = Lean()
     layouts: Mapping[str, Callable[[nn.Module], list[str]]] = field(default_factory=dict)
+    told: Callable[[nn.Module], tuple[str, ...]] = lambda net: ()
+    feature: Callable[[Any], torch.Tensor] = lambda output: output[0] if isinstance(output, tuple) else output
+    half: Callable[[nn.Module], nn.Module] = nn.Module.half
     tables: Callable[[nn.Module], None] = lambda net: None
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()
@@ -137,10 +159,17 @@ class Family:
     any_size: bool = False
 
     def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
-        """(channels, length) or (channels, height, width) of one sample. A size that is one number is every side's."""
-        size = config["sample_size"]
-        sides = (size,) * self.dimensions if isinstance(size, int) else size
-        return (int(config["in_channels"]), *map(int, sides))
+        """(channels, length) or (channels, height, width) of one sample."""
+        return (self.channels(config), *sides(config, self.dimensions))
+
+    def channels(self, config: Mapping[str, Any]) -> int:
+        """Channels of a sample: a net may take conditions as channels beside them, and give a variance."""
+        taken = int(config["in_channels"])
+        return min(taken, int(config.get("out_channels") or taken))
+
+    def positional(self, net: nn.Module) -> nn.Module:
+        """A module f(sample, timestep, *conditions, *scalars) -> prediction [b,c,…] around a net."""
+        return Positional(net, self)
 
     def heads(self, net: nn.Module) -> dict[nn.Module, int]:
         """The layers that write queries, keys and values → into how many heads."""
@@ -149,3 +178,26 @@ class Family:
             for block in self.attention(net).values()
             for path in block.paths
         }
+
+
+class Positional(nn.Module):
+    """f(sample [b,c,…], timestep [b], *conditions, *scalars [b]) -> prediction [b,c,…], without a variance.
+
+    In the sample's type, whatever the net computes in.
+    """
+
+    def __init__(self, net: nn.Module, family: Family) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.call = family.call
+        self.conditions = family.conditions(net, 1)
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        dtype, count = next(self.net.parameters()).dtype, len(self.conditions)  # `net.dtype` asks every module
+        values = [value.to(dtype) if value.is_floating_point() else value for value in given[:count]]
+        conditions = dict(zip(self.conditions, values, strict=True))
+        beside = [conditions.pop(name) for name, one in self.conditions.items() if one.concatenated]
+        whole = torch.cat([sample.to(dtype), *beside], dim=1) if beside else sample.to(dtype)
+        output = self.call(self.net, whole, timestep, conditions, given[count:])
+        channels = sample.shape[1]
+        return (output if output.shape[1] == channels else output[:, :channels]).to(sample.dtype)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 
 from compress.diffusion.sampling import Guidance
 from compress.errors import BundleError
-from compress.files import cache_folder
+from compress.files import cache_folder, sha256
 from compress.judge.probe import Evaluate
 from compress.judge.quality import sqnr
 from compress.measure import counts
@@ -28,7 +28,9 @@ from compress.measure.workers import draw_on_all_cores
 from compress.model.denoiser import Denoiser, example_inputs, predict, steered
 from compress.model.reference import PYTORCH, Drawer, Progress, net_identity, noise_like
 from compress.onnx_graph.export import to_onnx
-from compress.pipeline.manifest import MODEL, input_names, sampling_of, write_manifest
+from compress.onnx_graph.parts import denoiser_file, export_parts
+from compress.pipeline.manifest import input_names, sampling_of, write_manifest
+from compress.pipeline.pipeline import Parts
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.engines import ONNXRUNTIME, Feeds, Graph
@@ -40,10 +42,12 @@ SHARE = 10  # images that a core draws at once
 
 @dataclass(frozen=True)
 class Baseline:
-    """A float model and its bundle, on the CPU, for any batch size. The bundle knows no guidance by a classifier."""
+    """A float model, what is around it, and the bundle of both, on the CPU, for any batch size. The bundle knows no
+    guidance by a classifier."""
 
     teacher: Denoiser
     bundle: Bundle
+    parts: Parts = field(default_factory=Parts)
 
     @cached_property
     def guided(self) -> Bundle:
@@ -114,20 +118,21 @@ def drawer_name(teacher: Denoiser) -> str:
     return PYTORCH.name if by_hand else ONNXRUNTIME.name
 
 
-def kept(teacher: Denoiser, threads: int, progress: Progress, title: str) -> Baseline:
+def kept(teacher: Denoiser, threads: int, progress: Progress, title: str, parts: Parts | None = None) -> Baseline:
     """The teacher in onnxruntime, exported once and then kept in the cache; a damaged file is made anew."""
-    folder = cache_folder() / "teachers" / _key(teacher)
+    parts = parts or Parts()
+    folder = cache_folder() / "teachers" / _key(teacher, parts)
     with progress(title, 1) as task:
         try:
             bundle = Bundle(folder, threads)
         except BundleError:  # there is none, or it is damaged
-            _export(teacher, folder)
+            _export(teacher, parts, folder)
             bundle = Bundle(folder, threads, check_hashes=False)  # another process may be writing the same
         task.advance()
-    return Baseline(teacher, bundle.with_sampling(sampling_of(_without_classifier(teacher))))
+    return Baseline(teacher, bundle.with_sampling(sampling_of(_without_classifier(teacher))), parts)
 
 
-def _key(teacher: Denoiser) -> str:
+def _key(teacher: Denoiser, parts: Parts) -> str:
     """Tells nets, what they are exported for, and the code that exports them from each other."""
     root = Path(__file__).parents[1]
     code = hashlib.sha256()
@@ -137,21 +142,27 @@ def _key(teacher: Denoiser) -> str:
     versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript")]
     left_out = sampling_of(_without_classifier(teacher))["guidance"].get("null")
     about = map(str, (teacher.conditions, teacher.classes, left_out, teacher.sampling.dtype, code.hexdigest()))
-    null = {} if teacher.null_embedding is None else {"null": teacher.null_embedding}
-    return net_identity(teacher, *about, *versions, **null)[:24]
+    around = (f"{name} {sha256(file)}" for name, file in parts.files.items())
+    null = {f"null.{name}": value for name, value in teacher.null.items()}
+    return net_identity(teacher, *about, *versions, *around, **null)[:24]
 
 
-def _export(teacher: Denoiser, folder: Path) -> None:
+def _export(teacher: Denoiser, parts: Parts, folder: Path) -> None:
     """Write the bundle, its manifest last, without which the other files do not count."""
     graph = to_onnx(teacher.module, example_inputs(teacher, 2), input_names(teacher), None, opset=20)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         made = Path(work)
-        ir.save(graph, made / MODEL, external_data="weights.bin")
-        about = {"name": "teacher", "params": counts.parameters(teacher), "macs": counts.macs(teacher)}
+        name = denoiser_file(teacher, parts)
+        (made / name).parent.mkdir(exist_ok=True)
+        ir.save(graph, made / name, external_data="weights.bin")
+        about = {"name": "teacher", "params": counts.parameters(teacher), "macs": counts.macs(teacher), "model": name}
+        about |= export_parts(teacher, parts, made, opset=20)
         write_manifest(made, _without_classifier(teacher), None, about)
-        for part in sorted(made.iterdir(), key=lambda part: part.name == "bundle.json"):
-            part.replace(folder / part.name)
+        for part in sorted(made.rglob("*"), key=lambda part: part.name == "bundle.json"):
+            if part.is_file():
+                (folder / part.relative_to(made)).parent.mkdir(exist_ok=True)
+                part.replace(folder / part.relative_to(made))
 
 
 def _without_classifier(model: Denoiser) -> Denoiser:

@@ -15,7 +15,8 @@ from compress.measure import latency, processes
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
 from compress.model.reference import Progress, noise_like
 from compress.randomness import Draw
-from compress.report.parts import Environment, Failed, Figure, Latency, Process, Row, Side
+from compress.report.parts import Environment, Failed, Figure, Latency, Row, Side, Unit
+from compress.report.report import Costs
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 
@@ -24,17 +25,7 @@ TEACHER, COMPILED, ONNX = (
 )
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Parts of the report."""
-
-    teacher: Side
-    student: Side
-    ratios: dict[str, Figure]
-    latency: tuple[Latency, ...]
-    failed: tuple[Failed, ...]
-    process: tuple[Process, ...]
-    environment: Environment
+AROUND: tuple[Unit, ...] = ("text", "decoding")  # of the net, and timed by themselves
 
 
 @dataclass(frozen=True)
@@ -67,32 +58,51 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
             named = {row.name: call for row, call in calls.items()}
             eager = [row.name for row in calls if row.engine == TEACHER.engine]
             times = latency.interleaved(named, turns, progress, f"timing, batch {batch}", seldom=eager)
-            taken = {row: times[row.name] * batch / _items(bundle, row.side, batch) for row in calls}
+            taken = {row: times[row.name] * batch / _items(bundle, row, batch) for row in calls}
             rows += _rows(taken, batch, threads, steps)
             failed += [Failed(**dict(row), batch=batch, threads=threads, reason=said) for row, said in why.items()]
             single = single or taken
     student = student_row(bundle)
-    image, evaluations = guided_row(student), len(bundle.steps)
-    if whole_row(student) in single:
-        image, evaluations = whole_row(student), 1
-    size = SCHEMES["float"].bytes * baseline.bundle.manifest["params"]
-    theirs = _side(baseline.bundle, size, single[TEACHER], single[guided_row(TEACHER)] * steps)
-    ours = _side(bundle, bundle.size_bytes, single[student], single[image] * evaluations)
+    image, evaluations = of_unit("guided call", student), len(bundle.steps)
+    if of_unit("whole image", student) in single:
+        image, evaluations = of_unit("whole image", student), 1
+    size = SCHEMES["float"].bytes * (baseline.bundle.manifest["params"] + baseline.parts.parameters)
+    images = {
+        TEACHER: single[of_unit("guided call", TEACHER)] * steps + _around(single, TEACHER),
+        ONNX: single[of_unit("guided call", ONNX)] * steps + _around(single, ONNX),
+        student: single[image] * evaluations + _around(single, student),
+    }
+    theirs = _side(baseline.bundle, size, single[TEACHER], images[TEACHER])
+    ours = _side(bundle, bundle.size_bytes, single[student], images[student])
     ratios = {
         name: Figure(value=getattr(ours, name) / getattr(theirs, name), better="less")
         for name in ("params", "macs", "bytes")
     }
-    for name, slow, fast, factor in (
-        ("call_speedup", TEACHER, student, 1.0),
-        ("call_speedup_over_onnxruntime", ONNX, student, 1.0),
-        ("image_speedup", guided_row(TEACHER), image, steps / evaluations),
-        ("image_speedup_over_onnxruntime", guided_row(ONNX), image, steps / evaluations),
+    for name, slow, fast in (
+        ("call_speedup", single[TEACHER], single[student]),
+        ("call_speedup_over_onnxruntime", single[ONNX], single[student]),
+        ("image_speedup", images[TEACHER], images[student]),
+        ("image_speedup_over_onnxruntime", images[ONNX], images[student]),
     ):
-        value, (low, high) = latency.speedup(single[slow], single[fast])
-        count, ends = int(np.isfinite(single[slow]).sum()), (low * factor, high * factor)
-        ratios[name] = Figure(value=value * factor, better="more", interval=ends, count=count)
+        value, ends = latency.speedup(slow, fast)
+        ratios[name] = Figure(value=value, better="more", interval=ends, count=int(np.isfinite(slow).sum()))
     process = processes.measure(teacher, bundle, (TEACHER, student), clock.starts, progress)
-    return Costs(theirs, ours, ratios, tuple(rows), tuple(failed), process, _environment(threads))
+    return Costs(
+        teacher=theirs,
+        student=ours,
+        ratios=ratios,
+        latency=tuple(rows),
+        failed=tuple(failed),
+        process=process,
+        environment=Environment(
+            cpu=latency.processor(),
+            threads=threads,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            onnxruntime=onnxruntime.__version__,
+            compress=__version__,
+        ),
+    )
 
 
 def student_row(bundle: Bundle) -> Row:
@@ -100,20 +110,21 @@ def student_row(bundle: Bundle) -> Row:
     return Row(side="student", engine=bundle.engine.name, scheme=bundle.manifest["scheme"])
 
 
-def guided_row(row: Row) -> Row:
-    """The same with guidance."""
-    return row.model_copy(update={"unit": "guided call"})
+def of_unit(unit: Unit, row: Row) -> Row:
+    """The same for another unit."""
+    return row.model_copy(update={"unit": unit})
 
 
-def whole_row(row: Row) -> Row:
-    """The same with all steps of an image."""
-    return row.model_copy(update={"unit": "whole image"})
+def _around(single: Mapping[Row, np.ndarray], row: Row) -> np.ndarray | float:
+    """Milliseconds of what is around the net, by round."""
+    found = [single[of_unit(unit, row)] for unit in AROUND if of_unit(unit, row) in single]
+    return sum(found, start=np.zeros(()))
 
 
-def _items(bundle: Bundle, side: str, batch: int) -> int:
-    """How many items a call of a side has; a bundle of a fixed batch size fills it."""
+def _items(bundle: Bundle, row: Row, batch: int) -> int:
+    """How many items a call of a row has; a bundle of a fixed batch size fills it."""
     size = bundle.batch or 1
-    return -(-batch // size) * size if side == "student" else batch
+    return -(-batch // size) * size if row.side == "student" and row.unit not in AROUND else batch
 
 
 def _calls(
@@ -125,7 +136,7 @@ def _calls(
     sample = noise_like(teacher, batch, Draw.TIMING).to(teacher.device)
     given = dict(zip(teacher.inputs, values, strict=True))
     noise, arrays = sample.cpu().numpy(), {name: given[name].cpu().numpy() for name in teacher.conditions}
-    own = np.arange(_items(bundle, "student", batch)) % batch
+    own = np.arange(_items(bundle, student, batch)) % batch
     own_noise, own_arrays = noise[own], {name: value[own] for name, value in arrays.items()}
     when = baseline.bundle.steps[len(baseline.bundle.steps) // 2].timestep
     times = torch.full_like(zeros, when)
@@ -142,12 +153,29 @@ def _calls(
         else:
             calls[COMPILED] = found
     if batch == 1:
-        calls[guided_row(TEACHER)] = partial(guided, teacher, sample, times, given)
-        calls[guided_row(ONNX)] = partial(baseline.guided.guided, noise, when, arrays)
-        calls[guided_row(student)] = partial(bundle.guided, own_noise, when, own_arrays)
+        calls[of_unit("guided call", TEACHER)] = partial(guided, teacher, sample, times, given)
+        calls[of_unit("guided call", ONNX)] = partial(baseline.guided.guided, noise, when, arrays)
+        calls[of_unit("guided call", student)] = partial(bundle.guided, own_noise, when, own_arrays)
+        calls |= _calls_around(bundle, baseline, sample)
         if bundle.manifest.get("sampler"):
-            calls[whole_row(student)] = partial(bundle.sample_at_once, own_noise, **own_arrays)
+            calls[of_unit("whole image", student)] = partial(bundle.sample_at_once, own_noise, **own_arrays)
     return calls, failed
+
+
+def _calls_around(bundle: Bundle, baseline: Baseline, sample: torch.Tensor) -> dict[Row, Callable[[], object]]:
+    """A text encoded and a picture decoded by every engine; nothing where a net stands alone."""
+    calls: dict[Row, Callable[[], object]] = {}
+    text, decoder, latent = baseline.parts.text, baseline.parts.decoder, sample.cpu()[:1]
+    for row, one in ((ONNX, baseline.bundle), (student_row(bundle), bundle)):
+        if one.text is not None:
+            calls[of_unit("text", row)] = functools.partial(one.text.encode, [""])
+        if one.decoder is not None:
+            calls[of_unit("decoding", row)] = functools.partial(one.decoder.decode, latent.numpy())
+    if text is not None:
+        calls[of_unit("text", TEACHER)] = functools.partial(text.encode, [""])
+    if decoder is not None:
+        calls[of_unit("decoding", TEACHER)] = functools.partial(decoder.decode, latent)
+    return calls
 
 
 def _compiled(
@@ -167,7 +195,7 @@ def _rows(taken: Mapping[Row, np.ndarray], batch: int, threads: int, steps: int)
     """steps: the teacher's evaluations an image, against which a whole image is held."""
     rows = []
     for row, values in taken.items():
-        slow = taken[TEACHER if row.unit == "call" else guided_row(TEACHER)]
+        slow = taken[of_unit("guided call", TEACHER) if row.unit == "whole image" else of_unit(row.unit, TEACHER)]
         ratio, ends = latency.speedup(slow * (steps if row.unit == "whole image" else 1), values)
         timing, about = latency.summary(values), {**dict(row), "batch": batch, "threads": threads}
         about |= {"ms": timing.median, "p90": timing.p90, "interval": timing.interval}
@@ -184,15 +212,4 @@ def _side(bundle: Bundle, size: int, call: np.ndarray, image: np.ndarray) -> Sid
         ms_per_call=timing.median,
         ms_per_call_p90=timing.p90,
         ms_per_image=latency.summary(image).median,
-    )
-
-
-def _environment(threads: int) -> Environment:
-    return Environment(
-        cpu=latency.processor(),
-        threads=threads,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        onnxruntime=onnxruntime.__version__,
-        compress=__version__,
     )

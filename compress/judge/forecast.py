@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compress.judge import baseline, stages
+from compress.judge import baseline, probed
 from compress.judge.cost import Clock
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
@@ -72,7 +72,7 @@ def seconds(
                 timing += latency.seconds(guide * slow, turns, seldom=True)
                 timing += latency.seconds(guide * slow / ONNX, turns) + latency.seconds(guide * fast, turns)
             if batch == 1:
-                timing += latency.seconds(slow, stages.ROUNDS) * passes
+                timing += latency.seconds(slow, probed.ROUNDS) * passes
     return FIXED + EACH * (samples + reference) + drawing + timing
 
 

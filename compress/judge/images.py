@@ -1,27 +1,35 @@
 """A student's images beside its teacher's: drawn, measured, and said in parts of the report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from compress.judge import metrics, response
+from compress.judge import metrics
 from compress.judge.baseline import Baseline
-from compress.judge.yardsticks import Yardsticks
+from compress.judge.classifier import Classifier
+from compress.judge.distribution import class_variance
+from compress.judge.yardsticks import Yardsticks, pictures
+from compress.measure.workers import draw_on_all_cores
 from compress.model.denoiser import Denoiser
-from compress.model.reference import PYTORCH, Drawn, identity
+from compress.model.reference import PYTORCH, Drawn, Progress, identity
 from compress.report.parts import ClassAccuracy, Figure, Reference, Response, Space
+from compress.report.statistics import bootstrap, interval, recentred, wilson
 from compress.runtime import Bundle
 
 AGAIN = 10  # images that the teacher draws once more, in the other runtime
 RESPONSE = 200  # images at each guidance scale
+RESAMPLES = 500
+SHARE = 50  # images that a core draws at once, of any batch size
 SHOWN = 40  # pairs of samples that are kept for pictures
 
 
 @dataclass(frozen=True)
 class Images:
-    """A student's samples beside the teacher's from the same noise, `others` from other noise, and parts of the report,
-    the more where all samples are finite. left_out: metrics that mean nothing for this student, and why."""
+    """A student's pictures beside the teacher's from the same noise, the teacher's `others` from other noise, as they
+    are drawn, and parts of the report, the more where all is finite. left_out: metrics that mean nothing for this
+    student, and why."""
 
     sets: metrics.Sets
     others: Drawn
@@ -48,8 +56,11 @@ def measure(
     """
     teacher = baseline.teacher
     drawn = yardsticks.drawn(teacher, count + others, "teacher's samples")
-    ours = response.sample(bundle, drawn[:count], yardsticks.progress, "student's samples")
-    pairs, rest = drawn[: len(ours)], drawn[count:]
+    told = yardsticks.as_told(bundle, drawn[:count])
+    ours = sample(bundle, told, yardsticks.progress, "student's samples")
+    ours = pictures(bundle, ours, yardsticks.progress, "decoding the student's samples")
+    latents, rest, seen = drawn[: len(ours)], drawn[count:], yardsticks.seen(drawn)
+    pairs, others_seen = seen[: len(ours)], seen[count:]
     reference = Reference(
         count=len(rest.samples),
         paired=len(ours),
@@ -63,17 +74,17 @@ def measure(
     if not bundle.manifest.get("paired", True):
         left_out = metrics.lacking("again")
     elif finite:
-        few, other = pairs[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
-        again = other(teacher, few.noise, few.conditions, lambda _: None).numpy()
+        few, other = latents[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
+        again = baseline.bundle.pixels(other(teacher, few.noise, few.conditions, lambda _: None).numpy())
     sets = yardsticks.sets(pairs, ours, again)
     found = Images(sets, rest, finite, reference, quality)
     if not finite:
         return found
-    return replace(
+    return dataclasses.replace(
         found,
         quality=metrics.figures(sets) | quality,
         left_out=left_out,
-        spaces=yardsticks.spaces(pairs, rest, ours),
+        spaces=yardsticks.spaces(pairs, others_seen, ours),
         by_class=metrics.by_class(sets),
         guidance=_response(yardsticks, teacher, bundle, scales),
     )
@@ -88,9 +99,55 @@ def _response(
         return {}
     found = {}
     for scale in scales:
-        title, other = f"guidance {scale:g}", response.at_scale(teacher, scale)
+        title, other = f"guidance {scale:g}", at_scale(teacher, scale)
         drawn = yardsticks.drawn(other, RESPONSE, f"{title}, teacher")
-        ours = response.sample(bundle.at_scale(scale), drawn, yardsticks.progress, f"{title}, student")
+        ours = sample(bundle.at_scale(scale), drawn, yardsticks.progress, f"{title}, student")
         theirs, labels = drawn.samples.numpy()[: len(ours)], drawn.conditions["class_labels"].numpy()[: len(ours)]
         found[scale] = {"teacher": theirs, "student": ours, "labels": labels}
-    return response.curves(found, yardsticks.believed)
+    return curves(found, yardsticks.believed)
+
+
+def at_scale(teacher: Denoiser, scale: float) -> Denoiser:
+    """The model with another guidance scale (diffusers' convention)."""
+    guidance = teacher.sampling.guidance.model_copy(update={"scale": scale})
+    return dataclasses.replace(teacher, sampling=teacher.sampling.model_copy(update={"guidance": guidance}))
+
+
+def sample(bundle: Bundle, drawn: Drawn, progress: Progress, title: str) -> np.ndarray:
+    """The bundle's samples [n,…] from the same noise and conditions; n is cut to its fixed batch size."""
+    conditions = {name: value.numpy() for name, value in drawn.conditions.items()}
+    with progress(title, len(drawn.noise)) as task:
+        return draw_on_all_cores(bundle, drawn.noise.numpy(), conditions, bundle.batch or SHARE, task.advance)
+
+
+def curves(pairs: Mapping[float, Mapping[str, np.ndarray]], classifier: Classifier) -> dict[str, tuple[Response, ...]]:
+    """Accuracy, and variance within a class, of the pixels at every scale, with intervals.
+
+    pairs: for each scale `teacher` and `student` [n,c,h,w] and `labels` int64 [n].
+    """
+    sides = {
+        scale: [_figures(pair[side], pair["labels"], classifier) for side in ("teacher", "student")]
+        for scale, pair in pairs.items()
+    }
+    return {
+        name: tuple(Response(scale=scale, teacher=a[name], student=b[name]) for scale, (a, b) in sides.items())
+        for name in ("class_accuracy", "variance")
+    }
+
+
+def _figures(images: np.ndarray, labels: np.ndarray, classifier: Classifier) -> dict[str, Figure]:
+    hits, flat = classifier.classify(images) == labels, images.reshape(len(images), -1)
+    spread = _spread(flat, labels)
+    # a resample of a small class holds copies, and so varies less than the class: hence recentred
+    replicates = bootstrap(lambda i: _spread(flat[i], labels[i]), len(flat), rounds=RESAMPLES)
+    found = {
+        "class_accuracy": (float(hits.mean()), wilson(int(hits.sum()), len(hits))),
+        "variance": (spread, interval(recentred(replicates, spread))),
+    }
+    return {name: Figure(value=value, better="more", interval=ends) for name, (value, ends) in found.items()}
+
+
+def _spread(flat: np.ndarray, labels: np.ndarray) -> float:
+    common = [label for label in np.unique(labels) if (labels == label).sum() > 1]
+    chosen = np.isin(labels, common)
+    return class_variance(flat[chosen], labels[chosen])

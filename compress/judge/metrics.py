@@ -14,8 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from compress.judge import distribution, quality
 from compress.judge.features import LEAST
-from compress.report.figure import against, beside
-from compress.report.parts import Better, ClassAccuracy, Figure
+from compress.report.parts import Better, ClassAccuracy, Figure, against, beside
 from compress.report.statistics import bootstrap, bootstrap_mean, estimated, interval, resample, wilson
 
 KERNEL_ITEMS = 3000  # kernel matrices are square: more items take memory and change little

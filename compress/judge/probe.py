@@ -16,8 +16,7 @@ from compress.measure.workers import parallel
 from compress.model.denoiser import Denoiser, guided, null_conditions, predict, steered
 from compress.model.reference import Drawn, noise_like
 from compress.randomness import Draw
-from compress.report.figure import against
-from compress.report.parts import Figure
+from compress.report.parts import Figure, against
 from compress.report.statistics import bootstrap, interval
 from compress.runtime import Bundle
 from compress.runtime.sampling import classifier_free_guidance
@@ -196,6 +195,23 @@ def sampling_error(bundle: Bundle, teacher: Denoiser) -> Figure:
         for one, *others in zip(found, *wanted, strict=True):
             worst = max(worst, min(others) - one, one - max(others))
     return against(worst, "less", (worst, worst), len(bundle.steps), 0.0, 1e-6)
+
+
+def kernel_loss(whole: np.ndarray, simulated: np.ndarray, shipped: np.ndarray) -> Figure:
+    """By how many dB the shipped kernels are less exact than simulated ones, on outputs [timesteps,b,…].
+
+    Both against the float student's outputs `whole`, and not against each other: roundings decorrelate in a deep net.
+    0 for a faithful export.
+    """
+    axes = (0, *range(2, whole.ndim))
+    errors = np.stack([np.square(x - whole).sum(axes) for x in (simulated, shipped)], axis=1).astype(np.float64)
+
+    def loss(i: np.ndarray) -> float:
+        fake, real = np.maximum(errors[i].sum(axis=0), 1e-30)
+        return float(10 * np.log10(real / fake))
+
+    value, ends = loss(np.arange(len(errors))), interval(bootstrap(loss, len(errors), rounds=ROUNDS))
+    return against(value, "less", ends, len(errors), 0.0, (ends[1] - ends[0]) / 2)
 
 
 def _relative(errors: np.ndarray) -> np.ndarray:

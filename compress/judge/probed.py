@@ -1,19 +1,25 @@
 """The student on the probe, beside its teacher, and the models of the recipe's passes on their way to it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compress.judge import probe, stages
+import numpy as np
+import torch
+
+from compress.judge import probe
 from compress.judge.baseline import Baseline
 from compress.judge.metrics import lacking
 from compress.judge.quality import sqnr
-from compress.measure import latency
-from compress.model.denoiser import Denoiser
+from compress.measure import counts, latency
+from compress.model.denoiser import Denoiser, example_inputs, predict
 from compress.model.reference import Drawn, Progress, identity
 from compress.report.parts import Figure, Quantization, Stage, TimestepError
 from compress.runtime import Bundle
+from compress.runtime.schemes import SCHEMES
+
+ROUNDS = 10  # of timing what a pass gained: what is shown is a median
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,7 @@ def measure(
         task.advance()
         rounding = probe.answer(frozen, baseline.evaluate, baseline.bundle.threads)
         task.advance()
-    rows, parity = _passes(passes, bundle, baseline, student, progress)
-    quantization, loss = (None, {}) if parity is None else (parity[0], {"kernel_loss": parity[1]})
+    rows, quantization, loss = _stages(passes, bundle, baseline, student, progress)
     if bundle.sampling.get("distilled"):
         return Probed(sound | loss, lacking("evaluations"), (), rows, quantization)
     floor, _, _ = rounding.curve()
@@ -70,35 +75,69 @@ def _asked(teacher: Denoiser, bundle: Bundle) -> tuple[float, ...]:
     return own if len(own) == len(asked) else asked
 
 
-def _passes(
+def _stages(
     passes: Sequence[Any], bundle: Bundle, baseline: Baseline, student: probe.Answer, progress: Progress
-) -> tuple[tuple[Stage, ...], tuple[Quantization, Figure] | None]:
-    """(what each pass of the recipe cost and gained; what simulated and real kernels lose, where one quantized).
+) -> tuple[tuple[Stage, ...], Quantization | None, dict[str, Figure]]:
+    """(a row for every model, the teacher first; what simulated and real kernels lose, where a pass quantized; the
+    figure of it).
 
-    student: the bundle's answer. A float net that is met again, as the one before quantization is, is asked once.
+    student: the bundle's answer. Models of other timesteps than the probe's, or of guidance of their own, are asked at
+    the probe's timesteps. Where steps were distilled there is no error: one evaluation does the work of several.
     """
     if not passes:
-        return (), None
-    frozen, answers, parity = student.probe, dict[str, probe.Answer](), None
+        return (), None, {}
+    frozen, answers, quantization, loss = student.probe, dict[str, probe.Answer](), None, {}
 
     def ask(model: Denoiser) -> probe.Answer:
+        """A float net that is met again, as the one before quantization is, is asked once."""
         key = model.scheme + identity(model)
         answers[key] = answers.get(key) or probe.answer(frozen, probe.of_model(model))
         return answers[key]
 
     own = probe.Answer(frozen, frozen.guided)
-    models = [stages.of_model("teacher", "teacher", baseline.teacher, lambda: own)]
+    rows, calls = [_row("teacher", "teacher", baseline.teacher, own)], {"0": _call(baseline.teacher)}
+    noise, given = bundle.example(bundle.batch or 1)
     with progress("what each pass cost", len(passes)) as task:
-        for done in passes:
+        for place, done in enumerate(passes, 1):
             if done.kind == "export_onnx":
-                models.append(stages.of_bundle(done.name, bundle, student))
+                known = {"name": done.name, "kind": done.kind, "engine": bundle.engine.name}
+                known |= {key: bundle.manifest[key] for key in ("scheme", "params", "macs")}
+                known |= {"bytes": bundle.size_bytes}
+                rows.append(_stage(known, None if bundle.sampling.get("distilled") else student))
+                calls[str(place)] = functools.partial(bundle.denoise, noise, bundle.steps[0].timestep, given)
             else:
                 model = done.load()
-                models.append(stages.of_model(done.name, done.kind, model, functools.partial(ask, model)))
-                if model.precision and parity is None:
+                rows.append(_row(done.name, done.kind, model, None if model.sampling.distilled else ask(model)))
+                if not model.precision:  # the time of simulated arithmetic says nothing of the kernels
+                    calls[str(place)] = _call(model)
+                elif quantization is None:
                     whole, fake, real = ask(model.in_float()).guided, ask(model).guided, student.guided
-                    levels = Quantization(simulated_sqnr_db=sqnr(whole, fake), kernels_sqnr_db=sqnr(whole, real))
-                    parity = levels, stages.kernel_loss(whole, fake, real)
+                    quantization = Quantization(simulated_sqnr_db=sqnr(whole, fake), kernels_sqnr_db=sqnr(whole, real))
+                    loss["kernel_loss"] = probe.kernel_loss(whole, fake, real)
             task.advance()
-    with latency.threads(bundle.threads or 1):
-        return stages.table(models, progress), parity
+    with latency.threads(bundle.threads or 1), torch.no_grad():
+        taken = latency.interleaved(calls, ROUNDS, progress, "timing what each pass gained")
+    for at, values in taken.items():
+        row = rows[int(at)]
+        time = float(np.median(values)) / (len(noise) if row.kind == "export_onnx" else 1)
+        rows[int(at)] = row.model_copy(update={"ms_per_call": time})
+    return tuple(rows), quantization, loss
+
+
+def _row(name: str, kind: str, model: Denoiser, answer: probe.Answer | None) -> Stage:
+    """Of a PyTorch model."""
+    params, scheme = counts.parameters(model), model.scheme
+    sizes = {"params": params, "macs": counts.macs(model), "bytes": params * SCHEMES[scheme].bytes}
+    return _stage({"name": name, "kind": kind, "scheme": scheme, "engine": "PyTorch", **sizes}, answer)
+
+
+def _stage(about: dict[str, Any], answer: probe.Answer | None) -> Stage:
+    """A row, not yet timed. about: name, kind, scheme, engine and sizes."""
+    error = None if answer is None else float(answer.curve(rounds=2)[0].mean())
+    return Stage(**about, ms_per_call=None, output_error=error, sqnr_db=None if answer is None else answer.sqnr())
+
+
+def _call(model: Denoiser) -> Callable[[], object]:
+    """One evaluation, without guidance, of one sample."""
+    sample, times, *conditions = example_inputs(model, 1)
+    return functools.partial(predict, model, sample, times, dict(zip(model.inputs, conditions, strict=True)))

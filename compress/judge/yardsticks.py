@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
 from compress.judge.classifier import Classifier, train_classifier
-from compress.judge.cost import ONNX, Costs
+from compress.judge.cost import ONNX
 from compress.judge.distribution import QUANTILE, frechet_infinity
 from compress.judge.features import LEAST, FeatureSpace, classifier_space, load_extractor, pixel_space, random_space
 from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
+from compress.measure.workers import decoded_on_all_cores
 from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.report.parts import FewSteps, Space
+from compress.report.report import Costs
+from compress.runtime import Bundle
 
 FEW = 600  # images of each few-step baseline
+SHARE = 50  # pictures that a core decodes at once
 LEAST_OF_A_CLASS = 8  # fewer, and a resample may hold none of a class
 
 
@@ -31,7 +36,8 @@ class Yardsticks:
     """data: where the data set comes from. accuracy: that a classifier needs, on held-out images, to be believed.
 
     allow_pickle: whether extractors may be programs (TorchScript).
-    drawer: what draws the teacher's samples; seed: of those that are drawn here.
+    drawer: what draws the teacher's samples; seed: of those that are drawn here. decoder: the bundle that makes pixels
+    of the teacher's latents. prompted: what to draw for; None: what the data say.
     """
 
     load: Callable[[], Dataset]
@@ -42,11 +48,16 @@ class Yardsticks:
     allow_pickle: bool = False
     drawer: Drawer = PYTORCH
     seed: int = 0
+    decoder: Bundle | None = None
+    prompted: Callable[[], Dataset] | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
-        """The data set, if the recipe has one."""
-        return None if self.data is None else self.load()
+        """The data set, if the recipe has one, as it is seen."""
+        loaded = None if self.data is None else self.load()
+        if loaded is None or self.decoder is None or loaded.images.shape[1:] != self.decoder.sample_shape:
+            return loaded
+        return dataclasses.replace(loaded, images=torch.from_numpy(self.decoded(loaded.images.numpy())))
 
     @property
     def labelled(self) -> Dataset | None:
@@ -122,15 +133,15 @@ class Yardsticks:
         """The teacher itself at fewer steps, by every solver, in onnxruntime: a baseline that needs no training."""
         if not steps:
             return ()
-        call = next(row.ms for row in costs.latency if row.name == cost.guided_row(ONNX).name)
-        reference = others.samples.numpy()
+        call = next(row.ms for row in costs.latency if row.name == cost.of_unit("guided call", ONNX).name)
+        reference = self.seen(others).samples.numpy()
         space, rows = pixel_space(reference), []
         for count, solver in itertools.product(steps, ("ddim", "dpmpp_2m")):
             options = SamplingOptions.model_validate({"solver": solver, "steps": count})
             sampling = from_scheduler_config(teacher.scheduler, options)
             sampling = sampling.model_copy(update={"guidance": teacher.sampling.guidance})
             few = dataclasses.replace(teacher, sampling=sampling)
-            drawn = self.drawn(few, FEW, f"teacher, {solver}, {count} steps")
+            drawn = self.seen(self.drawn(few, FEW, f"teacher, {solver}, {count} steps"))
             samples, accuracy = drawn.samples.numpy(), None
             if self.believed is not None and (labels := _labels(drawn)) is not None:
                 accuracy = float((self.believed.classify(samples) == labels).mean())
@@ -147,12 +158,39 @@ class Yardsticks:
             )
         return tuple(rows)
 
+    def seen(self, drawn: Drawn) -> Drawn:
+        """The teacher's samples as pictures."""
+        return dataclasses.replace(drawn, samples=torch.from_numpy(self.decoded(drawn.samples.numpy())))
+
+    def decoded(self, samples: np.ndarray) -> np.ndarray:
+        """Pictures of the teacher's samples."""
+        if self.decoder is None:
+            return samples
+        return pictures(self.decoder, samples, self.progress, "decoding the teacher's samples")
+
     def drawn(self, teacher: Denoiser, count: int, title: str) -> Drawn:
         """Samples of a teacher, kept."""
-        return draw_kept(teacher, count, self.seed, self.load, self.progress, title, self.drawer)
+        asked = self.prompted or self.load
+        return draw_kept(teacher, count, self.seed, asked, self.progress, title, self.drawer)
+
+    def as_told(self, bundle: Bundle, drawn: Drawn) -> Drawn:
+        """The same with the conditions that a bundle's own text encoder makes of the texts, where these are known."""
+        if bundle.text is None or not (asked := (self.prompted or self.load)()).texts:
+            return drawn
+        name, texts = bundle.text.about["condition"], list(dict.fromkeys(asked.texts))
+        theirs = dict(zip(asked.texts, asked.conditions[name].numpy(), strict=True))
+        own = dict(zip((theirs[text].tobytes() for text in texts), bundle.text.encode(texts), strict=True))
+        states = np.stack([own[row.tobytes()] for row in drawn.conditions[name].numpy()])
+        return dataclasses.replace(drawn, conditions={**drawn.conditions, name: torch.from_numpy(states)})
 
 
 def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:
     """None: there are none, or one of them is rarer than `least`."""
     labels = drawn.conditions.get("class_labels")
     return None if labels is None or labels.unique(return_counts=True)[1].min() < least else labels.numpy()
+
+
+def pictures(bundle: Bundle, samples: np.ndarray, progress: Progress, title: str) -> np.ndarray:
+    """What is seen of samples [n,…]: pixels [n,c,h,w], decoded where they are latents."""
+    with progress(title, len(samples)) as task:
+        return decoded_on_all_cores(bundle, samples, SHARE, task.advance)

@@ -13,7 +13,7 @@ from compress.files import Unreadable, check_regular
 from compress.model.denoiser import example_inputs
 from compress.pipeline import checkpoint
 from compress.runtime import Bundle
-from compress.runtime.bundle import find
+from compress.runtime.contents import find
 from compress.runtime.engines import DTYPES, ONNXRUNTIME, Engine, Graph
 
 

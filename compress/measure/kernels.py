@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from torch import nn
 from compress.families.replacements import Convolution
 from compress.measure.latency import interleaved, speedup
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.paths import watched
 from compress.model.reference import Progress
 from compress.onnx_graph.export import to_onnx
 from compress.report.statistics import Interval
@@ -49,17 +49,12 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
     Layers of one shape are timed once.
     """
     shapes: dict[str, Signature] = {}
-    handles = []
-    with model.family.lean.within(model.net):
-        for path in paths:
 
-            def note(layer: nn.Module, inputs: Any, path: str = path) -> None:
-                shapes[path] = _signature(layer, inputs)
+    def note(path: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], *_: object) -> None:
+        shapes[path] = _signature(layer, inputs)
 
-            handles.append(model.net.get_submodule(path).register_forward_pre_hook(note))
+    with model.family.lean.within(model.net), watched(model.net, paths, note):
         model.module(*example_inputs(model, batch))
-    for handle in handles:
-        handle.remove()
     calls: dict[str, Callable[[], object]] = {}
     for signature in set(shapes.values()):
         for kind in ("float", "int8"):
@@ -68,8 +63,7 @@ def layer_times(model: Denoiser, paths: Sequence[str], batch: int, progress: Pro
     found = {}
     for path, signature in shapes.items():
         slow, fast = taken[f"float {signature}"], taken[f"int8 {signature}"]
-        ratio, ends = speedup(slow, fast)
-        found[path] = Pair(float(np.median(slow)), float(np.median(fast)), ratio, ends)
+        found[path] = Pair(float(np.median(slow)), float(np.median(fast)), *speedup(slow, fast))
     return found
 
 

@@ -47,3 +47,17 @@ def draw_on_all_cores(
         parts.append(samples)
         advance(len(samples))
     return np.concatenate(parts)
+
+
+def decoded_on_all_cores(
+    bundle: Bundle, samples: np.ndarray, share: int, advance: Callable[[int], object]
+) -> np.ndarray:
+    """Pictures [n,c,h,w] of a bundle's samples [n,…], `share` at once; the samples themselves, if they are pictures."""
+    if bundle.decoder is None:
+        return samples
+    parts = []
+    shares = [samples[start : start + share] for start in range(0, len(samples), share)]
+    for pixels in parallel(bundle.pixels, shares, bundle.threads):
+        parts.append(pixels)
+        advance(len(pixels))
+    return np.concatenate(parts)

@@ -9,6 +9,7 @@ from typing import Any, NewType
 import torch
 from torch import nn
 
+from compress.devices import send
 from compress.diffusion.levels import spread
 from compress.diffusion.sampling import Sampling
 from compress.families.family import Condition, Family
@@ -39,7 +40,7 @@ class Denoiser:
     net: of float weights, whatever the precision. precision: None: float32; else the model is drawn from and exported,
     and no longer pruned or trained.
     scheduler: the diffusers scheduler config that `sampling` was read from.
-    null_embedding: what guidance puts in place of the text embedding [tokens, width], or of the class embedding.
+    null: what guidance without a null class puts in place of each condition that it leaves out, for one item.
     classifier: of noisy samples, for guidance of that kind.
     kept: stage tap → the teacher's channels that survive, in order; the pairing that `distill` uses.
     """
@@ -48,7 +49,7 @@ class Denoiser:
     family: Family
     sampling: Sampling
     scheduler: Mapping[str, Any]
-    null_embedding: torch.Tensor | None = None
+    null: Mapping[str, torch.Tensor] = field(default_factory=dict)
     classifier: nn.Module | None = None
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     precision: Precision | None = None
@@ -76,8 +77,8 @@ class Denoiser:
     @property
     def tokens(self) -> int:
         """Text length for which the model is exported and counted."""
-        text = self.null_embedding is not None and self.null_embedding.ndim == 2
-        return self.null_embedding.shape[0] if text else DEFAULT_TOKENS  # type: ignore[union-attr]
+        text = self.null.get("encoder_hidden_states")
+        return DEFAULT_TOKENS if text is None else len(text)
 
     @property
     def conditions(self) -> dict[str, Condition]:
@@ -87,14 +88,14 @@ class Denoiser:
     @property
     def inputs(self) -> dict[str, Condition]:
         """The net's inputs beside sample and timestep, in order: conditions, then numbers that sampling sets."""
-        return self.conditions | {name: Condition(torch.float32) for name in scalars.names(self.net)}
+        return self.conditions | {name: Condition(torch.float32) for name in scalars.names(self.net, self.family)}
 
     @property
-    def dropped(self) -> str | None:
-        """The condition that guidance leaves out; the others stay as they are."""
+    def dropped(self) -> tuple[str, ...]:
+        """The conditions that guidance leaves out; the others stay as they are."""
         if self.sampling.guidance.null_class is not None:
-            return "class_labels"
-        return next((name for name in ("encoder_hidden_states", "class_embedding") if name in self.conditions), None)
+            return ("class_labels",)
+        return tuple(name for name, condition in self.conditions.items() if condition.dropped)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -128,14 +129,13 @@ Quantized = NewType("Quantized", Denoiser)  # what a pass says that takes or giv
 
 
 def null_conditions(model: Denoiser, conditions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`conditions` with the null condition in place of the one that guidance leaves out."""
-    name = model.dropped
-    assert name is not None, "a guided model has a condition to leave out"
-    value, null_class = conditions[name], model.sampling.guidance.null_class
+    """`conditions` with the null condition in place of each that guidance leaves out."""
+    null_class = model.sampling.guidance.null_class
+    given = {name: conditions[name] for name in model.dropped}
     if null_class is not None:
-        return {**conditions, name: torch.full_like(value, null_class)}
-    assert model.null_embedding is not None, "without a null class there is a null embedding"
-    return {**conditions, name: model.null_embedding.to(value).expand_as(value)}
+        return {**conditions, **{name: torch.full_like(value, null_class) for name, value in given.items()}}
+    null = {name: send(model.null[name], value.device).to(value.dtype) for name, value in given.items()}
+    return {**conditions, **{name: null[name].expand_as(value) for name, value in given.items()}}
 
 
 def predict(
@@ -229,5 +229,5 @@ def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
         torch.zeros(batch, *model.sample_shape, device=device),
         torch.zeros(batch, dtype=model.sampling.dtype, device=device),
         *(torch.zeros(batch, *c.shape, dtype=c.dtype, device=device) for c in model.conditions.values()),
-        *(torch.ones(batch, device=device) for _ in scalars.names(model.net)),
+        *(torch.ones(batch, device=device) for _ in scalars.names(model.net, model.family)),
     )

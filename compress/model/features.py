@@ -1,6 +1,6 @@
 """Reading the feature maps of a net's stages, and its attention maps, while it runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ def tapped(model: Denoiser, taps: Iterable[str]) -> Iterator[dict[str, torch.Ten
     names = {stages[tap][0]: tap for tap in taps}
 
     def keep(path: str, _module: object, _inputs: object, _named: object, output: Any) -> None:
-        features[names[path]] = output[0] if isinstance(output, tuple) else output
+        features[names[path]] = model.family.feature(output)
 
     with watched(model.net, names, keep):
         yield features
@@ -32,14 +32,14 @@ def attending(model: Denoiser) -> dict[str, Projections]:
 
 
 @contextmanager
-def attention_maps(model: Denoiser, paths: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+def attention_maps(model: Denoiser, paths: Collection[str]) -> Iterator[dict[str, torch.Tensor]]:
     """While open, every evaluation leaves softmax(q·kᵀ/√d) [b,queries,keys], the mean over heads, by block.
 
     Vaswani et al. 2017, eq. 1; computed beside the block's own attention, whose kernel keeps no map.
     """
     maps: dict[str, torch.Tensor] = {}
     queries: dict[str, torch.Tensor] = {}
-    blocks = attending(model)
+    blocks = attending(model) if paths else {}
     layers = {str(layer): path for path in paths for layer in (blocks[path].query, blocks[path].key)}
 
     def look(layer: str, _module: object, _inputs: object, _named: object, output: torch.Tensor) -> None:

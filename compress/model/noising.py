@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from compress.data import Batch
+from compress.devices import send
 from compress.diffusion.levels import Pair, spread
 from compress.diffusion.prediction import add_noise, target
 from compress.diffusion.targets import clean_sample
@@ -55,12 +56,12 @@ def noised(
     known = torch.tensor(model.sampling.timesteps) if known is None else known
     drawn = known[torch.randint(len(known), (len(batch.images),), generator=random)]
     timestep = drawn if at is None else at
-    noise = torch.randn(batch.images.shape, generator=random).to(batch.images)
+    noise = send(torch.randn(batch.images.shape, generator=random), batch.images.device)
     alpha, sigma = model.sampling.alpha_sigma(timestep, batch.images)
     kind, data = model.sampling.prediction_type, model.sampling.sigma_data
     return Question(
         add_noise(batch.images, noise, alpha, sigma),
-        timestep.to(batch.images.device),
+        send(timestep, batch.images.device),
         batch.conditions,
         (alpha, sigma),
         target(kind, batch.images, noise, alpha, sigma, data),
@@ -105,4 +106,4 @@ def with_scale(
         return conditions
     low, high = scales
     drawn = low + (high - low) * torch.rand(len(like), generator=random)
-    return {GUIDANCE_SCALE: drawn.to(like.device), **conditions}
+    return {GUIDANCE_SCALE: send(drawn, like.device), **conditions}

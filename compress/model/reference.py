@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compress.data import KEYS, Dataset, FromTeacher, read_embeddings, read_npz
+from compress.data import Dataset, FromTeacher, key, read_embeddings, read_npz, read_prompts
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
 from compress.model.denoiser import Denoiser, draw
@@ -18,6 +18,7 @@ from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
+Encode = Callable[[Sequence[str]], torch.Tensor]  # texts → the embeddings [n,tokens,width] of each
 
 
 class _Silence:
@@ -166,7 +167,7 @@ def identity(model: Denoiser) -> str:
     """SHA-256 of everything that a sample of the model depends on, besides noise and conditions."""
     idle: Any = {"others": True, "distilled": True, "guidance": {"scales"}}  # a sample in these steps depends on none
     parts = [model.sampling.model_dump_json(exclude=idle), model.device.type]
-    tensors = {} if model.null_embedding is None else {"null": model.null_embedding}
+    tensors = {f"null.{name}": value for name, value in model.null.items()}
     if model.classifier is not None:
         parts.append(str(model.classifier.code))
         tensors |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
@@ -190,20 +191,30 @@ def draw_dataset(
     seed: int,
     file: Path,
     progress: Progress,
+    encode: Encode,
 ) -> Dataset:
     """A data set drawn once from the teacher and kept in `file`. Raises DataError."""
     conditions: dict[str, torch.Tensor] = {}
+    texts: list[str] = []
     for name, condition in teacher.conditions.items():
         if name == "class_labels":
             conditions[name] = cycled_labels(teacher.classes or 1, config.count)
             continue
-        if config.embeddings is None:
-            kind = "text-conditional" if name == "encoder_hidden_states" else f"conditioned on a {name}"
-            raise DataError(f"data: the model is {kind}; name an .npz with `{KEYS[name]}` to draw images for")
-        embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
+        text = name == "encoder_hidden_states"
+        if text and config.prompts is not None:
+            prompts = read_prompts(config.prompts)
+            order = torch.randperm(len(prompts), generator=generator(seed, Draw.PROMPTS)).tolist()
+            texts = [prompts[i] for i in order[: config.count]]
+            embeddings = encode(texts)
+        elif config.embeddings is not None:
+            embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
+        else:
+            kind = "text-conditional; name a file of `prompts`, or" if text else f"conditioned on a {name}; name"
+            raise DataError(f"data: the model is {kind} an .npz with `{key(name)}` to draw images for")
         if embeddings.shape[1:] != condition.shape:
             wanted = ["n", *condition.shape]
-            raise DataError(f"{config.embeddings}: {KEYS[name]} should be {wanted}; got {list(embeddings.shape)}")
+            where, found = config.embeddings or config.prompts, list(embeddings.shape)
+            raise DataError(f"{where}: {key(name)} should be {wanted}; got {found}")
         conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
     if file.is_file():
         images = torch.from_numpy(read_npz(file)["images"])
@@ -211,4 +222,4 @@ def draw_dataset(
         noise = noise_like(teacher, config.count, seed, Draw.DATASET)
         images = draw_many(teacher, noise, conditions, progress, "drawing images from the teacher")
         write_npz(file, {"images": images.numpy()})
-    return Dataset(images, conditions)
+    return Dataset(images, conditions, [texts[i % len(texts)] for i in range(config.count)] if texts else ())

@@ -74,14 +74,15 @@ def _perceptron(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), last)
 
 
-def names(net: nn.Module) -> tuple[str, ...]:
+def names(net: nn.Module, family: Family) -> tuple[str, ...]:
     """The scalars that a net takes, in order."""
-    return next((module.names for module in net.modules() if isinstance(module, ScalarEmbedding)), ())
+    added: tuple[str, ...] = next((one.names for one in net.modules() if isinstance(one, ScalarEmbedding)), ())
+    return (*family.told(net), *added)
 
 
 def add(net: nn.Module, family: Family, name: str) -> None:
     """Let a net take one scalar more. Raises ValueError where it has no place for one."""
-    if name in names(net):
+    if name in names(net, family):
         return
     weight = next(net.parameters())
     for path, width in family.scalars(net).items():

@@ -59,7 +59,8 @@ def build(family: Family, config: Mapping[str, Any]) -> nn.Module:
 
 def check_samples(family: Family, net: Any) -> None:
     """Raise ValueError, with the end of a sentence, unless a net takes and gives samples of one shape that it names."""
-    size, taken, given = net.config["sample_size"], net.config["in_channels"], family.channels(net.config)
+    size, taken, channels = net.config["sample_size"], net.config["in_channels"], family.channels(net.config)
+    given = net.config.get("out_channels") or taken
     sides = [size] * family.dimensions if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and all(type(side) is int and side > 0 for side in sides)
     if not whole or len(sides) != family.dimensions:
@@ -67,10 +68,13 @@ def check_samples(family: Family, net: Any) -> None:
         raise ValueError(f"sample_size is {str(size)[:40]}; should be the {wanted}")
     if math.prod((taken, *sides)) > SAMPLE:
         raise ValueError(f"sample_size {size}: a sample of {taken} channels may hold at most {SAMPLE:,} values")
-    if taken != given:
+    beside = 0
+    if taken > channels:
+        beside = sum(one.shape[0] for one in family.conditions(net, 1).values() if one.concatenated)
+    if taken != channels + beside or given not in (channels, 2 * channels):
         raise ValueError(
-            f"in_channels {taken}, out_channels {given}: {_interface(taken, given)} is not supported yet; a net "
-            "should give as many channels as it takes"
+            f"in_channels {taken}, out_channels {given}: a {family.name} takes a sample"
+            f"{', channels beside it' * bool(beside)} and gives as many channels as the sample has, or twice as many"
         )
 
 
@@ -89,6 +93,9 @@ def run(model: Denoiser) -> None:
         told = model.sampling.told(torch.tensor([timestep], device=model.device))
         try:
             _, _, *others = example_inputs(model, 1)
+            for i, condition in enumerate(model.conditions.values()):
+                if condition.concatenated:
+                    others[i] = others[i][..., : sides[0], : sides[-1]]
             output = model.module(sample, told, *others)
         except Exception as error:  # as for `build`
             reason = f"{_first_line(error)}{_suspects(model, steps)}"
@@ -100,18 +107,6 @@ def run(model: Denoiser) -> None:
             raise ValueError(
                 f"{name} gives NaN or infinity at timestep {timestep}; its weights or a number are damaged"
             )
-
-
-def _interface(taken: int, given: int) -> str:
-    """What a net is that gives other channels than it takes."""
-    if given == 2 * taken:
-        return "a net that predicts a variance beside the noise (learned variance)"
-    kinds = {(9, 4): "inpainting", (7, 4): "upscaling", (8, 4): "image editing"}
-    if (taken, given) in kinds:
-        return f"a net for {kinds[taken, given]}, which takes an image beside the sample,"
-    if taken > given:
-        return "a net that takes a condition as channels beside the sample"
-    return "a net that gives more than it takes"
 
 
 def _check_sizes(net: nn.Module) -> None:

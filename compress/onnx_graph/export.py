@@ -58,7 +58,7 @@ def as_exported(
     multiple: int | None = None,
 ) -> ir.Model:
     """The graph as PyTorch's exporter writes it, simplified; arguments as for `to_onnx`. Raises ExportError."""
-    inputs, shapes = left_open(inputs, batch, multiple)
+    inputs, shapes = left_open(module, inputs, batch, multiple)
     # None until torchao is loaded, and then there is no graph that holds it
     rounding = getattr(torch.ops.quantized_decomposed, "quantize_per_tensor", None)
     try:

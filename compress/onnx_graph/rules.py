@@ -23,6 +23,18 @@ DROP_ONES = RewriteRule(
 )
 
 
+def _of_more(_context: Any, x: ir.Value, axes: ir.Value) -> bool:
+    known = ir.convenience.get_const_tensor(axes)
+    if x.shape is None or known is None:
+        return False
+    sizes = [x.shape[int(axis)] for axis in known.numpy().reshape(-1)]
+    return all(isinstance(size, int) and size != 1 for size in sizes)
+
+
+# Axes longer than 1: PyTorch leaves them as they are where it is to squeeze them, and ONNX knows no such node.
+DROP_SQUEEZE = RewriteRule(lambda op, x, axes: op.Squeeze(x, axes), lambda op, x, **_: op.Identity(x), _of_more)
+
+
 def _by_zeros(_context: Any, fill: ir.Value, padded: ir.Value, **_: Any) -> bool:
     mode = padded.producer().attributes.get_string("mode", "constant")
     return mode == "constant" and _is_constant(fill) and not fill.const_value.numpy().any()

@@ -10,7 +10,7 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
-from compress.onnx_graph.rules import DROP_ONES, PAD_ROUNDED, SCALE_AND_SHIFT
+from compress.onnx_graph.rules import DROP_ONES, DROP_SQUEEZE, PAD_ROUNDED, SCALE_AND_SHIFT
 
 RULES = (
     rules.add_0_rule,
@@ -41,6 +41,7 @@ GROWING = {"DequantizeLinear", "QuantizeLinear", "Expand", "ConstantOfShape", "T
 def simplify(model: ir.Model) -> None:
     """Change `model`, as the exporter wrote it, into fewer nodes that compute the same."""
     passes.InlinePass()(model)
+    RewriteRuleSet([DROP_SQUEEZE]).apply_to_model(model)  # before shapes are inferred, which it would stop
     rewrite = RewritePass(RULES)
     for _ in range(2):  # what one rule leaves, another may take
         fold_constants_ir(

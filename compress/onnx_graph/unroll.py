@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from compress.model.denoiser import Denoiser
 from compress.model.scalars import STEPS
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.precompute import fold_known, fold_rows
@@ -129,3 +130,15 @@ def unroll(
 def _copied(value: ir.Value) -> ir.Value:
     """A value of another graph: its name, type and constant."""
     return ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+
+
+def sampler_of(model: Denoiser, graph: ir.Model) -> ir.Model:
+    """The whole way from noise to image as one graph."""
+    sampling = model.sampling
+    null: dict[str, np.ndarray] = {}
+    scale, label = None, sampling.guidance.null_class
+    if sampling.guidance.kind == "cfg":
+        scale = sampling.guidance.scale
+        null = {name: model.null[name].cpu().numpy() if label is None else np.asarray(label) for name in model.dropped}
+    count = model.family.classes(model.net)
+    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.pages import findings
-from compress.pages.page import render, settings
+from compress.pages import tables
+from compress.pages.page import render
 from compress.report.report import Report
 from compress.runtime.bundle import SCALARS
 
@@ -20,21 +20,15 @@ def card(
 
     student: the folder of its net, if there is one that diffusers loads; "": this package alone loads it.
     """
-    rows = [{**record, "settings": settings(record["config"])} for record in records]
-    conditions = ""
-    for record in records:
-        if record["pass"] == "export_onnx":
-            inputs = record["notes"]["inputs"]
-            if "class_labels" in inputs:
-                conditions = ", class_labels=np.array([3])"
-            others = [name for name in inputs if name not in ("sample", "timestep", "class_labels", *SCALARS)]
-            conditions += "".join(f", {name}={name}" for name in others)
+    inputs = [name for record in records if record["pass"] == "export_onnx" for name in record["notes"]["inputs"]]
+    conditions = ", class_labels=np.array([3])" if "class_labels" in inputs else ""
+    known = ("sample", "timestep", "class_labels", *SCALARS)
+    conditions += "".join(f", {name}={name}" for name in inputs if name not in known)
     return render(
         "card.md.jinja",
         recipe=recipe,
-        records=rows,
+        made=tables.records(records),
         report=report,
-        shortfalls=findings.shortfalls(report) if report else [],
         bundle=bundle,
         student=student,
         conditions=conditions,

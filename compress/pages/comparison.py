@@ -1,164 +1,81 @@
 """compare.html: several students of one teacher, side by side, from their reports."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
 from compress.errors import ReportError
-from compress.pages import findings, plots, words
-from compress.pages.page import render
-from compress.pages.thumbnails import data_uri
-from compress.report.parts import Figure, Latency
+from compress.pages import findings, plots, tables
+from compress.pages.page import Section, picture, render
 from compress.report.report import Report
 from compress.report.report import read as read_report
 
-
-@dataclass(frozen=True)
-class Student:
-    """A student with a name that no other of the comparison has."""
-
-    name: str
-    folder: Path
-    report: Report
+NOTE = (
+    "In small type: 95% intervals. “Not resolved”: the difference from the teacher's own figure is within what changes "
+    "from seed to seed, or its 95% interval holds 0. Each student was timed in its own run."
+)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure, its interval (or nothing) and what is said of it (or nothing)."""
-
-    text: str
-    small: str = ""
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of every student; `teacher` where it is the same for all of them."""
-
-    label: str
-    teacher: str
-    cells: Sequence[Cell]
-
-
-def read(folders: Sequence[Path]) -> list[Student]:
-    """The students in their order. Raises ReportError unless they can stand side by side.
+def read(folders: Sequence[Path]) -> dict[str, Report]:
+    """The reports by names that tell them apart, in their order. Raises ReportError unless they can stand side by side.
 
     They must be of one teacher (its parameters and multiply-accumulates) and judged against one reference.
     """
     if len(folders) < 2:
         raise ReportError("compare needs at least two bundles: name two result folders or more")
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) < len(whole):
         raise ReportError("compare: a bundle is named twice")
-    names = [folder.resolve().parent.name if folder.name == "onnx" else folder.resolve().name for folder in folders]
-    unique = len(set(names)) == len(names)
-    students = [
-        Student(name if unique else str(folder), folder, read_report(folder))
-        for name, folder in zip(names, folders, strict=True)
-    ]
-    first = students[0]
-    for student in students[1:]:
-        _comparable(first, student)
-    return students
+    names = [folder.parent.name if folder.name == "onnx" else folder.name for folder in whole]
+    if len(set(names)) < len(names):
+        names = list(map(str, folders))
+    reports = {name: read_report(folder) for name, folder in zip(names, folders, strict=True)}
+    first = reports[names[0]]
+    for folder, report in zip(folders, reports.values(), strict=True):
+        for key in ("params", "macs"):
+            ours, theirs = getattr(first.teacher, key), getattr(report.teacher, key)
+            if ours != theirs:
+                said = f"has another teacher than {folders[0]} ({key} {theirs:,}, not {ours:,})"
+                raise ReportError(f"{folder}: {said}; compare students of one teacher")
+        known, other = first.reference.identity, report.reference.identity
+        if known != other:
+            raise ReportError(
+                f"{folder}: was judged against another reference than {folders[0]} ({other}, not {known}): "
+                "another teacher, sampling or number of images; verify both with the same recipe"
+            )
+    return reports
 
 
-def caveats(students: Sequence[Student]) -> list[str]:
+def caveats(reports: Mapping[str, Report]) -> list[str]:
     """What makes figures of these reports less comparable than they look."""
     found = []
     for key, what in (("cpu", "processors"), ("threads", "numbers of threads"), ("torch", "versions of PyTorch")):
-        values = sorted({str(getattr(student.report.environment, key)) for student in students})
+        values = sorted({str(getattr(report.environment, key)) for report in reports.values()})
         if len(values) > 1:
             found.append(f"timed on different {what} ({', '.join(values)}): compare ratios, not milliseconds")
-    return found + [
-        f"{student.name} is not judged: {why}" for student in students if (why := findings.unjudged(student.report))
+    why = {name: findings.unjudged(report) for name, report in reports.items()}
+    return found + [f"{name} is not judged: {said}" for name, said in why.items() if said]
+
+
+def comparison(reports: Mapping[str, Report], folders: Sequence[Path]) -> str:
+    """One HTML file with the table, the plots and, from the result folders, the samples of every student."""
+    costs = [(name, report.student, _error(report)) for name, report in reports.items()]
+    trades = [] if None in (error for _, _, error in costs) else plots.trades(costs)
+    probes = {name: report.probe for name, report in reports.items() if report.probe}
+    samples = {name: _home(folder) / "samples.png" for name, folder in zip(reports, folders, strict=True)}
+    sections = [
+        Section("Side by side", NOTE, tables=[tables.side_by_side(reports)]),
+        Section("Cost against error", "Down and to the left is better.", trades),
+        Section("Error along the trajectory", pictures=[plots.probe(probes)] if probes else []),
+        *(Section(f"Samples: {name}", pictures=[picture(file)]) for name, file in samples.items() if file.is_file()),
     ]
+    title = f"{len(reports)} students of one teacher"
+    return render("comparison.html.jinja", title=title, reports=reports, caveats=caveats(reports), sections=sections)
 
 
-def table(students: Sequence[Student]) -> list[Row]:
-    """The figures that any of the students has; a dash where one has it not."""
-    reports = [student.report for student in students]
-    teacher = reports[0].teacher
-    rows = [
-        Row("verdict", "", [Cell(report.verdict, said=report.verdict) for report in reports]),
-        Row("size", words.size(teacher.bytes), _sized(reports, "bytes", words.size)),
-        Row("multiply-accumulates a call", words.amount(teacher.macs), _sized(reports, "macs", words.amount)),
-        Row("parameters", words.amount(teacher.params), _sized(reports, "params", words.amount)),
-        Row("a call", "", [Cell(words.ms(report.student.ms_per_call)) for report in reports]),
-        Row("an image", "", [Cell(words.ms(report.student.ms_per_image)) for report in reports]),
-    ]
-    for key in ("call_speedup", "call_speedup_over_onnxruntime", "image_speedup"):
-        rows.append(Row(words.name(key), "", [_speedup(report.ratios[key]) for report in reports]))
-    found = [{(metric, space): figure for metric, space, figure in report.figures()} for report in reports]
-    for metric, space in dict.fromkeys(key for figures in found for key in figures):
-        figures = [each.get((metric, space)) for each in found]
-        own = {words.number(figure.teacher, metric) for figure in figures if figure} - {"–"}
-        cells = [_figure(figure, metric) for figure in figures]
-        rows.append(Row(words.where(metric, space), own.pop() if len(own) == 1 else "", cells))
-    return rows
+def _error(report: Report) -> float | None:
+    return report.quality["output_error"].value if "output_error" in report.quality else None
 
 
-def comparison(students: Sequence[Student]) -> str:
-    """One HTML file with the table, the plots and the samples of every student."""
-    errors = [
-        (s.name, s.report.student, s.report.quality["output_error"].value)
-        for s in students
-        if "output_error" in s.report.quality
-    ]
-    probes = {student.name: student.report.probe for student in students if student.report.probe}
-    return render(
-        "comparison.html.jinja",
-        title=f"{len(students)} students of one teacher",
-        students=students,
-        rows=table(students),
-        caveats=caveats(students),
-        shortfalls={student.name: findings.shortfalls(student.report) for student in students},
-        trades=plots.trades(errors) if len(errors) == len(students) else [],
-        probe=plots.probe(probes) if probes else None,
-        latency=_latency(students),
-        pictures={s.name: data_uri(p.read_bytes()) for s in students if (p := _home(s) / "samples.png").is_file()},
-    )
-
-
-def _comparable(first: Student, other: Student) -> None:
-    for key in ("params", "macs"):
-        ours, theirs = getattr(first.report.teacher, key), getattr(other.report.teacher, key)
-        if ours != theirs:
-            raise ReportError(
-                f"{other.folder}: has another teacher than {first.folder} ({key} {theirs:,}, not {ours:,}); "
-                "compare students of one teacher"
-            )
-    ours, theirs = first.report.reference.identity, other.report.reference.identity
-    if ours != theirs:
-        raise ReportError(
-            f"{other.folder}: was judged against another reference than {first.folder} ({theirs}, not {ours}): "
-            "another teacher, sampling or number of images; verify both with the same recipe"
-        )
-
-
-def _sized(reports: Sequence[Report], key: str, say: Callable[[float], str]) -> list[Cell]:
-    return [Cell(say(getattr(report.student, key)), f"{report.ratios[key].value:.3g}×") for report in reports]
-
-
-def _speedup(ratio: Figure) -> Cell:
-    return Cell(f"{ratio.value:.3g}×", words.span(ratio.interval, digits=3), "SLOWER" if ratio.value < 1 else "")
-
-
-def _figure(figure: Figure | None, metric: str) -> Cell:
-    if figure is None:
-        return Cell("–")
-    return Cell(words.number(figure.value, metric), words.span(figure.interval, metric), words.finding(figure))
-
-
-def _latency(students: Sequence[Student]) -> list[tuple[str, Markup]]:
-    """Bars of every student's own row, by batch and threads, with the first report's baselines above them."""
-    found: dict[str, list[tuple[Latency, str]]] = {}
-    for number, student in enumerate(students):
-        for title, rows in findings.groups(student.report):
-            named = [(row, row.name if row.side == "teacher" else f"{row.name}: {student.name}") for row in rows]
-            found.setdefault(title, []).extend(one for one in named if number == 0 or one[0].side == "student")
-    return [(title, plots.latency(*zip(*rows, strict=True))) for title, rows in found.items()]
-
-
-def _home(student: Student) -> Path:
-    return student.folder.parent if (student.folder / "bundle.json").is_file() else student.folder
+def _home(folder: Path) -> Path:
+    """The result folder of a bundle's."""
+    return folder.parent if (folder / "bundle.json").is_file() else folder

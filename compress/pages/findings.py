@@ -1,15 +1,13 @@
-"""What a report says: the same rows and statements in the page, the card, the comparison and the terminal."""
+"""What follows from a report: the same statements in the page, the card, the comparison and the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from compress.judge.decision import on_quality
-from compress.pages.words import faster, finding, held, limit, ms, name, number, outcome, span, where
-from compress.report.parts import Figure, Latency
+from compress.pages.words import finding, held, limit, ms, name, where
+from compress.report.parts import Latency
 from compress.report.report import Report
 
-QUALITY = ("quality", "student", "95% interval", "teacher's own", "floor", "finding")
-GATES = ("gate", "limit", "value", "far end of its interval", "")
 ALWAYS = "Gates marked “always” hold whatever the recipe says."
 EXAMPLES = {  # gates on quality, the most telling first
     "class_accuracy": "{margin: 0.02}",
@@ -32,49 +30,6 @@ def summary(report: Report) -> str:
     if any(space.metrics for space in report.spaces.values()):
         text += f"; told apart from the teacher by {', '.join(told)}" if told else "; not told apart from the teacher"
     return f"{text}."
-
-
-def costs(report: Report) -> list[tuple[str, str, str, str]]:
-    """(what, the teacher's in PyTorch, the student's as it ships, the ratio) of sizes and times."""
-    teacher, student, ratios = report.teacher, report.student, report.ratios
-    sizes = (("parameters", "params"), ("multiply-accumulates a call", "macs"), ("bytes", "bytes"))
-    return [
-        *(
-            (label, f"{getattr(teacher, key):,}", f"{getattr(student, key):,}", f"{ratios[key].value:.3g}×")
-            for label, key in sizes
-        ),
-        ("a call, batch 1", ms(teacher.ms_per_call), ms(student.ms_per_call), faster(ratios["call_speedup"].value)),
-        ("a whole image", ms(teacher.ms_per_image), ms(student.ms_per_image), faster(ratios["image_speedup"].value)),
-    ]
-
-
-def qualities(figures: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, ...]]:
-    """Rows under QUALITY. figures: (metric, space or nothing, figure)."""
-    return [
-        (
-            where(metric, space),
-            number(figure.value, metric),
-            span(figure.interval, metric),
-            number(figure.teacher, metric),
-            number(figure.floor, metric),
-            finding(figure) or "–",
-        )
-        for metric, space, figure in figures
-    ]
-
-
-def gates(report: Report) -> list[tuple[str, ...]]:
-    """Rows under GATES."""
-    return [
-        (
-            name(decision.name) + (" (always)" if decision.always else ""),
-            limit(decision),
-            held(decision.value, decision),
-            held(decision.bound, decision),
-            outcome(decision),
-        )
-        for decision in report.gates
-    ]
 
 
 def unjudged(report: Report) -> str:

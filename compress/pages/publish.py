@@ -8,8 +8,8 @@ from typing import Any
 from compress.files import copy, write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
-from compress.pages.figures import draw_pairs
 from compress.pages.page import page
+from compress.pages.pictures import draw_pairs
 from compress.pipeline.source import NETS, OWN_WEIGHTS
 from compress.report.report import Report, read
 
@@ -34,7 +34,6 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
             _copy(folder / record["stored"], output / _PLACES[record["stored"]])
         for file in sorted((folder / "files").iterdir()):
             if file.name == "samples.npz":
-                draw_pairs(file, output / "samples.png")
                 samples = file
             else:
                 _copy(file, output / file.name)
@@ -54,8 +53,11 @@ def _student(output: Path) -> str | None:
 
 
 def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]], samples: Path | None) -> None:
-    """report.html beside the report.json of `folder`. samples: the .npz with pairs of samples, if there is one."""
-    write_text(folder / "report.html", page(report, records, samples if samples and samples.is_file() else None))
+    """report.html and samples.png beside the report.json of `folder`. samples: the .npz with pairs; None: as it is."""
+    picture = folder / "samples.png"
+    if samples and samples.is_file():
+        draw_pairs(samples, picture)
+    write_text(folder / "report.html", page(report, records, picture if picture.is_file() else None))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """How values are said: the same words in the page, the card, the comparison and the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from compress.report.parts import Decision, Figure
 
@@ -27,11 +28,19 @@ NAMES = {
     "memorised": "memorised training images",
     "macs": "multiply-accumulates",
     "params": "parameters",
+    "ms_per_call": "a call, batch 1",
+    "ms_per_image": "a whole image",
+    "sqnr_db": "SQNR in dB",
+    "simulated_sqnr_db": "SQNR in dB, simulated in PyTorch",
+    "kernels_sqnr_db": "SQNR in dB, in the kernels that ship",
+    "runtime": "engine",
     "call_speedup": "speedup a call",
     "image_speedup": "speedup an image",
     "call_speedup_over_onnxruntime": "speedup a call over onnxruntime fp32",
     "cold_start_s": "cold start",
     "peak_memory_bytes": "peak memory",
+    "memory_bytes": "memory",
+    "seconds": "time",
 }
 PERCENT = {"class_agreement", "class_accuracy", "classifier_accuracy"}
 SPACES = {
@@ -39,7 +48,6 @@ SPACES = {
     "random": "features of untrained networks",
     "pixels": "principal components of the pixels",
 }
-UNRESOLVED = "not resolved"
 
 
 def name(metric: str) -> str:
@@ -71,24 +79,25 @@ def change(value: float | None, metric: str = "") -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
-def span(interval: Sequence[float] | None, metric: str = "", digits: int = 4) -> str:
+def within(value: float | None, metric: str = "") -> str:
+    """What a difference may be for nothing."""
+    return "–" if value is None else f"± {change(value, metric).lstrip('+')}"
+
+
+def span(interval: Sequence[float] | None, metric: str = "", say: Callable[..., str] = number, **digits: int) -> str:
     """Both ends of an interval, or nothing."""
-    return "" if interval is None else " … ".join(number(end, metric, digits) for end in interval)
-
-
-def change_span(interval: Sequence[float] | None, metric: str = "") -> str:
-    """Both ends of the interval of a difference, or nothing."""
-    return "" if interval is None else " … ".join(change(end, metric) for end in interval)
+    return "" if interval is None else " … ".join(say(end, metric, **digits) for end in interval)
 
 
 def size(count: float | None) -> str:
     """Bytes in decimal units."""
-    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
-
-
-def amount(count: float | None) -> str:
-    """A large count: 38.9 M."""
-    return _scaled(count, ("", "k", "M", "G", "T"))
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
 
 
 def ms(value: float | None) -> str:
@@ -98,7 +107,12 @@ def ms(value: float | None) -> str:
 
 def faster(ratio: float) -> str:
     """A speedup in words; below 1 it says so."""
-    return f"{ratio:.3g}× faster" if ratio >= 1 else f"{ratio:.3g}×: SLOWER"
+    return f"{ratio:.3g}× {'faster' if ratio >= 1 else 'SLOWER'}"
+
+
+def say(value: Any, field: str) -> str:
+    """What a field of the report holds, in the form that it has there."""
+    return value if isinstance(value, str) else _FORMS.get(field, number)(value)
 
 
 def limit(decision: Decision) -> str:
@@ -125,15 +139,13 @@ def finding(figure: Figure) -> str:
     if figure.resolved is None or figure.excess is None:
         return ""
     if not figure.resolved:
-        return UNRESOLVED
+        return "not resolved"
     return "better" if (figure.excess > 0) == (figure.better == "more") else "worse"
 
 
-def _scaled(count: float | None, units: Sequence[str]) -> str:
-    if count is None:
-        return "–"
-    for unit in units:
-        if abs(count) < 999.5 or unit == units[-1]:
-            return f"{count:.3g} {unit}".strip()
-        count /= 1000
-    raise AssertionError
+_FORMS: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("bytes", "peak_memory_bytes", "memory_bytes"), size),
+    "ms_per_call": ms,
+    "cold_start_s": lambda seconds: f"{seconds:.2f} s",
+    "seconds": lambda seconds: f"{seconds:,.0f} s",
+}

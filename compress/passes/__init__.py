@@ -8,6 +8,8 @@ import typing
 from collections.abc import Iterator
 from functools import cache
 
+from compress.pipeline.decoder import Decoder
+
 
 def names() -> list[str]:
     """Every pass there is."""
@@ -29,6 +31,11 @@ def returns(name: str) -> object:
     """The type of the model that a pass gives back."""
     result = typing.get_type_hints(module(name).run)["return"]
     return next(_members(typing.get_args(result)[0]))
+
+
+def on_decoder(name: str) -> bool:
+    """Whether a pass changes the decoder of a pipeline, and leaves its denoiser as it is."""
+    return accepts(name) == {Decoder}
 
 
 def summary(name: str) -> str:

@@ -30,6 +30,7 @@ from pydantic import Field, model_validator
 from compress import training
 from compress.contract import Context, Forecast, PassConfig, PassResult
 from compress.data import Batch
+from compress.devices import send
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser, guided, guided_halves, null_conditions, predict
 from compress.model.features import CommonStages, attending, attention_maps, tapped
@@ -77,7 +78,14 @@ class Config(training.TrainingConfig):
             raise ValueError("a student that only copies itself learns nothing; with teacher: average set losses.task")
         if self.states == "trajectory" and self.losses.task:
             raise ValueError("losses.task needs images; with states: trajectory set it to 0")
+        if self.losses.attention and (self.compile or self.recompute):
+            raise ValueError(
+                "losses.attention reads within blocks that compile and recompute take as a whole; leave those away"
+            )
         return self
+
+    def compiled(self, device: torch.device) -> bool:
+        return not self.losses.attention and super().compiled(device)
 
 
 class Imitation(training.Objective):
@@ -156,12 +164,12 @@ class Imitation(training.Objective):
         else:
             timestep, states = self.walked.draw(count, random, held_out=not self.training)
             states = states.to(batch.images.device)
-            question = Question(states.images, timestep.to(states.images.device), states.conditions)
+            question = Question(states.images, send(timestep, states.images.device), states.conditions)
         sample, timestep, conditions = question.asked
         if self.random_conditions:
             strange = torch.rand(count, generator=random) < self.random_conditions
             places = torch.where(strange, torch.randperm(count, generator=random), torch.arange(count))
-            conditions = {name: value[places.to(value.device)] for name, value in conditions.items()}
+            conditions = {name: value[send(places, value.device)] for name, value in conditions.items()}
         conditions = with_scale(student.sampling.guidance.scales, conditions, sample, random)
         if STEPS in student.inputs:
             conditions = {**conditions, STEPS: torch.full((count,), float(len(path)), device=sample.device)}

@@ -7,6 +7,7 @@ to image in one graph; it is checked against the step-by-step runtime.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -18,15 +19,17 @@ from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritt
 from compress.errors import ExportError, PassError
 from compress.files import write_json
 from compress.judge.parity import first_wrong_layer, questions
+from compress.judge.parts import check_parts
 from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
-from compress.model.open_sizes import LARGEST, other_sizes
+from compress.model.open_sizes import Sizes, asked_sizes, resized
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import as_exported, lean, to_onnx
+from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
 from compress.onnx_graph.precompute import constant_bytes
-from compress.onnx_graph.unroll import unroll
-from compress.pipeline.manifest import MODEL, input_names, write_manifest
+from compress.onnx_graph.unroll import sampler_of
+from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
 from compress.randomness import Draw
 from compress.runtime import Bundle
@@ -40,6 +43,7 @@ KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 LARGE = 2**28  # bytes of a file from which a plan does without one
 SECONDS, MEMORY = 3e-8, 1.1  # that an export takes a byte on two cores, and bytes: the engine holds the weights too
+LATENTS = 100  # by which a decoder is calibrated
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
 
 
@@ -58,41 +62,54 @@ class Config(PassConfig):
     )
     size: Literal["free"] | tuple[tuple[int, int], ...] | None = Field(
         None,
-        description="[height, width] of the samples that the file takes beside those of the config's size, e.g. "
-        "[[48, 64], [96, 96]]; free: whatever the net can take; in the sample's units, which for latents are latents'",
+        description="[height, width] of pictures that can be drawn beside those of the config's size, e.g. "
+        "[[512, 768], [640, 640]]; free: whatever the net can take; of latents, where no decoder is beside the net",
     )
     adaptive: bool = Field(
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
+    text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
+    decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
-    _refuse(model, config, context.name)
+    sizes = _refuse(model, config, context)
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
-    inputs = example_inputs(model, batch=config.batch or 2)
-    names = input_names(model)
-    multiple = model.family.multiple(model.config) if config.size else None
+    multiple = None if sizes is None else sizes.multiple
     if multiple is not None and model.precision is not None and model.precision.ranges:
         from compress.quantization import quantized  # brings torchao, which only quantized models need
 
         made = model.precision
         model = quantized.rebuild(model.in_float(), made.scheme, made.ranges, made.float_layers, multiple)
+    inputs = example_inputs(model, batch=config.batch or 2)
+    names = input_names(model)
     timesteps = _own(model) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
-    ir.save(graph, folder / MODEL, external_data="weights.bin" if beside else None)
+    parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
+    precisions = Precisions(
+        config.text_encoder, config.decoder, lambda: context.training_data().batch(LATENTS, *key).images
+    )
+    name = denoiser_file(model, parts)
+    (folder / name).parent.mkdir(exist_ok=True)
+    ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
+    with context.progress(f"{context.name}: exporting what is around", 1) as task:
+        around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
+        task.advance()
     if config.sampler:
-        ir.save(_sampler(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
+        ir.save(sampler_of(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
         "name": context.recipe,
+        "model": name,
+        **around,
         "sampler": SAMPLER if config.sampler else None,
         "timesteps": timesteps or None,
-        "sizes": multiple and {"multiple": multiple, "listed": None if config.size == "free" else config.size},
+        "sizes": sizes and asdict(sizes),
         "params": counts.parameters(model),
         "macs": counts.macs(model),
         "data": None if context.data is None else context.data.source,
@@ -100,15 +117,16 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     }
     write_manifest(folder, model, config.batch, about)
     bundle = Bundle(folder)
+    others = sizes.beside(model.sample_shape) if sizes else []
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
+        **check_parts(parts, bundle, precisions.latents, others, context.seed, context.name),
     }
-    for sides in other_sizes(model, config.size):
-        resized = inputs[0].new_zeros(*inputs[0].shape[:2], *sides)
-        _check(model, bundle, (resized, *inputs[1:]), config, context)
+    for sides in others:
+        _check(model, bundle, resized(inputs, sides), config, context)
     if config.adaptive:
         notes["adaptive"] = _calibrate(model, bundle, context)
     if config.sampler:
@@ -116,8 +134,9 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     return PassResult(bundle, changed=True, notes=notes)
 
 
-def _refuse(model: Denoiser, config: Config, name: str) -> None:
-    """Raise PassError for what cannot be exported as asked."""
+def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
+    """Raise PassError for what cannot be exported as asked; else the sizes that are asked for."""
+    name, size = context.name, config.size
     hindered = {
         "the steps of this model were distilled": model.sampling.distilled,
         "they need batch: 1, or any": (config.batch or 1) > 1,
@@ -125,12 +144,6 @@ def _refuse(model: Denoiser, config: Config, name: str) -> None:
     }
     for why in (why for why, found in hindered.items() if config.adaptive and found):
         raise PassError(f"{name}: adaptive: steps cannot adapt, because {why}; set it to false")
-    multiple, size = model.family.multiple(model.config), config.size or ()
-    if size and not model.family.any_size:
-        raise PassError(f"{name}: size: a {model.family.name} takes samples of its config's size alone; leave it out")
-    for sides in size if size != "free" else ():
-        if any(not multiple <= side <= LARGEST or side % multiple for side in sides):
-            raise PassError(f"{name}: size: {list(sides)}: sides of this net are multiples of {multiple}, to {LARGEST}")
     if config.timesteps == "own" and model.sampling.dtype != torch.int64:
         raise PassError(f"{name}: timesteps: own needs whole numbers, which this model is not told; set it to any")
     if model.sampling.guidance.kind == "classifier":
@@ -138,6 +151,10 @@ def _refuse(model: Denoiser, config: Config, name: str) -> None:
             f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
+    try:
+        return None if size is None else asked_sizes(model, size, context.parts().factor)
+    except ValueError as error:
+        raise PassError(f"{name}: size: {error}") from None
 
 
 def forecast(model: Denoiser | Quantized, config: Config, context: Context) -> Forecast:
@@ -146,7 +163,7 @@ def forecast(model: Denoiser | Quantized, config: Config, context: Context) -> F
     if size <= LARGE:
         began = time.monotonic()
         return Forecast(run(model, config, context).model, time.monotonic() - began)
-    _refuse(model, config, context.name)
+    _refuse(model, config, context)
     return Forecast(Unwritten(model, config.batch, size), size * SECONDS, round(size * MEMORY))
 
 
@@ -177,22 +194,6 @@ def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[s
     bundle.manifest["sampling"]["adaptive"] = rows
     write_json(bundle.path / "bundle.json", bundle.manifest)
     return rows
-
-
-def _sampler(model: Denoiser, graph: ir.Model) -> ir.Model:
-    """The whole way from noise to image as one graph."""
-    sampling = model.sampling
-    null: dict[str, np.ndarray] = {}
-    scale = None
-    if sampling.guidance.kind == "cfg":
-        scale = sampling.guidance.scale
-        assert model.dropped is not None
-        if sampling.guidance.null_class is not None:
-            null[model.dropped] = np.asarray(sampling.guidance.null_class)
-        elif model.null_embedding is not None:
-            null[model.dropped] = model.null_embedding.cpu().numpy()
-    count = model.family.classes(model.net)
-    return unroll(graph, sampling.steps(), sampling.clip_range, scale, null, count)
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
@@ -242,6 +243,6 @@ def _check(
     wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
-        f"{context.name}: {MODEL} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least {least:.1f} "
-        f"expected{blamed}; please report the model's config and the processor, {latency.processor()}"
+        f"{context.name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
+        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
     )

@@ -6,7 +6,7 @@ from the recipe's seed.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -64,14 +64,13 @@ def _build(model: Denoiser, config: Mapping[str, Any], seed: int, where: str) ->
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator(seed, Draw.NEW_STUDENT).initial_seed())
             net = family.build(named)
-            for name in scalars.names(model.net):
+            for name in scalars.names(model.net, family):
                 scalars.add(net, family, name)
         student = dataclasses.replace(model, net=net.to(model.device).eval().requires_grad_(False), kept={})
-        theirs = _interface(model)
-        for name, found in _interface(student).items():
-            if found != theirs[name]:
+        for (name, found), (_, theirs) in zip(_interface(student), _interface(model), strict=True):
+            if found != theirs:
                 raise ValueError(
-                    f"changes {name} from {theirs[name]} to {found}; a student takes and gives what its teacher does, "
+                    f"changes {name} from {theirs} to {found}; a student takes and gives what its teacher does, "
                     "so leave out what sets it"
                 )
         trial.run(student)
@@ -80,14 +79,14 @@ def _build(model: Denoiser, config: Mapping[str, Any], seed: int, where: str) ->
     return student
 
 
-def _interface(model: Denoiser) -> dict[str, Any]:
-    """What must stay as it is."""
-    return {
-        "the sample's size": _plain(model.config["sample_size"]),
-        "the sample's channels": (model.config["in_channels"], model.family.channels(model.config)),
-        "the number of labels": model.family.classes(model.net),
-        "the conditions": {name: (str(each.dtype), *each.shape) for name, each in model.conditions.items()},
-    }
+def _interface(model: Denoiser) -> Iterator[tuple[str, Any]]:
+    """What must stay as it is, (name, value); what comes first is asked first."""
+    config = model.config
+    yield "the sample's size", _plain(config["sample_size"])
+    channels = (config["in_channels"], config.get("out_channels"), model.family.channels(config))
+    yield "the sample's channels", channels
+    yield "the number of labels", model.family.classes(model.net)
+    yield "the conditions", {name: (str(each.dtype), *each.shape) for name, each in model.conditions.items()}
 
 
 def _inherit(student: Denoiser, teacher: Denoiser, slices: bool) -> int:

@@ -151,11 +151,10 @@ class _Work:
         with self._progress("preparing", 1) as task:
             observed = quantized.observed(model, self.scheme, self.float_layers, self.config.observer == "mse")
             task.advance()
-        calibrated = SCHEMES[self.scheme].activation_bits is not None
-        given = self.points if calibrated else example_inputs(model, batch=2)
+        given = self.points if SCHEMES[self.scheme].activation_bits is not None else example_inputs(model, batch=2)
         with self._progress("calibration", len(given[0])) as task:
             answers(observed, given, task.advance)
-        return quantized.ranges(observed)
+        return quantized.ranges(observed.module)
 
     def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
         """The model in the arithmetic of the scheme."""

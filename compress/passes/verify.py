@@ -9,11 +9,15 @@ The reference samples are drawn once and kept.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
+from compress.data import Dataset, read_prompts
 from compress.errors import VerifyError
 from compress.files import write_npz
 from compress.judge import baseline as baselines
@@ -23,7 +27,9 @@ from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
 from compress.model.denoiser import Denoiser
-from compress.model.reference import BATCH, kept_folder
+from compress.model.reference import BATCH, Progress, kept_folder
+from compress.pipeline.pipeline import encode
+from compress.pipeline.text import CONDITION
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
@@ -71,6 +77,9 @@ class Config(PassConfig):
     features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
+    prompts: File | None = Field(
+        None, description="text file, a prompt a line, to draw for; default: conditions of the data"
+    )
     guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
     few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
@@ -117,9 +126,9 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     def progress(title: str, total: int) -> AbstractContextManager[Task]:
         return context.progress(f"{context.name}: {title}", total)
 
-    baseline = baselines.kept(teacher, config.threads, progress, "the baseline")
+    baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
     measured_with = yardsticks.Yardsticks(
-        context.dataset,
+        context.pictures or context.dataset,
         context.data,
         config.features,
         config.judge_accuracy,
@@ -127,6 +136,8 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.allow_pickle,
         baseline.drawer(context.log),
         context.seed,
+        baseline.bundle,
+        cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
     )
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
@@ -145,7 +156,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         recipe=context.recipe,
         verdict=decision.verdict(gates),
         gates=gates,
-        **vars(costs),
+        **dict(costs),
         quality=quality,
         unmeasured=measured_with.reasons() | left_out,
         spaces=drawn.spaces,
@@ -162,6 +173,13 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     write_npz(context.output / "samples.npz", drawn.shown())
     values = {name: found[0].value for name, found in figures.items()}
     return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": values})
+
+
+def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
+    """The prompts of a file, as a data set of which the conditions alone are read."""
+    texts = read_prompts(file)
+    states = encode(context.around(), texts, progress, context.log)
+    return Dataset(torch.zeros(len(texts), 1), {CONDITION: states}, texts)
 
 
 def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:

@@ -1,15 +1,19 @@
 """Reading and writing model folders: diffusers' own format, plus `structure.json` and `sampling.json`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
+from compress.data import key
 from compress.diffusion.sampling import Guidance, Sampling
 from compress.diffusion.schedulers import SamplingOptions, StepsFault, from_scheduler_config
 from compress.errors import CheckpointError
+from compress.families.family import Family
 from compress.files import write_json
 from compress.model import noise_classifier, scalars, trial
 from compress.model import structure as structures
@@ -27,11 +31,11 @@ def load(
     allow_pickle: bool = False,
     options: SamplingOptions | None = None,
     guidance: Guidance | None = None,
-    null_embedding: torch.Tensor | None = None,
+    null: Mapping[str, torch.Tensor] | None = None,
 ) -> Denoiser:
     """Read a model folder, strictly: every weight is used, none is missing, shapes agree, all are finite.
 
-    options, guidance, null_embedding: instead of what the folder says. allow_pickle: read pickled weights, and run a
+    options, guidance, null: instead of what the folder says. allow_pickle: read pickled weights, and run a
     classifier. Float weights are held in float32. Raises CheckpointError.
     """
     source = locate(reference)
@@ -50,7 +54,7 @@ def load(
         family=family,
         sampling=_sampling(source, scheduler, options or SamplingOptions(), guidance),
         scheduler=scheduler,
-        null_embedding=_null_embedding(source) if null_embedding is None else null_embedding,
+        null=_null(source, net, family) if null is None else null,
         kept=kept,
     )
     fault = guidance_fault(model) if guidance is None else None
@@ -96,8 +100,8 @@ def save(model: Denoiser, folder: Path) -> None:
     if model.classifier is not None:
         torch.jit.save(model.classifier, folder / CLASSIFIER)
     write_json(folder / "sampling.json", model.sampling.model_dump())
-    if model.null_embedding is not None:
-        weights.save({"null_embedding": model.null_embedding}, folder / "null_embedding.safetensors")
+    if model.null:
+        weights.save(model.null, folder / "null_embedding.safetensors")
 
 
 def _kept(content: Any, where: Path) -> dict[str, tuple[int, ...]]:
@@ -138,14 +142,15 @@ def _quantized(model: Denoiser, scheme: str, float_layers: tuple[str, ...], sour
         raise CheckpointError(f"{source.root}: {reason}; quantize the model again") from None
 
 
-def _null_embedding(source: Source) -> torch.Tensor | None:
+def _null(source: Source, net: nn.Module, family: Family) -> dict[str, torch.Tensor]:
     file = source.root / "null_embedding.safetensors"
     if file not in source.files:
-        return None
+        return {}
     found = weights.load(file)
-    if set(found) != {"null_embedding"} or found["null_embedding"].ndim > 2:
-        raise CheckpointError(f"{file}: holds no null_embedding; save the model again")
-    return found["null_embedding"]
+    shapes = {name: one.shape for name, one in family.conditions(net, 1).items() if one.dropped}
+    if set(found) != set(shapes) or any(len(found[name].shape) != len(shape) for name, shape in shapes.items()):
+        raise CheckpointError(f"{file}: holds no null {' and '.join(shapes) or 'embedding'}; save the model again")
+    return found
 
 
 def guidance_fault(model: Denoiser) -> str | None:
@@ -158,17 +163,21 @@ def guidance_fault(model: Denoiser) -> str | None:
         return ".classifier: needs a model with class labels alone"
     if guidance.kind == "embedded" and scalars.GUIDANCE_SCALE not in model.inputs:
         return ".kind: embedded, but the model takes no guidance scale"
+    if guidance.online and scalars.GUIDANCE_SCALE in model.family.told(model.net):
+        return ": the model takes the guidance scale as an input; give embedded: true"
     if guidance.kind != "cfg" or guidance.null_class is not None:
         return None
-    if model.dropped is None:
+    if not model.dropped:
         without = "unconditional and cannot be guided; remove guidance"
         return f": the model is {without if count is None else 'class-conditional; give null_class'}"
-    wanted = model.conditions[model.dropped].shape
-    found = None if model.null_embedding is None else tuple(model.null_embedding.shape)
-    if found == wanted:
-        return None
-    shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
-    return f".null_embedding: should be [{', '.join(map(str, shape))}]; got {found}"
+    for name in model.dropped:
+        wanted = model.conditions[name].shape
+        found = tuple(model.null[name].shape) if name in model.null else None
+        if found != wanted:
+            shape = ["tokens", wanted[1]] if len(wanted) == 2 else list(wanted)
+            which = "" if len(model.dropped) == 1 else f"{key(name)} "
+            return f".null_embedding: {which}should be [{', '.join(map(str, shape))}]; got {found}"
+    return None
 
 
 def _sampling(

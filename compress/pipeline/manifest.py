@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from compress import __version__
+from compress.data import key
 from compress.diffusion.sampling import Sampling
 from compress.files import sha256, write_json
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.runtime.manifest import FORMAT
 
-MODEL, NULL = "denoiser.onnx", "null_embedding.npy"
+MODEL, NULL = "denoiser.onnx", "null_{}.npy"
 
 
 def input_names(model: Denoiser) -> list[str]:
@@ -27,10 +28,9 @@ def sampling_of(model: Denoiser) -> dict[str, Any]:
     if sampling.guidance.scales is not None:
         guidance["scales"] = sampling.guidance.scales
     if sampling.guidance.kind != "none":  # of a net that takes no null condition: what its teacher took
-        if sampling.guidance.null_class is not None:
-            guidance["null"] = {model.dropped: sampling.guidance.null_class}
-        elif model.null_embedding is not None:
-            guidance["null"] = {model.dropped: NULL}
+        label = sampling.guidance.null_class
+        if label is not None or model.null:
+            guidance["null"] = {name: NULL.format(key(name)) if label is None else label for name in model.dropped}
     return {
         "solver": sampling.solver,
         "prediction_type": sampling.prediction_type,
@@ -47,12 +47,12 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
     """Describe the model whose graphs lie in a folder, and vouch for all files there.
 
     batch: the fixed size that it was exported for. about: what the model itself does not know: `name`, `params`, `macs`
-    and, where there is any, `sampler`, `timesteps`, `data`, `teacher_sampling`.
+    and, where there is any, `model`, `sampler`, `timesteps`, `data`, `teacher_sampling`, `text`, `decoder`.
     """
     sampling = sampling_of(model)
-    if NULL in sampling["guidance"].get("null", {}).values():
-        assert model.null_embedding is not None
-        np.save(folder / NULL, model.null_embedding.cpu().numpy())
+    for name, value in sampling["guidance"].get("null", {}).items():
+        if isinstance(value, str):
+            np.save(folder / value, model.null[name].cpu().numpy())
     size = batch or "batch"
     manifest = {
         "format": FORMAT,
@@ -74,7 +74,11 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
         "data": None,
         "teacher_sampling": {},
         "made_by": f"compress {__version__}",
-        "files": {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())},
+        "files": {
+            p.relative_to(folder).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size}
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        },
     }
     write_json(folder / "bundle.json", manifest | dict(about))
 

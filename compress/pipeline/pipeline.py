@@ -1,41 +1,73 @@
 """A whole pipeline, as diffusers keeps one: a denoiser and the parts around it, which no pass changes yet."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CheckpointError
+import torch
+
+from compress.errors import CheckpointError, DataError, written
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
-from compress.pipeline import checkpoint
+from compress.model.reference import Progress
+from compress.pipeline import checkpoint, decoder, text
+from compress.pipeline.decoder import Decoder
 from compress.pipeline.source import INDEX, locate, parts_of, read_object
-
-_DECODERS = ("Autoencoder", "VQModel", "ConsistencyDecoder")
+from compress.pipeline.text import TextEncoder
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model folder holds beside net and scheduler; its files are carried as they are.
+    """What a model folder holds beside net and scheduler: its files are carried as they are.
 
-    index: its model_index.json; {}: it holds a net alone. conditioners: text encoders with their tokenizers, and what
-    else there is; decoder: what makes pixels of latents. Both: name in the index → folder.
+    index: its model_index.json; {}: it holds a net alone. folders: name in the index → where that part lies. where: the
+    folder that errors name. made: a decoder in place of the one in its folder.
     """
 
     index: Mapping[str, Any] = field(default_factory=dict)
-    conditioners: Mapping[str, Path] = field(default_factory=dict)
-    decoder: Mapping[str, Path] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    where: str = ""
+    made: Decoder | None = None
 
     @property
     def files(self) -> dict[str, Path]:
         """Path within a model folder → where that file lies now."""
         return {
             f"{name}/{file.relative_to(folder).as_posix()}": file
-            for name, folder in {**self.conditioners, **self.decoder}.items()
+            for name, folder in self.folders.items()
+            if self.made is None or name != self.made.name
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The class of each part that there is."""
+        return {name: kind for name, kind in parts_of(self.index, "").items() if name in self.folders}
+
+    @property
+    def parameters(self) -> int:
+        """Of text encoder and decoder; 0 where a net stands alone."""
+        nets = [part.net for part in (self.text, self.decoder) if part is not None]
+        return sum(parameter.numel() for net in nets for parameter in net.parameters())
+
+    @cached_property
+    def text(self) -> TextEncoder | None:
+        """What makes conditions of texts, if it is of a kind that is known. Raises CheckpointError."""
+        return text.load(self.folders, self.kinds, self.where)
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """What makes pixels of samples, if it is of a kind that is known. Raises CheckpointError."""
+        return self.made or decoder.load(self.folders, self.kinds)
+
+    @property
+    def factor(self) -> int:
+        """By what the sides of a picture are longer than those of its sample."""
+        return 1 if self.decoder is None else self.decoder.factor
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
@@ -53,10 +85,41 @@ def parts(reference: str | None, wanted: bool | None) -> Parts:
             )
         return Parts()
     index = read_object(source.root / INDEX)
-    kinds = parts_of(index, source.model.name)
-    folders = {name: source.root / name for name in kinds if (source.root / name).is_dir()}
-    decoder = {name: folder for name, folder in folders.items() if kinds[name].startswith(_DECODERS)}
-    return Parts(index, {name: folder for name, folder in folders.items() if name not in decoder}, decoder)
+    names = parts_of(index, source.model.name)
+    folders = {name: source.root / name for name in names if (source.root / name).is_dir()}
+    return Parts(index, folders, str(source.root))
+
+
+def index_of(model: Denoiser, parts: Parts) -> dict[str, Any]:
+    """The model_index.json of a denoiser with what is around it."""
+    scheduler = model.scheduler.get("_class_name")
+    own = {model.family.folder: ["diffusers", model.family.name]}
+    own |= {"scheduler": ["diffusers", scheduler]} if scheduler else {}
+    own |= {parts.made.name: ["diffusers", type(parts.made.net).__name__]} if parts.made else {}
+    return {**parts.index, **own}
+
+
+def decoder_of(parts: Parts, name: str) -> Decoder:
+    """The decoder that a pass of this name works on. Raises CheckpointError where there is none."""
+    if parts.decoder is None:
+        known, found = ", ".join(decoder.KINDS), ", ".join(f"{part}: {kind}" for part, kind in parts.kinds.items())
+        raise CheckpointError(
+            f"{name}: the model has no decoder; its checkpoint should be a pipeline with one of {known}; found "
+            f"{found or 'a net alone'}"
+        )
+    return parts.decoder
+
+
+def encode(parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
+    """The embeddings [n,tokens,width] of texts. Raises DataError without a text encoder."""
+    if parts.text is None:
+        why = text.lacking(parts.kinds) if parts.index else "is a net alone (of a hub id, unless `pipeline: true`)"
+        raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
+    cut = parts.text.cut(texts)
+    if cut:
+        log(f"{len(cut)} texts are cut to {parts.text.tokens} tokens, e.g. {written(cut[0])}")
+    with progress("encoding texts", len(texts)) as task:
+        return parts.text.encode(texts, task.advance)
 
 
 @dataclass(frozen=True)
@@ -81,8 +144,6 @@ class Pipeline:
                 target.hardlink_to(file.resolve())
             except OSError:  # on another disk, or somebody else's
                 shutil.copyfile(file, target)
-        family, scheduler = self.denoiser.family, self.denoiser.scheduler.get("_class_name")
-        own = {family.folder: ["diffusers", family.name]} | (
-            {"scheduler": ["diffusers", scheduler]} if scheduler else {}
-        )
-        write_json(folder / INDEX, {**self.parts.index, **own})
+        if self.parts.made is not None:
+            self.parts.made.net.save_pretrained(folder / self.parts.made.name)  # type: ignore[operator]
+        write_json(folder / INDEX, index_of(self.denoiser, self.parts))

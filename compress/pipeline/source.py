@@ -136,7 +136,8 @@ def _single(name: str) -> str:
 def build(config: Mapping[str, Any], where: str) -> tuple[Family, nn.Module]:
     """The net on the meta device that a config in the folder `where` describes. Raises CheckpointError."""
     name = str(config.get("_class_name"))
-    family = next((one for one in FAMILIES.values() if name in (one.name, *one.once)), None)
+    named = [one for one in FAMILIES.values() if name in (one.name, *one.once)]
+    family = next((one for one in named if one.refuse(config) is None), named[0] if named else None)
     if family is None:
         raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
     try:

@@ -31,7 +31,8 @@ def trajectory_points(
     noise = noise_like(model, samples, seed, draw).to(device)
     given = conditions_for(model, samples, dataset, seed)
     if GUIDANCE_SCALE in model.inputs:
-        given[GUIDANCE_SCALE] = torch.linspace(*(model.sampling.guidance.scales or (1.0, 1.0)), samples)
+        guidance = model.sampling.guidance
+        given[GUIDANCE_SCALE] = torch.linspace(*(guidance.scales or (guidance.scale,) * 2), samples)
     given = {name: value.to(device) for name, value in given.items()}
     visited: list[torch.Tensor] = []
     times: list[float] = []

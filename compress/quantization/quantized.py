@@ -29,7 +29,7 @@ def exported(model: Denoiser, multiple: int | None = None) -> torch.fx.GraphModu
 
     multiple: of what the sides of a sample may be any; None: they are the model's own.
     """
-    inputs, shapes = left_open(example_inputs(model, batch=2), None, multiple)
+    inputs, shapes = left_open(model.module, example_inputs(model, batch=2), None, multiple)
     with model.family.lean.within(model.net):
         program = torch.export.export(model.module, inputs, dynamic_shapes=shapes)
     return program.module()
@@ -50,20 +50,28 @@ def observed(
     if row.four_bits:
         paths = four_bits.layers(model, float_layers)
         model, kept = four_bits.on_grid(model, paths), (*float_layers, *paths)
-    quantizer = BytesQuantizer(row, model.family, kept, histogram)
+    quantizer = BytesQuantizer(row, model.family.layers, model.family.lean, kept, histogram)
     return _quantized(model, scheme, prepare_pt2e(exported(model, multiple), quantizer), {}, float_layers)
 
 
-def ranges(observed: Quantized) -> dict[str, torch.Tensor]:
+def ranges(observed: nn.Module) -> dict[str, torch.Tensor]:
     """The range of every observer; of least squared error where it keeps a histogram."""
     found = {}
-    for name, observer in _observers(observed.module).items():
+    for name, observer in _observers(observed).items():
         low, high = observer.min_val, observer.max_val
         if isinstance(observer, HistogramObserver):
             observer.dst_nbins = int(observer.quant_max) - int(observer.quant_min) + 1  # not those of its type
             low, high = observer._non_linear_param_search()
         found[name] = torch.stack([low.flatten(), high.flatten()]).float().cpu()
     return found
+
+
+def put(observed: nn.Module, saved: Ranges) -> None:
+    """Let observers have met the ends of these ranges."""
+    for name, observer in _observers(observed).items():
+        low, high = saved[name].to(observer.eps.device)
+        per_channel = isinstance(observer, PerChannelMinMaxObserver)
+        observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
 
 
 def rebuild(
@@ -78,7 +86,9 @@ def rebuild(
     multiple: as for `exported`.
     """
     if SCHEMES[scheme].weight_bits is None:
-        return _quantized(source, scheme, source.family.positional(copy.deepcopy(source.net).half()), {}, ())
+        return _quantized(
+            source, scheme, source.family.positional(source.family.half(copy.deepcopy(source.net))), {}, ()
+        )
     module = convert_pt2e(_settled(source, scheme, saved, float_layers, multiple))
     return _quantized(source, scheme, module, dict(saved), float_layers)
 
@@ -160,13 +170,10 @@ def _settled(
 ) -> torch.fx.GraphModule:
     """The model with observers that have met the ends of these ranges. Raises ValueError."""
     module: Any = observed(source, scheme, float_layers, multiple=multiple).module
-    observers = _observers(module)
-    for name, observer in observers.items():
-        if name not in saved:
-            raise ValueError(f"quantization.safetensors: the range of {name} is missing")
-        low, high = saved[name].to(observer.eps.device)
-        per_channel = isinstance(observer, PerChannelMinMaxObserver)
-        observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
-    if set(observers) != set(saved):
+    missing = sorted(set(_observers(module)) - set(saved))
+    if missing:
+        raise ValueError(f"quantization.safetensors: the range of {missing[0]} is missing")
+    if set(saved) - set(_observers(module)):
         raise ValueError("quantization.safetensors: does not belong to this model")
+    put(module, saved)
     return module

@@ -12,7 +12,7 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
 )
 
-from compress.families.family import Family
+from compress.families.family import Layers, Lean
 from compress.model.denoiser import Denoiser
 from compress.runtime.schemes import Scheme
 
@@ -20,6 +20,7 @@ from compress.runtime.schemes import Scheme
 # eighth bit of weights costs 0.3 dB and was worth up to 8 on processors that cannot add such products.
 SECOND = 64
 LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+TABLE = torch.ops.aten.embedding.default
 PROBABILITIES, KEYS = ".probabilities", ".keys"  # of lean attention: second factors of its products
 
 
@@ -34,16 +35,18 @@ def largest_weight(scheme: Scheme) -> int:
 class BytesQuantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
-    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric; outputs of the family's
-    `float_outputs` stay float, and of its `small_inputs` all but the weights. Keys and probabilities of lean attention
+    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric; outputs of
+    `float_outputs` stay float, and of `small_inputs` all but the weights. Keys and probabilities of lean attention
     are int8 in ±64, because products of bytes are fastest between uint8 and int8; keys have half as many levels as the
     queries and values beside them. Layers whose path in the net matches a pattern of `float_layers` stay float, and all
     activations of a scheme of weights alone. histogram: of activations; else their ends alone are noted.
     """
 
-    def __init__(self, scheme: Scheme, family: Family, float_layers: tuple[str, ...], histogram: bool) -> None:
+    def __init__(
+        self, scheme: Scheme, layers: Layers, lean: Lean, float_layers: tuple[str, ...], histogram: bool
+    ) -> None:
         super().__init__()
-        self.family, self.float_layers = family, float_layers
+        self.layers, self.lean, self.float_layers = layers, lean, float_layers
         observer = HistogramObserver if histogram else MinMaxObserver
         self.activation = self.probabilities = None
         if scheme.activation_bits is not None:
@@ -59,16 +62,18 @@ class BytesQuantizer(Quantizer):
         for node in model.graph.nodes:
             path = module_path(node) + (KEYS if _is_scores(node) else "")
             owner, _, part = path.rpartition(".")
-            names = [path, *(f"{owner}.{name}" for name in self.family.lean.parts.get(part, ()))]
+            names = [path, *(f"{owner}.{name}" for name in self.lean.parts.get(part, ()))]
             if any(matches(name, self.float_layers) for name in names):
                 continue
             inputs: dict[Any, Any] = {}
             output = None
             if node.target in LAYERS:
                 inputs[node.args[1]] = self.weight
-                if self.activation is not None and not matches(path, self.family.layers.small_inputs):
+                if self.activation is not None and not matches(path, self.layers.small_inputs):
                     inputs[node.args[0]] = self.activation
-                    output = None if matches(path, self.family.layers.float_outputs) else self.activation
+                    output = None if matches(path, self.layers.float_outputs) else self.activation
+            elif node.target is TABLE and matches(path, self.layers.tables):
+                inputs[node.args[0]] = self.weight
             elif _is_probabilities(node):
                 output = self.probabilities
             elif self.activation is not None and _is_scores(node):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from compress.data import HELD_OUT, Batch
+from compress.devices import send
 from compress.model.denoiser import Denoiser, Quantized
 from compress.quantization.calibration import BATCH
 
@@ -30,7 +31,7 @@ class RoundedImitation(nn.Module):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """The loss at points drawn at random, as many as the batch has images."""
         start, end = (0, self.trained) if self.training else (self.trained, len(self.answers))
-        which = torch.randint(start, end, (len(batch.images),), generator=random).to(self.answers.device)
+        which = send(torch.randint(start, end, (len(batch.images),), generator=random), self.answers.device)
         wanted = self.answers[which]
         parts = zip(*(value[which].split(BATCH) for value in self.points), strict=True)
         found = torch.cat([self.rounded[0](*part) for part in parts])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, create_model
 from compress import passes
 from compress.contract import PassConfig
 from compress.errors import short
-from compress.recipe.recipe import Head
+from compress.recipe.head import Head
 from compress.settings import Frozen, choices, models
 
 

@@ -16,8 +16,8 @@ from compress.settings import paths
 _ROOT = Path(__file__).parents[1]
 # that compute, or write what computes
 _LIBRARIES = (
-    "torch", "diffusers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
-    "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
+    "torch", "diffusers", "transformers", "accelerate", "torch-pruning", "torchao", "onnx", "onnx-ir", "onnxscript",
+    "onnxruntime", "safetensors", "torchmetrics", "scikit-learn", "numpy", "pillow",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,13 +12,15 @@ from compress import data, passes
 from compress.contract import Context, Finished
 from compress.diffusion.sampling import Guidance
 from compress.errors import CompressError, DataError, RecipeError
-from compress.files import sha256
+from compress.files import sha256, write_npz
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import parts
+from compress.pipeline.pipeline import Parts, encode, parts
 from compress.pipeline.source import locate
+from compress.pipeline.text import CONDITION
+from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
@@ -55,28 +57,27 @@ class Inputs:
             torchscript.check_trust(program, options.allow_pickle)
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
-        self.dataset = cache(self._dataset)
+        self.pictures, self.dataset = cache(self._pictures), cache(self._dataset)
         self.parts = cache(lambda: parts(recipe.head.checkpoint, recipe.head.pipeline))
 
     @property
     def guidance(self) -> Guidance:
         """The recipe's guidance in the form that models carry."""
         asked = self.recipe.head.guidance
-        if asked is None:
-            return Guidance()
-        kind: Literal["cfg", "classifier"] = "cfg" if asked.classifier is None else "classifier"
-        return Guidance(kind=kind, scale=asked.scale, null_class=asked.null_class)
+        return Guidance() if asked is None else asked.guidance
 
     def _teacher(self) -> Denoiser:
         """The checkpoint, loaded afresh, frozen, on the device, with the recipe's guidance and sampling."""
         head, where, asked = self.recipe.head, self.recipe.path, self.recipe.head.guidance
         if head.checkpoint is None:
             raise RecipeError(f"{where}: has no checkpoint, so there is no teacher")
-        null = None
-        if asked is not None and asked.null_embedding is not None:
-            null = torch.from_numpy(data.read_npy(asked.null_embedding))
         guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
-        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance, null)
+        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance)
+        if asked is not None and asked.null_embedding is not None:
+            model = dataclasses.replace(model, null=read_null(asked.null_embedding, model.dropped))
+        elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
+            states = text.encode([asked.negative_prompt if asked else ""])[0]
+            model = dataclasses.replace(model, null={**model.null, CONDITION: states})
         if model.precision is not None:
             raise RecipeError(f"{where}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model")
         fault = checkpoint.guidance_fault(model)
@@ -89,7 +90,8 @@ class Inputs:
             classifier = noise_classifier.load(asked.classifier, model.sample_shape, model.classes, allow_pickle)
         return dataclasses.replace(model, kept={}, classifier=classifier).to(self.options.device)
 
-    def _dataset(self) -> data.Dataset:
+    def _pictures(self) -> data.Dataset:
+        """The data as they are given."""
         config = self.recipe.head.data
         if config is None:
             where = self.recipe.path
@@ -100,13 +102,40 @@ class Inputs:
             else:
                 first = self.recipe.steps[0]
                 model = passes.module(first.kind).build(first.config, self.context(first, Path(), Path()))
-            embeddings = {name: one.shape for name, one in model.conditions.items() if name in data.KEYS}
-            return data.load(config, model.sample_shape, model.classes, embeddings)
+            shape, decoder = model.sample_shape, self.parts().decoder
+            if decoder is not None and isinstance(config, data.Folder):
+                shape = decoder.shape(shape)
+            embeddings = {name: one.shape for name, one in model.conditions.items() if name != "class_labels"}
+            return data.load(config, shape, model.classes, embeddings, self._encode)
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
-        return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress)
+        return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress, self._encode)
 
-    def context(self, step: Step, workdir: Path, output: Path, finished: Sequence[Finished] = ()) -> Context:
-        """What a pass is given."""
+    def _encode(self, texts: Sequence[str]) -> torch.Tensor:
+        return encode(self.parts(), texts, self.options.progress, self.options.log)
+
+    def _dataset(self) -> data.Dataset:
+        """The pictures, encoded once where the model draws latents."""
+        pictures, decoder = self.pictures(), self.parts().decoder
+        if decoder is None or not isinstance(self.recipe.head.data, data.Folder):
+            return pictures
+        file = self.cache_folder / f"latents-{self.identity()[:16]}.npz"
+        if file.is_file():
+            latents = torch.from_numpy(data.read_npz(file)["latents"])
+        else:
+            with self.options.progress("encoding pictures", len(pictures)) as task:
+                latents = decoder.encode(pictures.images, task.advance)
+            write_npz(file, {"latents": latents.numpy()})
+        return dataclasses.replace(pictures, images=latents)
+
+    def context(
+        self,
+        step: Step,
+        workdir: Path,
+        output: Path,
+        finished: Sequence[Finished] = (),
+        parts: Callable[[], Parts] | None = None,
+    ) -> Context:
+        """What a pass is given. parts: around the model so far; default: around the teacher."""
         head, options = self.recipe.head, self.options
         return Context(
             name=step.name,
@@ -120,6 +149,9 @@ class Inputs:
             data=head.data,
             teacher=self.teacher,
             dataset=self.dataset,
+            pictures=self.pictures,
+            around=self.parts,
+            parts=parts or self.parts,
             progress=options.progress,
             log=options.log,
             finished=finished,

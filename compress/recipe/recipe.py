@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
-
 from compress import passes
 from compress.contract import PassConfig
-from compress.data import DataConfig
-from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import RecipeError, short, suggest, written
 from compress.files import NESTING, raising, read_text
 from compress.model.denoiser import Denoiser, Quantized
+from compress.recipe.head import Head
 from compress.recipe.yaml_reader import NoYaml, YamlReader, load
 from compress.runtime import Bundle
-from compress.settings import File, Frozen, absolute
 
 BYTES = 2**16  # of a recipe file
 _WORDS: dict[object, str] = {
@@ -31,56 +27,6 @@ _WORDS: dict[object, str] = {
     Bundle: "an exported bundle",
     type(None): "no model yet",
 }
-
-
-class GuidanceOptions(Frozen):
-    """Guidance, classifier-free or by a classifier. One of null_class, null_embedding and classifier is given."""
-
-    scale: float = Field(
-        ge=0,
-        le=100,
-        description="diffusers' guidance_scale = 1 + the papers' w; 1: no guidance. With a classifier: the factor of "
-        "its gradient; 0: no guidance",
-    )
-    null_class: int | None = Field(None, ge=0, description="the label that stands for 'no class'")
-    null_embedding: File | None = Field(
-        None, description=".npy file: embedding of the empty text [tokens, width], or the null class embedding"
-    )
-    classifier: File | None = Field(
-        None,
-        description="TorchScript file (.pt) of a classifier of noisy samples, f(sample, timestep) → logits, for a "
-        "class-conditional model",
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "GuidanceOptions":
-        if [self.null_class, self.null_embedding, self.classifier].count(None) != 2:
-            raise ValueError(
-                "give one of null_class (class-conditional), null_embedding (text-conditional), classifier"
-            )
-        return self
-
-
-class Head(Frozen):
-    """A recipe without its passes."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, description="names the output folder")
-    checkpoint: str | None = Field(None, description="diffusers folder, relative to the recipe, or hub id (owner/name)")
-    data: DataConfig | None = Field(None, description="images to train on and to judge by")
-    guidance: GuidanceOptions | None = Field(None, description="absent: unguided")
-    sampling: SamplingOptions = Field(SamplingOptions(), description="default: the checkpoint's own scheduler")
-    seed: int = Field(0, ge=0, lt=2**31, description="determines everything random")
-    pipeline: bool | None = Field(None, description="keep text encoders, VAE …; default: if checkpoint is a folder")
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _folder_or_hub_id(cls, name: str | None, info: ValidationInfo) -> str | None:
-        try:
-            return name if name is None else str(absolute(Path(name), info))
-        except ValueError:
-            if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name or ""):
-                return name
-            raise
 
 
 @dataclass(frozen=True)
@@ -227,10 +173,12 @@ class _RecipeReader(YamlReader):
         before = "the checkpoint" if has_checkpoint else "a recipe without checkpoint"
         for item in chain:
             accepted = passes.accepts(item.kind)
+            accepted = {Denoiser, Quantized} if passes.on_decoder(item.kind) else accepted
             if current not in accepted:
                 wanted = " or ".join(sorted(_WORDS[one] for one in accepted - {type(None)}))
                 self.fault(item.place, f"{item.name} needs {wanted}, and after {before} there is {_WORDS[current]}")
-            current, before = passes.returns(item.kind), item.name
+            if not passes.on_decoder(item.kind):
+                current, before = passes.returns(item.kind), item.name
 
     def _by_classifier(self, head: Head, steps: Sequence[Step]) -> None:
         """A classifier guides a trained model, and a bundle only when its guidance has been distilled."""

@@ -5,15 +5,16 @@ Shares are 0 to 1, ratios of sizes student ÷ teacher, speedups teacher ÷ stude
 
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from compress.report.statistics import Interval
+from compress.report.statistics import Interval, interval
 
 Better = Literal["more", "less"]
 Kind = Literal["min", "max", "margin"]
 Verdict = Literal["pass", "fail", "not judged"]
-Unit = Literal["call", "guided call", "whole image"]
-_UNITS: dict[Unit, str] = {"call": "", "guided call": "guided ", "whole image": "whole image, "}
+Unit = Literal["call", "guided call", "whole image", "text", "decoding"]
+_UNITS: dict[Unit, str] = {"call": "", "guided call": "guided "}  # before the rest of a row's name
 
 
 class Part(BaseModel):
@@ -50,6 +51,29 @@ class Figure(Part):
         return not low <= 0 <= high and abs(self.excess) > self.floor
 
 
+def against(
+    value: float, better: Better, ends: Interval, count: int, teacher: float, floor: float, more: Interval | None = None
+) -> Figure:
+    """A figure beside the teacher's own. more: how much more it is, an interval; None: the teacher's own has none."""
+    return Figure(
+        value=value,
+        better=better,
+        interval=ends,
+        count=count,
+        teacher=teacher,
+        floor=floor,
+        excess=value - teacher,
+        excess_interval=more or (ends[0] - teacher, ends[1] - teacher),
+    )
+
+
+def beside(estimates: np.ndarray, replicates: np.ndarray, better: Better, count: int) -> Figure:
+    """A figure from the student's and the teacher's estimates [2] and their paired bootstrap replicates [rounds, 2]."""
+    (student, teacher), (own, others) = map(float, estimates), replicates.T
+    low, high = interval(others)
+    return against(student, better, interval(own), count, teacher, (high - low) / 2, interval(own - others))
+
+
 class Decision(Part):
     """A gate's limit, held.
 
@@ -83,7 +107,7 @@ class Engine(Part):
 
 
 class Row(Engine):
-    """What was timed: whose net, and whether one call, one with guidance, or all steps of an image in one call."""
+    """What was timed: whose net, in one call, one with guidance, all of an image; or a text or a picture around it."""
 
     side: Literal["teacher", "student"]
     unit: Unit = "call"
@@ -91,7 +115,7 @@ class Row(Engine):
     @property
     def name(self) -> str:
         """As it is printed, wherever it is."""
-        return f"{_UNITS[self.unit]}{self.side}, {self.runtime}"
+        return f"{_UNITS.get(self.unit, f'{self.unit}, ')}{self.side}, {self.runtime}"
 
 
 class Latency(Row):

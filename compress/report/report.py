@@ -23,19 +23,25 @@ def pooled(quality: Mapping[str, parts.Figure], spaces: Mapping[str, parts.Space
     return found
 
 
-class Report(parts.Part):
-    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+class Costs(parts.Part):
+    """What the student costs beside its teacher, and where that was measured."""
 
-    format: Literal[4]
-    recipe: str
-    verdict: parts.Verdict
-    gates: tuple[parts.Decision, ...]
     teacher: parts.Side
     student: parts.Side
     ratios: dict[str, parts.Figure]
     latency: tuple[parts.Latency, ...]
     failed: tuple[parts.Failed, ...]
     process: tuple[parts.Process, ...]
+    environment: parts.Environment
+
+
+class Report(Costs):
+    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+
+    format: Literal[4]
+    recipe: str
+    verdict: parts.Verdict
+    gates: tuple[parts.Decision, ...]
     quality: dict[str, parts.Figure]
     unmeasured: dict[str, str]
     spaces: dict[str, parts.Space]
@@ -47,14 +53,13 @@ class Report(parts.Part):
     quantization: parts.Quantization | None
     reference: parts.Reference
     seed: int
-    environment: parts.Environment
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
-        """(metric, space or nothing, figure) of every figure of quality."""
-        found = [(metric, "", figure) for metric, figure in self.quality.items()]
-        for name, space in self.spaces.items():
-            found += [(metric, name, figure) for metric, figure in space.metrics.items()]
-        return found
+        """(metric, space or nothing, figure) of every figure of quality, those of one metric beside each other."""
+        own = [(metric, "", figure) for metric, figure in self.quality.items()]
+        every = dict.fromkeys(metric for space in self.spaces.values() for metric in space.metrics)
+        spaces = ((metric, name, space.metrics) for metric in every for name, space in self.spaces.items())
+        return own + [(metric, name, found[metric]) for metric, name, found in spaces if metric in found]
 
     @property
     def agreement(self) -> dict[str, bool]:

@@ -10,6 +10,7 @@ difference between a step of first order and one of second, the error of an embe
 With a tolerance of 0 no place is passed over, and the samples are those of the bundle's own steps.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,25 @@ def solve_adaptively(
             sample[item] = grid.arrive(sample[item], clean, change, int(before[item]), begin, end)
             kept[item], before[item], place[item] = clean, begin, end
     return sample, evaluations
+
+
+def asked_tolerance(
+    path: Path, manifest: Mapping[str, Any], psnr: float | None, tolerance: float | None, milliseconds: float | None
+) -> float:
+    """The tolerance that a wish means for the bundle in `path`; 0 if there is a limit of time alone.
+
+    Raises BundleError for wishes that are no finite, positive numbers, that no quality was calibrated for, or none.
+    """
+    if manifest["batch"] and manifest["batch"] > 1:
+        raise BundleError(f"{path}: steps adapt image by image; export it for any batch size, or for 1")
+    for name, asked in (("psnr", psnr), ("tolerance", tolerance), ("milliseconds", milliseconds)):
+        if asked is not None and not (0 < asked < math.inf or (name == "tolerance" and asked == 0)):
+            raise BundleError(f"{path}: {name} should be a positive, finite number; got {asked}")
+    if psnr is not None:
+        return calibrated_tolerance(path, manifest["sampling"], psnr)
+    if tolerance is None and milliseconds is None:
+        raise BundleError(f"{path}: give psnr, tolerance or milliseconds")
+    return tolerance or 0.0
 
 
 def calibrated_tolerance(path: Path, sampling: Mapping[str, Any], psnr: float) -> float:

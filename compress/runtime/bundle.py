@@ -1,8 +1,6 @@
 """A bundle on the device: `bundle.json` and ONNX files, run with numpy and an engine alone."""
 
 import copy
-import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BundleError
-from compress.runtime.adaptive import Grid, calibrated_tolerance, solve_adaptively
+from compress.runtime.adaptive import Grid, asked_tolerance, solve_adaptively
 from compress.runtime.contents import null_condition, verify_files
 from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
 from compress.runtime.manifest import read_manifest
+from compress.runtime.parts import Decoder, TextEncoder
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
+from compress.runtime.served import at_scale, at_steps
 from compress.runtime.signature import check_asked, check_signature
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
@@ -41,10 +41,11 @@ class Bundle:
         self.engine, self.threads = engine, threads
         self.inputs: dict[str, dict[str, Any]] = self.manifest["inputs"]
         self.sample_shape: tuple[int, ...] = tuple(self.inputs["sample"]["shape"][1:])
+        self._output: Mapping[str, Any] = next(iter(self.manifest.get("outputs", {}).values()), self.inputs["sample"])
         self.batch: int | None = self.manifest["batch"]
         self.timesteps: list[float] | None = self.manifest.get("timesteps")  # at which it answers; None: at any
         self._sample_by(self.manifest["sampling"])
-        self.graph = self._open(self.manifest["model"], self.inputs, "out_sample")
+        self.graph = self._open(self.manifest["model"], self.inputs, {"out_sample": self._output})
 
     def _sample_by(self, sampling: dict[str, Any]) -> None:
         self.sampling = sampling
@@ -62,17 +63,49 @@ class Bundle:
         other._sample_by(sampling)
         return other
 
-    def _open(self, name: str, inputs: Specs, output: str) -> Graph:
+    def _open(self, name: str, inputs: Specs, outputs: Specs, scheme: str | None = None) -> Graph:
         """One of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
-        graph = self.engine.open(self.path / name, self.threads, self.manifest["scheme"])
-        image = next(iter(self.manifest.get("outputs", {}).values()), self.inputs["sample"])
-        check_signature(self.path / name, graph, inputs, {output: image}, bool(self.manifest.get("sizes")))
+        graph = self.engine.open(self.path / name, self.threads, scheme or self.manifest["scheme"])
+        check_signature(self.path / name, graph, inputs, outputs, bool(self.manifest.get("sizes")))
         return graph
 
-    def _run(self, graph: Graph, feeds: Feeds) -> np.ndarray:
+    @cached_property
+    def text(self) -> TextEncoder | None:
+        """What makes a condition of texts; None: the bundle takes conditions alone. Raises BundleError."""
+        if (about := self.manifest.get("text")) is None:
+            return None
+        ids = {"dtype": "int64", "shape": ["batch", about["tokens"]]}
+        states = {"dtype": "float32", "shape": ["batch", *self.inputs[about["condition"]]["shape"][1:]]}
+        graph = self._open(about["model"], {"input_ids": ids}, {"last_hidden_state": states}, about["scheme"])
+        return TextEncoder(self.path, about, lambda feeds: self._run(graph, feeds, None))
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """What makes pixels of samples; None: samples are pixels, or whatever the net makes. Raises BundleError."""
+        if (about := self.manifest.get("decoder")) is None:
+            return None
+        latents, pixels = (
+            {"dtype": "float32", "shape": ["batch", *shape]} for shape in (self.sample_shape, about["pixels"])
+        )
+        graph = self._open(about["model"], {"latent_sample": latents}, {"sample": pixels}, about["scheme"])
+        return Decoder(about, lambda feeds: self._run(graph, feeds, None))
+
+    def pixels(self, samples: np.ndarray) -> np.ndarray:
+        """Pictures [n,c,h,w] of samples [n,…]: decoded where they are latents."""
+        return samples if self.decoder is None else self.decoder.decode(samples)
+
+    def without(self, prompt: str) -> "Bundle":
+        """The same bundle, guided away from a negative prompt. Raises BundleError where guidance leaves out no text."""
+        if self.text is None or self.text.about["condition"] not in self.null:
+            raise BundleError(f"{self.path}: leaves out no text at each step, so it takes no negative prompt")
+        other = copy.copy(self)
+        other.null = {self.text.about["condition"]: self.text.encode([prompt])[0]}
+        return other
+
+    def _run(self, graph: Graph, feeds: Feeds, batch: int | None) -> np.ndarray:
         """The output [n,…] for inputs [n,…], in batches of the size that was exported. Raises BundleError."""
         count = len(next(iter(feeds.values())))
-        size = self.batch or count
+        size = batch or count
         if count % size:
             raise BundleError(f"{self.path}: was exported for batches of {size}; got {count} samples")
         parts = []
@@ -99,29 +132,11 @@ class Bundle:
 
     def at_scale(self, scale: float) -> "Bundle":
         """The same bundle with another guidance scale (diffusers' convention). Raises BundleError if it has none."""
-        if self.guidance["kind"] == "none":
-            raise BundleError(f"{self.path}: is not guided, so it has no guidance scale")
-        if self.guidance["kind"] == "baked" and scale != self.guidance["scale"]:
-            raise BundleError(f"{self.path}: was distilled for the guidance scale {self.guidance['scale']} alone")
-        if not math.isfinite(scale):
-            raise BundleError(f"{self.path}: the guidance scale should be a finite number; got {scale}")
-        low, high = self.guidance.get("scales", (-np.inf, np.inf))
-        if not low <= scale <= high:
-            raise BundleError(f"{self.path}: was distilled for guidance scales {low} … {high}; got {scale}")
-        return self.with_sampling({**self.sampling, "guidance": {**self.guidance, "scale": scale}})
+        return self.with_sampling(at_scale(self.path, self.sampling, scale))
 
     def at_steps(self, count: int) -> "Bundle":
         """The same bundle in another number of steps. Raises BundleError if it does not serve that number."""
-        served = {len(steps): steps for steps in (self.sampling["steps"], *self.sampling.get("others", []))}
-        if count not in served:
-            known = ", ".join(map(str, sorted(served)))
-            raise BundleError(f"{self.path}: serves {known} steps, not {count}")
-        if count == len(self.steps):
-            return self
-        others = [steps for number, steps in served.items() if number != count]
-        sampling = {**self.sampling, "steps": served[count], "others": others}
-        sampling.pop("levels", None)  # are those of the steps before
-        return self.with_sampling(sampling)
+        return self.with_sampling(at_steps(self.path, self.sampling, count))
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -152,7 +167,7 @@ class Bundle:
         scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
         feeds = {"sample": sample, "timestep": np.broadcast_to(timestep, count), **scalars, **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
-        return self._run(self.graph, feeds)
+        return self._run(self.graph, feeds, self.batch)
 
     def guided(
         self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
@@ -201,20 +216,12 @@ class Bundle:
         """
         check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         grid = Grid.read(self.path, self.steps, self.sampling)
-        if self.batch and self.batch > 1:
-            raise BundleError(f"{self.path}: steps adapt image by image; export it for any batch size, or for 1")
-        for name, asked in (("psnr", psnr), ("tolerance", tolerance), ("milliseconds", milliseconds)):
-            if asked is not None and not (0 < asked < math.inf or (name == "tolerance" and asked == 0)):
-                raise BundleError(f"{self.path}: {name} should be a positive, finite number; got {asked}")
-        if psnr is not None:
-            tolerance = calibrated_tolerance(self.path, self.sampling, psnr)
-        if tolerance is None and milliseconds is None:
-            raise BundleError(f"{self.path}: give psnr, tolerance or milliseconds")
+        wish = asked_tolerance(self.path, {**self.manifest, "sampling": self.sampling}, psnr, tolerance, milliseconds)
         return solve_adaptively(
             lambda sample, times, items: self.guided(sample, times, {n: v[items] for n, v in conditions.items()}),
             noise,
             grid,
-            tolerance or 0.0,
+            wish,
             self.clip_range,
             None if milliseconds is None else milliseconds / 1000,
         )
@@ -222,8 +229,8 @@ class Bundle:
     @property
     def _at_once(self) -> Specs:
         """What the sampler in one graph may take: noise, conditions and, if the net does, the guidance scale."""
-        left_out = ("sample", "timestep", "steps")
-        return {"noise": self.inputs["sample"], **{k: v for k, v in self.inputs.items() if k not in left_out}}
+        given = {name: spec for name, spec in self.inputs.items() if name not in ("sample", "timestep", "steps")}
+        return {"noise": self.inputs["sample"], **given}
 
     @cached_property
     def sampler(self) -> Graph:
@@ -231,18 +238,12 @@ class Bundle:
         name = self.manifest.get("sampler")
         if name is None:
             raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
-        return self._open(name, self._at_once, "image")
+        return self._open(name, self._at_once, {"image": self._output})
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
         """As `sample`, in one call of the engine for each batch, in the number of steps that was exported."""
         check_asked(self.path, self.manifest, self.conditions, noise, conditions)
         scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
         given = {"noise": noise, **scale, **conditions}
-        return self._run(
-            self.sampler, {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
-        )
-
-
-def find(path: Path) -> Path:
-    """The bundle's folder: `path`, or within it where `path` is the result folder of a recipe."""
-    return path / "onnx" if os.path.lexists(path / "onnx" / "bundle.json") else path
+        feeds = {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
+        return self._run(self.sampler, feeds, self.batch)

@@ -1,5 +1,6 @@
 """What lies beside a `bundle.json`: the files that it vouches for, and the null condition among them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ import numpy as np
 from compress.errors import BundleError
 from compress.files import sha256
 from compress.runtime.external import external_files
+
+
+def find(path: Path) -> Path:
+    """The bundle's folder: `path`, or within it where `path` is the result folder of a recipe."""
+    return path / "onnx" if os.path.lexists(path / "onnx" / "bundle.json") else path
 
 
 def verify_files(path: Path, manifest: Mapping[str, Any], check_hashes: bool = True) -> None:
@@ -25,13 +31,19 @@ def verify_files(path: Path, manifest: Mapping[str, Any], check_hashes: bool = T
             raise BundleError(f"{file}: is missing; copy the whole bundle folder")
         if check_hashes and (file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"].lower()):
             raise BundleError(f"{file}: differs from what was exported (SHA-256); copy or export it again")
-    for name in filter(None, (manifest["model"], manifest.get("sampler"))):
+    for name in graphs(manifest):
         for other in external_files(path / name):
-            if other not in manifest["files"]:
+            if (Path(name).parent / other).as_posix() not in manifest["files"]:
                 raise BundleError(
                     f"{path / name}: reads its weights from {other!r}, which is not among `files` in bundle.json; "
                     "export the model again"
                 )
+
+
+def graphs(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of all graphs of a bundle: of one evaluation, of the whole sampler, of the parts around them."""
+    around = [manifest[part]["model"] for part in ("text", "decoder") if manifest.get(part)]
+    return [name for name in (manifest["model"], manifest.get("sampler"), *around) if name]
 
 
 def null_condition(path: Path, value: int | str, shape: Sequence[int]) -> np.ndarray:

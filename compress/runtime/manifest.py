@@ -9,13 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from compress.errors import BundleError
+from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
 from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
 
 FORMAT = 1
 MOST_VALUES = 2**27  # in one item of an input
+_FILE = r"\w[\w.+-]{0,99}"  # a name in the folder, or in one within it
 
 Check = Callable[[Any, str], None]  # (value, its key) -> None; raises _Fault
 
@@ -54,7 +55,7 @@ def _mapping(check: Check, names: str = ".*") -> Check:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
         for name, one in value.items():
             _if("of plain names", lambda v: re.fullmatch(names, v, re.ASCII | re.DOTALL) is not None)(name, key)
-            check(one, f"{key}.{reprlib.repr(name)[1:-1]}")
+            check(one, f"{key}.{written(name)}")
 
     return all_of
 
@@ -130,6 +131,11 @@ _sampling = _table(
         "adaptive": _or_null(_list(_table({"tolerance": _number(0), "psnr": _number(), "evaluations": _number(0)}))),
     },
 )
+_part = {"model": _onnx, "scheme": _text}
+_text_encoder = _table(
+    {**_part, "tokenizer": _text, "tokens": _whole(1, 2**16), "pad": _whole(0, 2**31), "condition": _text}
+)
+_decoder = _table({**_part, "scale": _number(1e-6), "shift": _number(), "pixels": _list(_whole(1, 2**16), 3)})
 _manifest = _table(
     {
         "name": _text,
@@ -143,7 +149,7 @@ _manifest = _table(
         "batch": _or_null(_whole(1, 2**20)),
         "inputs": _mapping(_tensor),
         "sampling": _sampling,
-        "files": _mapping(_table({"sha256": _sha, "bytes": _whole(0)}), r"\w[\w.+-]{0,99}"),  # in the folder itself
+        "files": _mapping(_table({"sha256": _sha, "bytes": _whole(0)}), rf"({_FILE}/)?{_FILE}"),
     },
     {
         "sampler": _or_null(_onnx),
@@ -153,7 +159,8 @@ _manifest = _table(
             _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
         ),
         "made_by": _text,
-        "paired": _flag,
+        "text": _or_null(_text_encoder),
+        "decoder": _or_null(_decoder),
     },
 )
 
@@ -207,16 +214,31 @@ def _fits(manifest: Mapping[str, Any]) -> None:
     if known is not None and not asked <= set(known):
         raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
     null = sampling["guidance"].get("null", {})
-    if not set(null) <= set(inputs):
-        raise _Fault(f"sampling.guidance.null: should be of inputs; got {sorted(set(null) - set(inputs))[0]!r}")
-    if len(null) > 1:
-        raise _Fault(f"sampling.guidance.null: should be of one input; got {sorted(null)}")
+    others = set(null) - (set(inputs) - {"sample", "timestep"})
+    if others:
+        raise _Fault(f"sampling.guidance.null: should be of conditions; got {sorted(others)[0]!r}")
     for name, value in null.items():
         if isinstance(value, int) is not inputs[name]["dtype"].startswith("int"):
             raise _Fault(f"sampling.guidance.null.{name}: should be a class for labels, a file for embeddings")
     if sampling["guidance"]["kind"] == "cfg" and not null:
         raise _Fault("sampling.guidance.null: is missing, but guidance takes a second evaluation without a condition")
+    _vouched(manifest)
+
+
+def _vouched(manifest: Mapping[str, Any]) -> None:
+    """Raises _Fault if a file that is named is not among `files`, or a part around the net does not fit it."""
     named = {"model": manifest["model"], "sampler": manifest.get("sampler")}
-    for key, name in (named | {f"sampling.guidance.null.{key}": name for key, name in null.items()}).items():
+    null = manifest["sampling"]["guidance"].get("null", {})
+    named |= {f"sampling.guidance.null.{key}": name for key, name in null.items()}
+    for part in ("text", "decoder"):
+        about = manifest.get(part) or {}
+        named |= {f"{part}.{key}": about.get(key) for key in ("model", "tokenizer")}
+    text, inputs = manifest.get("text"), manifest["inputs"]
+    if text and (wanted := inputs.get(text["condition"], {}).get("shape", ()))[1:-1] != [text["tokens"]]:
+        raise _Fault(f"text: makes {text['tokens']} tokens of {text['condition']!r}, which the inputs say is {wanted}")
+    pixels, sides = (manifest.get("decoder") or {}).get("pixels"), inputs["sample"]["shape"][2:]
+    if pixels and (len(sides) != 2 or any(pixel % side for pixel, side in zip(pixels[1:], sides, strict=True))):
+        raise _Fault(f"decoder.pixels: should be channels and multiples of the sample's {sides}; got {pixels}")
+    for key, name in named.items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")

@@ -42,14 +42,14 @@ def check_asked(
         given = sorted(conditions) or "none"
         raise BundleError(f"{path}: the model takes the conditions {sorted(wanted) or 'none'}; got {given}")
     shape = inputs["sample"]["shape"][1:]
-    if not len(noise) or not _fits(list(noise.shape[1:]), shape, manifest.get("sizes")):
-        taken = takes(manifest)
-        others = f" ({taken})" if taken else ""
-        raise BundleError(f"{path}: noise must be {['batch', *shape]}{others}; got {list(noise.shape)}")
+    if not len(noise) or not _fits(list(noise.shape[1:]), shape, manifest):
+        raise BundleError(f"{path}: noise must be {['batch', *shape]}{_takes(manifest)}; got {list(noise.shape)}")
     if batch and len(noise) % batch:
         raise BundleError(f"{path}: was exported for batches of {batch}; got {len(noise)} samples")
     for name, value in conditions.items():
         expected = [len(noise), *inputs[name]["shape"][1:]]
+        if len(expected) == 4:  # an image, of the sample's sides
+            expected[2:] = noise.shape[2:]
         if list(value.shape) != expected:
             raise BundleError(f"{path}: {name} must be {expected}; got {list(value.shape)}")
     labels = conditions.get("class_labels")
@@ -61,17 +61,31 @@ def _error(file: Path, found: str, wanted: str) -> BundleError:
     return BundleError(f"{file}: its {found}, and not {wanted} as bundle.json says; export it again")
 
 
-def takes(manifest: Mapping[str, Any]) -> str:
-    """What sizes of samples a bundle takes beside its own, in words; empty: none."""
+def sides_for(path: Path, manifest: Mapping[str, Any], size: list[int]) -> list[int]:
+    """Sides of the samples whose pictures are of this size, [height, width]. Raises BundleError if there are none."""
+    channels, *own = manifest["inputs"]["sample"]["shape"][1:]
+    decoder = manifest.get("decoder")
+    factor = decoder["pixels"][1] // own[0] if decoder else 1
+    found = [side // factor for side in size]
+    if [side * factor for side in found] != size or not _fits([channels, *found], [channels, *own], manifest):
+        drawn = [side * factor for side in own]
+        raise BundleError(f"{path}: draws pictures of {drawn}{_takes(manifest, factor)}; got {size}")
+    return found
+
+
+def _takes(manifest: Mapping[str, Any], factor: int = 1) -> str:
+    """What sizes a bundle takes beside its own, in words; empty: none. factor: by which pictures are larger."""
     sizes = manifest.get("sizes")
     if not sizes:
         return ""
-    listed = sizes.get("listed")
-    return f"or sides that are multiples of {sizes['multiple']}" if listed is None else f"or sides of {listed}"
+    if (listed := sizes.get("listed")) is None:
+        return f" (or sides that are multiples of {factor * sizes['multiple']})"
+    return f" (or sides of {[[factor * side for side in sides] for sides in listed]})"
 
 
-def _fits(found: list[int], shape: list[int], sizes: Mapping[str, Any] | None) -> bool:
+def _fits(found: list[int], shape: list[int], manifest: Mapping[str, Any]) -> bool:
     """Whether samples [c,h,w] are of the bundle's own shape, or of another that it takes."""
+    sizes = manifest.get("sizes")
     if found == shape or not sizes or len(found) != 3 or found[0] != shape[0]:
         return found == shape
     if sizes.get("listed") is not None:

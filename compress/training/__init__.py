@@ -5,7 +5,8 @@ An objective turns a batch into losses; the loop does the rest. Imports `contrac
 """
 
 from compress.training.config import LARGEST_BATCH, TrainingConfig, say_slow
-from compress.training.loop import Objective, forecast, forecast_of, student_of, train, trained
+from compress.training.cost import forecast, forecast_of
+from compress.training.loop import Objective, student_of, train, trained
 
 __all__ = [
     "LARGEST_BATCH",

@@ -4,11 +4,14 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from compress.contract import Context, PassConfig
 
 LARGEST_BATCH = 65_536
+BF16_CARDS = (8, 0)  # least compute capability
+COMPILE_FROM = 5000  # steps that win back on a GPU what compiling takes
 
 
 class EarlyStop(PassConfig):
@@ -31,6 +34,17 @@ class TrainingConfig(PassConfig):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weight average, which is the result; 0: none")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the forward pass")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: its two averages a weight take 2 bytes instead of 8 (torchao)"
+    )
+    recompute: bool = Field(
+        False, description="compute activations again for the backward pass: far less memory, a third more time"
+    )
+    compile: bool | None = Field(
+        None,
+        description="fuse kernels by torch.compile, which takes minutes at the start; default: on CUDA from "
+        f"{COMPILE_FROM} steps on",
+    )
     early_stop: EarlyStop | None = Field(
         None, description="end when the losses of held-out images get no better, with the best weights so far"
     )
@@ -40,6 +54,22 @@ class TrainingConfig(PassConfig):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
         return self
+
+    def compiled(self, device: torch.device) -> bool:
+        """Whether nets are compiled on this device."""
+        return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
+
+    def lighter(self, stages: bool) -> str:
+        """What to do so that training takes less memory. stages: whether what is trained has some, to compute again."""
+        half = 2 * self.accumulate
+        ways = {
+            "recompute: true": stages and not self.recompute,
+            "optimizer: adamw_8bit": self.optimizer == "adamw",
+            f"accumulate: {half}": self.batch_size % half == 0,
+            "precision: bf16": self.precision == "fp32",
+        }
+        left = [way for way, is_left in ways.items() if is_left]
+        return f"set {' or '.join(left)}" if left else "take a smaller batch_size"
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -51,8 +81,12 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def say_slow(config: TrainingConfig, context: Context) -> None:
-    """Log that bf16 is asked of a processor that computes it piece by piece."""
-    if config.precision == "bf16" and context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+    """Log that bf16 is asked of a processor, or of a card, that computes it piece by piece."""
+    if config.precision != "bf16":
+        return
+    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) < BF16_CARDS:
+        context.log(f"{context.name}: precision: bf16 is slow on this card, which has no bf16 arithmetic; use fp16")
+    elif context.device.type == "cpu" and not _has_bf16(_processor_flags()):
         context.log(
             f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
             "arithmetic; use precision: fp32"

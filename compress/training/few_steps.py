@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from compress.data import Batch
+from compress.devices import send
 from compress.diffusion.levels import spread
 from compress.diffusion.moments import MomentGap
 from compress.diffusion.prediction import add_noise
@@ -55,7 +56,7 @@ class Steps(Objective):
         conditions = with_scale(self.student.sampling.guidance.scales, batch.conditions, batch.images, random)
         if self.leads:
             begin = begin + (torch.rand(size, generator=random) * (end - begin)).long()
-        noise = torch.randn(batch.images.shape, generator=random).to(batch.images)
+        noise = send(torch.randn(batch.images.shape, generator=random), batch.images.device)
         sample = add_noise(batch.images, noise, *self.grid.levels(begin, noise))
         with torch.no_grad():
             if self.leads:
@@ -96,7 +97,7 @@ class Steps(Objective):
     def _clean(
         self, model: Denoiser, sample: torch.Tensor, conditions: Mapping[str, torch.Tensor], place: torch.Tensor
     ) -> torch.Tensor:
-        timestep = self.grid.timesteps[place].to(sample.device)
+        timestep = send(self.grid.timesteps[place], sample.device)
         return clean_estimate(model, sample, timestep, conditions, self.grid.levels(place, sample))
 
     def _step(

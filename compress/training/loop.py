@@ -13,19 +13,22 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from compress.contract import Context, Forecast, PassResult
+from compress.contract import Context, PassResult
 from compress.data import Batch, Dataset
+from compress.devices import Arriving
 from compress.errors import PassError
-from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.denoiser import Denoiser
 from compress.randomness import Draw, generator
-from compress.training.config import EarlyStop, TrainingConfig, learning_rate, say_slow
+from compress.training.computing import autocast, computing
+from compress.training.config import TrainingConfig, learning_rate, say_slow
+from compress.training.optimizer import optimizer_for, scaler_for, set_rate
 from compress.training.state import State
 
 CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_TAKES = 0.4  # seconds that writing the state may take; where it takes longer, it is written less often
 STATE = "training.safetensors"
 
 
@@ -42,6 +45,12 @@ class Objective(nn.Module):
         super().__init__()
         self.net = student.module
         self.student, self.teacher = student, teacher
+
+    @property
+    def models(self) -> tuple[Denoiser, ...]:
+        """All that it evaluates, each once."""
+        found = [model for model in (self.student, self.teacher, self.leads) if model is not None]
+        return tuple({id(model.net): model for model in found}.values())
 
     @property
     def average(self) -> nn.Module | None:
@@ -64,24 +73,30 @@ def train(
     """Train the parameters of `objective` that require gradients; leave the averaged weights in `net`.
 
     objective: called as an `Objective` is; net: the part of it that is the result. Returns figures for the record.
-    Raises PassError at a loss or gradient that is not finite, with the state before it saved.
+    Raises PassError at a loss or gradient that stays not finite, or without memory, with the state before it saved.
     """
     say_slow(config, context)
-    AcceleratorState._reset_state()  # Accelerate remembers the precision of the pass before
-    precision = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(mixed_precision=precision, cpu=context.device.type == "cpu")
+    with computing(getattr(objective, "models", ()), config, context):
+        return _train(objective, net, config, context, dataset)
+
+
+def _train(
+    objective: nn.Module, net: nn.Module, config: TrainingConfig, context: Context, dataset: Dataset
+) -> dict[str, Any]:
+    accelerator = Accelerator(mixed_precision="no", cpu=context.device.type == "cpu")
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    optimizer = optimizer_for(config, trained)
+    prepared = accelerator.prepare(objective)
     ema = EMAModel(net.parameters(), decay=config.ema, foreach=True)
-    state = State(objective, optimizer, ema, context.workdir / STATE)
+    state = State(objective, optimizer, scaler_for(config, context.device), ema, context.workdir / STATE)
     state.restore()
     start = state.step
     if start:
         context.log(f"{context.name}: continues at step {start} of {config.steps}")
     history: list[list[float]] = []
     losses: dict[str, float] = {}
-    saved = began = time.monotonic()
+    began = time.monotonic()
+    due = began + CHECKPOINT_SECONDS
     stop = config.early_stop
     objective.train()
     with context.progress(context.name, config.steps) as task:
@@ -89,19 +104,25 @@ def train(
         for step in range(start, config.steps):
             if stop and state.stale >= stop.patience:
                 break
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                state.save()
-                saved = time.monotonic()
+            if time.monotonic() >= due:
+                due = _saved(state)
             average = getattr(objective, "average", None)
             if average is not None:
                 ema.copy_to(average.parameters())
-            losses = _step(prepared, state, accelerator, config, context, dataset)
+            try:
+                losses = _step(prepared, state, accelerator, config, context, dataset)
+            except torch.OutOfMemoryError:
+                state.save()
+                models = getattr(objective, "models", ())
+                raise PassError(
+                    f"{context.name}: out of memory at step {step}; {config.lighter(bool(models))}"
+                ) from None
             ema.step(net.parameters())
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
                 history.append([step, *(round(loss, 6) for loss in losses.values())])
             state.step = step + 1
             if stop and (state.step % stop.every == 0 or state.step == config.steps):
-                _probe(state, net, stop, context)
+                _probe(state, net, config, context)
             task.advance(1, loss=sum(losses.values()))
     if stop:
         _put(state.best, net)
@@ -118,6 +139,14 @@ def train(
     }
 
 
+def _saved(state: State) -> float:
+    """Save; when to do so again, so that a large state takes no more of the time than a small one."""
+    began = time.monotonic()
+    state.save()
+    ended = time.monotonic()
+    return ended + CHECKPOINT_SECONDS * max(1.0, (ended - began) / CHECKPOINT_TAKES)
+
+
 def _step(
     prepared: nn.Module,
     state: State,
@@ -126,33 +155,39 @@ def _step(
     context: Context,
     dataset: Dataset,
 ) -> dict[str, float]:
-    """Take one step; its losses. Raises PassError where they or the gradients are not finite."""
-    optimizer, step = state.optimizer, state.step
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
-    optimizer.zero_grad()
-    losses: dict[str, float] = {}
-    for part in range(step * config.accumulate, (step + 1) * config.accumulate):
+    """Take one step; its losses. The host waits for the device once, for them, while the weights are updated.
+
+    Where the gradients are not finite, the weights stay and the scale of the losses shrinks; below 1 it cannot.
+    """
+    optimizer, scaler = state.optimizer, state.scaler
+    set_rate(optimizer, learning_rate(config, state.step))
+    found: list[Mapping[str, torch.Tensor]] = []
+    for part in range(state.step * config.accumulate, (state.step + 1) * config.accumulate):
         key = (context.seed, Draw.STEP, part, accelerator.process_index)
         random = generator(*key)
         torch.manual_seed(random.initial_seed())  # for dropout inside the net
         batch = dataset.batch(config.batch_size // config.accumulate, *key).to(context.device)
-        with accelerator.autocast():
-            found = prepared(batch, random)
-        accelerator.backward(torch.stack(list(found.values())).sum() / config.accumulate)
-        for name, loss in found.items():
-            losses[name] = losses.get(name, 0.0) + float(loss.detach()) / config.accumulate
-    value = sum(losses.values())
+        with autocast(config, context.device):
+            found.append(prepared(batch, random))
+        total = torch.stack(list(found[-1].values())).sum() / config.accumulate
+        accelerator.backward(scaler.scale(total))
+    scaler.unscale_(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
-    if not (math.isfinite(value) and math.isfinite(norm)):
+    norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+    arriving = Arriving(torch.stack([*(loss.detach() for losses in found for loss in losses.values()), norm]))
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    *values, size = arriving.read()
+    losses = dict.fromkeys(found[0], 0.0)
+    for name, value in zip(list(losses) * config.accumulate, values, strict=True):
+        losses[name] += value / config.accumulate
+    if not (math.isfinite(sum(values)) and math.isfinite(size)) and scaler.get_scale() <= 1:
         state.save()
         raise PassError(
-            f"{context.name}: the loss became {value} (gradient norm {norm}) at step {step}; the "
-            f"last good state (step {step}) is {state.file}; lower learning_rate, "
-            "or use precision: fp32"
+            f"{context.name}: the loss became {sum(losses.values())} (gradient norm {size}) at step {state.step}; the "
+            f"last good state (step {state.step}) is {state.file}; lower learning_rate, or use precision: fp32"
         )
-    optimizer.step()
     return losses
 
 
@@ -164,15 +199,17 @@ def trained(objective: Objective, config: TrainingConfig, context: Context, **no
 
 
 @torch.no_grad()
-def _probe(state: State, net: nn.Module, config: EarlyStop, context: Context) -> None:
+def _probe(state: State, net: nn.Module, config: TrainingConfig, context: Context) -> None:
     """Note the averaged net's loss on held-out images, always the same with the same noise, and the best weights."""
+    assert config.early_stop is not None
     held_out = context.dataset().split()[1]
     random = generator(context.seed, Draw.HELD_OUT)
-    batch = held_out.take(torch.arange(config.images) % len(held_out)).to(context.device)
+    batch = held_out.take(torch.arange(config.early_stop.images) % len(held_out)).to(context.device)
     own = [parameter.clone() for parameter in net.parameters()]
     state.ema.copy_to(net.parameters())
     state.objective.eval()
-    value = float(torch.stack(list(state.objective(batch, random).values())).sum())
+    with autocast(config, context.device):
+        value = float(torch.stack(list(state.objective(batch, random).values())).sum())
     state.objective.train()
     state.probes.append((state.step, value))
     if state.stale == 0:
@@ -184,35 +221,3 @@ def _probe(state: State, net: nn.Module, config: EarlyStop, context: Context) ->
 def _put(weights: Iterable[torch.Tensor], net: nn.Module) -> None:
     for parameter, weight in zip(net.parameters(), weights, strict=True):
         parameter.copy_(weight)
-
-
-def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, seed: int) -> tuple[float, int]:
-    """(seconds, bytes of memory beyond the models) that training would take, from measured steps.
-
-    Memory: what autograd keeps for the backward pass, gradients, and three averages a parameter.
-    """
-    sample, _, *conditions = example_inputs(model, config.batch_size // config.accumulate)
-    batch = Batch(sample, dict(zip(model.inputs, conditions, strict=True)))
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    times = []
-    for step in range(3):
-        began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            total = torch.stack(list(objective(batch, generator(seed, Draw.FORECAST, step)).values())).sum()
-        total.backward()
-        times.append(time.perf_counter() - began)
-    objective.zero_grad()
-    trained = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
-    return min(times) * config.accumulate * config.steps, sum(kept.values()) + 4 * trained
-
-
-def forecast_of(objective: Objective, config: TrainingConfig, context: Context) -> Forecast:
-    """The student as it is, and what training it would cost."""
-    seconds, memory = forecast(objective, objective.student, config, context.seed)
-    objective.student.net.requires_grad_(False)
-    return Forecast(objective.student, seconds, memory)

@@ -13,6 +13,7 @@ from torch import nn
 
 from compress.errors import PassError
 from compress.files import write_atomically
+from compress.training.optimizer import averages, put_averages
 
 
 @dataclasses.dataclass
@@ -21,6 +22,7 @@ class State:
 
     objective: nn.Module
     optimizer: Any
+    scaler: torch.amp.GradScaler
     ema: EMAModel
     file: Path
     step: int = 0
@@ -43,10 +45,10 @@ class State:
         tensors = {f"objective.{name}": tensor for name, tensor in self._trained().items()}
         tensors |= {f"ema.{i}": tensor for i, tensor in enumerate(self.ema.shadow_params)}
         tensors |= {f"best.{i}": tensor for i, tensor in enumerate(self.best)}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{key}": value for key, value in moments.items()}
+        tensors |= {f"optimizer.{path}": tensor for path, tensor in averages(self.optimizer).items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"step": str(self.step), "probes": json.dumps(self.probes)}
+        told = {"step": self.step, "probes": self.probes, "scaler": self.scaler.state_dict()}
+        metadata = {name: json.dumps(value) for name, value in told.items()}
         write_atomically(self.file, lambda part: save_file(tensors, part, metadata), parents=False)
 
     def restore(self) -> None:
@@ -57,6 +59,7 @@ class State:
             with safe_open(self.file, framework="pt") as opened:
                 metadata = opened.metadata()
                 self.step = int(metadata["step"])
+                scaler = json.loads(metadata["scaler"])
                 self.probes = [(int(step), float(value)) for step, value in json.loads(metadata["probes"])]
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -65,14 +68,11 @@ class State:
             for name, tensor in self._trained().items():
                 tensor.copy_(tensors[f"objective.{name}"])
         ema = self.ema
-        ema.shadow_params = [tensors[f"ema.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
         if self.probes:
-            self.best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(ema.shadow_params)]
+            self.best = [torch.empty_like(p).copy_(tensors[f"best.{i}"]) for i, p in enumerate(ema.shadow_params)]
+        for i, parameter in enumerate(ema.shadow_params):
+            parameter.copy_(tensors[f"ema.{i}"])
         ema.optimization_step = self.step
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                moments.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        kept = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
+        put_averages(self.optimizer, kept)
+        self.scaler.load_state_dict(scaler)

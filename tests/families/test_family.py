@@ -87,15 +87,6 @@ class Tokens(ModelMixin, ConfigMixin):
         return nn.functional.pixel_shuffle(self.out(x).mT.unflatten(2, (4, 4)), 2)
 
 
-class WithoutVariance(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.net(sample, timestep)[:, : sample.shape[1]]
-
-
 def no_place(_net: nn.Module) -> dict[str, int]:
     raise ValueError("Tokens have no place for an embedding")
 
@@ -110,10 +101,9 @@ TOKENS = Family(
     build=lambda config: Tokens.from_config(dict(config)),
     refuse=lambda config: None,
     classes=lambda net: None,
-    channels=lambda config: config["in_channels"],
     multiple=lambda config: config["sample_size"],
     conditions=lambda net, tokens: dict[str, Condition](),
-    positional=WithoutVariance,
+    call=lambda net, sample, timestep, conditions, scalars: net(sample, timestep),
     scalars=no_place,
     stages=lambda net: {path: (path, f"{path}.outer") for path in left_blocks(net)},
     channel_axis=2,

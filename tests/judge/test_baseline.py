@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from compress.judge import baseline
-from compress.judge.response import at_scale
+from compress.judge.images import at_scale
 from compress.measure import workers
 from compress.model import reference
 from compress.model.denoiser import Denoiser, draw, guided, predict
 from compress.model.reference import PYTORCH, silent
+from compress.pipeline.pipeline import Parts
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_denoiser
 from tests.model.test_noise_classifier import steered
 
@@ -83,7 +84,7 @@ def test_a_damaged_file_is_made_anew(part: str, damage: str, cache: Path, export
     sample, _, conditions = inputs_for(model)
     given = {name: value.numpy() for name, value in conditions.items()}
     wanted = kept(model).bundle.denoise(sample.numpy(), 500, given)
-    file = cache / "teachers" / baseline._key(model) / part
+    file = cache / "teachers" / baseline._key(model, Parts()) / part
     content = bytearray(file.read_bytes())
     if damage == "gone":
         file.unlink()

@@ -5,8 +5,7 @@ import math
 import pytest
 
 from compress.judge.decision import ALWAYS, decide, verdict, with_always
-from compress.report.figure import against
-from compress.report.parts import Decision, Figure
+from compress.report.parts import Decision, Figure, against
 
 
 def exact(**values: float) -> dict[str, list[Figure]]:

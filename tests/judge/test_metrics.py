@@ -26,8 +26,7 @@ from compress.judge.metrics import (
     paired_means,
 )
 from compress.pages.page import page
-from compress.report.figure import beside
-from compress.report.parts import Figure, Space
+from compress.report.parts import Figure, Space, beside
 from compress.report.report import read
 from tests.conftest import UNCONDITIONAL_CONFIG, make_context, make_denoiser
 from tests.sample_report import but, entry, full
@@ -244,7 +243,7 @@ def test_a_metric_from_outside_goes_through_the_report(tmp_path: Path, with_two_
     assert report.verdict == "fail" and [gate.name for gate in report.gates if gate.passed is False] == ["brightness"]
     assert report.quality["brightness"].resolved and report.quality["brightness"].value > 1e-3
     assert report.spaces["mine.pt"].metrics["reach"].value > 0
-    text = page(report, [], tmp_path / "files" / "samples.npz")
-    assert all(f'<th scope="row">{name}<small>less is better' in text for name in ("brightness", "reach"))
+    text = page(report, [], None)
+    assert all(f'<th scope="row">{name} ↓</th>' in text for name in ("brightness", "reach (mine.pt)"))
     with pytest.raises(ValueError, match="a gate on reach needs at least 640 samples"):
         with_two_more.Config.model_validate({"gates": {"reach": {"max": 1}}})

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from compress.judge import probe
+from compress.judge.images import at_scale
 from compress.judge.quality import sqnr
-from compress.judge.response import at_scale
 from compress.model.denoiser import Denoiser, guided
 from compress.model.reference import Drawn, noise_like
 from tests.conftest import CLASS_CONFIG, inputs_for, make_denoiser

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.judge.response import at_scale, curves
+from compress.judge.images import at_scale, curves
 from compress.model.denoiser import Denoiser
 from tests.judge.test_metrics import BRIGHTEST, digits
 

@@ -23,6 +23,8 @@ Size = int | tuple[int, int]
 class OneOfEach(nn.Module):
     """conv 3→8, 3×3, stride 2; grouped conv 8→8; linear 6→5."""
 
+    dtype = torch.float32
+
     def __init__(self, sample_size: Size) -> None:
         super().__init__()
         self.config = {"sample_size": sample_size, "in_channels": 3}
@@ -33,21 +35,16 @@ class OneOfEach(nn.Module):
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         features = self.norm(self.grouped(self.conv(sample)))
-        return features.mean() + self.linear(torch.ones(len(sample), 6, device=sample.device)).sum()
-
-
-class Plain(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.net(sample, timestep)
+        return sample + features.mean() + self.linear(torch.ones(len(sample), 6, device=sample.device)).sum()
 
 
 def plain_family(**changes: Any) -> Family:
     family = FAMILIES["UNet2DModel"]
-    return dataclasses.replace(family, conditions=lambda net, tokens: {}, positional=Plain, **changes)
+
+    def call(net: Any, sample: torch.Tensor, timestep: torch.Tensor, _conditions: Any, _scalars: Any) -> torch.Tensor:
+        return net(sample, timestep)
+
+    return dataclasses.replace(family, conditions=lambda net, tokens: {}, call=call, **changes)
 
 
 def tiny(sample_size: Size) -> Denoiser:
@@ -118,7 +115,7 @@ def test_parameters_are_those_of_the_state_dict(any_model: Denoiser) -> None:
 
 def test_longer_text_costs_more() -> None:
     model = make_denoiser(TEXT_CONFIG)
-    longer = dataclasses.replace(model, null_embedding=torch.zeros(50, 12))
+    longer = dataclasses.replace(model, null={"encoder_hidden_states": torch.zeros(50, 12)})
     assert counts.macs(longer) == macs_by_hooks(longer) > counts.macs(model)
 
 

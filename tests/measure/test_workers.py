@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from compress.judge import probe, response
+from compress.judge import images, probe
 from compress.measure import workers
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Drawn, silent
@@ -55,6 +55,6 @@ def test_samples_and_answers_are_the_same_on_one_core_and_on_two(
     for cores in (1, 2):
         monkeypatch.setattr(workers, "default_threads", lambda cores=cores: cores)
         said = probe.answer(frozen, probe.of_bundle(bundle), bundle.threads)
-        found.append((response.sample(bundle, drawn, silent, ""), said.guided))
+        found.append((images.sample(bundle, drawn, silent, ""), said.guided))
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)

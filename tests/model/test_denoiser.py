@@ -78,7 +78,7 @@ def test_null_text_is_the_null_embedding_for_every_item(text_model: Denoiser) ->
     _, _, conditions = inputs_for(text_model)
     null = null_conditions(text_model, conditions)["encoder_hidden_states"]
     assert null.shape == (3, TOKENS, 12)
-    assert all(torch.equal(item, text_model.null_embedding) for item in null)
+    assert all(torch.equal(item, text_model.null["encoder_hidden_states"]) for item in null)
 
 
 def test_conditions_matter(config: dict) -> None:

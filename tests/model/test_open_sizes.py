@@ -13,7 +13,9 @@ from compress.model.denoiser import Denoiser, draw
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, TEXT_CONFIG, assert_close_db, make_context, make_denoiser
+from tests.families import roads
 from tests.families.dit.models import transformer
+from tests.families.unet.configs import DDIM_V, INPAINTING
 
 
 def export(model: Denoiser, folder: Path, **settings: object) -> Bundle:
@@ -74,13 +76,24 @@ def test_listed_sizes_alone_are_taken_and_the_command_draws_them(tmp_path: Path,
         sample_bundle.sample(sample_bundle.Sample(bundle.path, tmp_path / "grid.npz", size="6"))
 
 
+def test_conditions_beside_the_sample_are_of_its_sides(tmp_path: Path) -> None:
+    model = roads.tiny(INPAINTING, DDIM_V, None)
+    bundle = export(model, tmp_path, size="free")
+    noise, (_, conditions) = noise_of(model, 4, 12), bundle.example(2)
+    with pytest.raises(BundleError, match=r"mask must be \[2, 1, 4, 12\]; got \[2, 1, 8, 8\]"):
+        bundle.sample(noise, **conditions)
+    for name in ("mask", "masked_image_latents"):
+        conditions[name] = np.ones((*conditions[name].shape[:2], 4, 12), np.float32)
+    assert_close_db(drawn(model, noise, conditions), bundle.sample(noise, **conditions), least=70)
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_sizes_that_a_net_cannot_take_are_refused_when_planned(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_onnx, "LARGE", 0 if large else 2**28)
     model = make_denoiser(CLASS_CONFIG)
-    with pytest.raises(PassError, match=r"size: \[6, 9\]: sides of this net are multiples of 2"):
+    with pytest.raises(PassError, match=r"size: \[6, 9\]: sides of its pictures are multiples of 2"):
         export_onnx.forecast(model, export_onnx.Config(size=((6, 9),)), make_context(model, tmp_path))
     model = transformer()
     with pytest.raises(PassError, match=f"size: a {dit.FAMILY.name} takes samples of its config's size alone"):

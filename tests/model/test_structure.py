@@ -100,7 +100,7 @@ def test_rebuilt_net_computes_the_same(pruned: Denoiser) -> None:
     described = structure.describe(pruned.net, fresh, pruned.family)
     structure.apply(fresh, pruned.family, through_json(described), "structure.json")
     fresh.load_state_dict(pruned.net.state_dict(), assign=True)
-    rebuilt = Denoiser(fresh.eval(), pruned.family, pruned.sampling, pruned.scheduler, pruned.null_embedding)
+    rebuilt = Denoiser(fresh.eval(), pruned.family, pruned.sampling, pruned.scheduler, pruned.null)
     inputs = inputs_for(pruned)
     with torch.no_grad():
         assert torch.equal(predict(rebuilt, *inputs), predict(pruned, *inputs))

@@ -267,3 +267,16 @@ def test_equal_shapes_are_written_once() -> None:
     inputs = [value("x", ("b", 6)), *(value(f"z{i}", ("n",)) for i in range(3))]
     after = simplified(graph(nodes, inputs, outputs, {}))
     assert [list(tensor.dims) for tensor in after.graph.initializer] == [[2]]
+
+
+@pytest.mark.parametrize(("size", "left"), [(4, []), (1, ["Squeeze"]), ("n", ["Squeeze"])])
+def test_an_axis_that_is_longer_than_one_is_not_squeezed(size: int | str, left: list[str]) -> None:
+    """PyTorch squeezes no such axis, and its exporter writes a node that ONNX refuses."""
+    nodes = [helper.make_node("Squeeze", ["x", "axes"], ["s"]), helper.make_node("Neg", ["s"], ["y"])]
+    model = graph(nodes, [value("x", ("batch", "n", 5))], [value("y", ("batch", 5))], {"axes": np.array([1])})
+    if isinstance(size, int):
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = size
+    if size == 4:
+        model.graph.output[0].CopyFrom(value("y", ("batch", 4, 5)))
+        model.graph.ClearField("value_info")
+    assert kinds(simplified(model)) == [*left, "Neg"]

@@ -1,18 +1,19 @@
 """compress compare: the table and the page, and a clear message for what cannot stand side by side."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from compress.errors import CompressError, ReportError
-from compress.pages import comparison
+from compress.pages import comparison, tables
+from compress.pages.tables import Cell, Cells
 from compress.report.parts import Figure, Verdict
-from compress.report.report import read
+from compress.report.report import Report, read
 from tests import sample_report
 from tests.command import compress
-from tests.pages.test_page import Outline, headings
+from tests.pages.test_page import Outline, drawn, headings
 
 Make = Callable[..., Path]
 
@@ -29,28 +30,43 @@ def make(tmp_path: Path) -> Make:
     return write
 
 
+def rows(reports: Mapping[str, Report]) -> dict[Cell | str, Cells]:
+    return {row[0]: row[1:] for row in tables.side_by_side(reports).rows}
+
+
 def test_students_stand_side_by_side(make: Make) -> None:
     full = sample_report.full()
     ratios = {**full.ratios, "call_speedup_over_onnxruntime": Figure(value=0.8, better="more")}
     student = full.student.model_copy(update={"bytes": 2_000_000})
-    students = comparison.read([make("small"), make("large", ratios=ratios, student=student) / "onnx"])
-    assert [student.name for student in students] == ["small", "large"]
-    rows = {row.label: row for row in comparison.table(students)}
-    assert [cell.text for cell in rows["size"].cells] == ["982 kB", "2 MB"] and rows["size"].teacher == "6.83 MB"
-    assert [cell.said for cell in rows["speedup a call over onnxruntime fp32"].cells] == ["", "SLOWER"]
-    assert {cell.said for cell in rows["Fréchet distance FD∞ (random)"].cells} == {"not resolved"}
-    text = comparison.comparison(students)
-    assert {"Cost against error", "Error along the trajectory", "Latency"} <= headings(text)
-    shown = Outline(text)
-    assert "student, onnxruntime int8: large" in shown.text and len(shown.tags("svg")) == 5
-    assert comparison.caveats(students) == []
+    slower = (sample_report.row(sample_report.STUDENT, 5.0),)
+    folders = [make("small"), make("large", ratios=ratios, student=student, latency=slower) / "onnx"]
+    reports = comparison.read(folders)
+    assert list(reports) == ["small", "large"]
+    found = rows(reports)
+    assert [str(cell) for cell in found["bytes"]] == [
+        "982,030 (0.144× the teacher's)", "2,000,000 (0.144× the teacher's)", "6,833,668",
+    ]  # fmt: skip
+    assert [str(cell) for cell in found["speedup a call over onnxruntime fp32"]] == [
+        "2.29× faster (2.1 … 2.44)", "0.8× SLOWER", "–",
+    ]  # fmt: skip
+    assert [str(cell) for cell in found["call, batch 1, threads: 1"]] == [
+        "2.1 ms (2.04 … 2.16)", "5 ms (4.85 … 5.15)", "–",
+    ]  # fmt: skip
+    assert str(found["call, batch 16, threads: 1"][1]) == "–"
+    *ours, teacher = found["Fréchet distance FD∞ (random) ↓"]
+    assert {cell.said for cell in ours if isinstance(cell, Cell)} == {"not resolved"} and teacher == "0.12"
+    text = comparison.comparison(reports, folders)
+    assert {"Side by side", "Cost against error", "Error along the trajectory"} <= headings(text)
+    assert "0.8× SLOWER" in Outline(text).text and len(drawn(text)) == 3
+    assert comparison.caveats(reports) == []
 
 
 def test_a_figure_that_one_student_lacks_is_a_dash(make: Make) -> None:
-    students = comparison.read([make("a"), make("b", quality={}, spaces={}, latency=(), probe=())])
-    rows = {row.label: row for row in comparison.table(students)}
-    assert [cell.text for cell in rows["SSIM"].cells] == ["0.939", "–"]
-    assert "Cost against error" not in headings(comparison.comparison(students))
+    folders = [make("a"), make("b", quality={}, spaces={}, latency=(), probe=())]
+    reports = comparison.read(folders)
+    assert [str(cell) for cell in rows(reports)["SSIM ↑"]] == ["0.939 (0.936 … 0.942)", "–", "–"]
+    found = headings(comparison.comparison(reports, folders))
+    assert "Cost against error" not in found and "Error along the trajectory" in found
 
 
 def test_other_machines_are_pointed_out(make: Make) -> None:
@@ -60,13 +76,12 @@ def test_other_machines_are_pointed_out(make: Make) -> None:
 
 
 def test_same_named_folders_are_told_apart(make: Make) -> None:
-    students = comparison.read([make("one/x"), make("two/x")])
-    assert len({student.name for student in students}) == 2
+    assert len(comparison.read([make("one/x"), make("two/x")])) == 2
 
 
 def test_hostile_names_are_only_text(make: Make) -> None:
-    students = comparison.read([make("<b onclick=x>&$a_{"), make("plain", recipe="<script>")])
-    shown = Outline(comparison.comparison(students))
+    folders = [make("<b onclick=x>&$a_{"), make("plain", recipe="<script>")]
+    shown = Outline(comparison.comparison(comparison.read(folders), folders))
     assert not [attributes for _, attributes in shown.elements if "onclick" in attributes]
     assert "<b onclick=x>&$a_{" in shown.text
 
@@ -133,7 +148,8 @@ def test_the_command_writes_the_page_and_the_table(make: Make, tmp_path: Path) -
     a, b = make("a"), make("b")
     done = compress("compare", a, b, "--out", "both.html", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("both.html") and "98.4% worse" in done.stdout
+    assert done.stdout.strip().endswith("both.html")
+    assert "98.4% worse (98.0%" in done.stdout and "98.8%)" in done.stdout  # on two lines where the screen is narrow
     assert "2 students of one teacher" in (tmp_path / "both.html").read_text(encoding="utf-8")
     failed = compress("compare", a, folder=tmp_path)
     assert failed.returncode == 2 and failed.stderr.startswith("error: compare needs at least two")
@@ -141,12 +157,12 @@ def test_the_command_writes_the_page_and_the_table(make: Make, tmp_path: Path) -
 
 def test_verdicts_stand_side_by_side_and_what_is_not_judged_says_why(make: Make) -> None:
     verdicts: list[Verdict] = ["pass", "fail", "not judged"]
-    students = comparison.read([make(name.replace(" ", "-"), **dict(sample_report.of(name))) for name in verdicts])
-    row = comparison.table(students)[0]
-    assert [cell.said for cell in row.cells] == verdicts
-    (line,) = comparison.caveats(students)
+    folders = [make(name.replace(" ", "-"), **dict(sample_report.of(name))) for name in verdicts]
+    reports = comparison.read(folders)
+    assert [str(cell) for cell in rows(reports)["verdict"]] == [*verdicts, "–"]
+    (line,) = comparison.caveats(reports)
     assert line.startswith("not-judged is not judged: the recipe has no gate on quality; add one")
-    shown = Outline(comparison.comparison(students))
+    shown = Outline(comparison.comparison(reports, folders))
     assert line in shown.text
     assert [a["class"] for a in shown.tags("span") if a["class"] in ("pass", "fail", "not-judged")] == [
         "pass", "fail", "not-judged",

@@ -8,13 +8,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from pydantic import BaseModel, ValidationError
 
 from compress import passes
 from compress.contract import PassResult
 from compress.data import FromTeacher
 from compress.model.denoiser import Denoiser, Quantized, predict
-from compress.pipeline import checkpoint
+from compress.pipeline import checkpoint, decoder
+from compress.pipeline.decoder import Decoder
 from compress.runtime import Bundle
 from compress.settings import models
 from tests.conftest import CLASS_CONFIG, inputs_for, make_context, make_denoiser, read_json
@@ -55,6 +57,7 @@ CASES = {
     "distill_steps": Case(
         {**SHORT, "sampling_steps": [2], "trajectories": 20}, None, {"sampling_steps": [1, 2], "method": "consistency"}
     ),
+    "compress_decoder": Case({"width": 4, "blocks": 1, "steps": 2, "batch_size": 4}, None, {"losses": {"edges": -1}}),
     "quantize": Case({"samples": 4, "evaluations": 20}, None, {"scheme": "int3"}),
     "export_onnx": Case({}, None, {"batch": 0}),
     "verify": Case(
@@ -68,18 +71,33 @@ def student() -> Denoiser:
     return make_denoiser(CLASS_CONFIG, seed=7)
 
 
+def teachers_decoder() -> Decoder:
+    """Of latents as the student's samples are."""
+    torch.manual_seed(0)
+    levels: dict[str, Any] = {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    return decoder.of_net("vae", AutoencoderKL(**levels, norm_num_groups=4, latent_channels=1).requires_grad_(False))
+
+
 def run(name: str, settings: dict[str, Any], folder: Path) -> PassResult:
     context = make_context(make_denoiser(CLASS_CONFIG), folder, name=name)
     model: Any = student()
     if name == "verify":
         exported = passes.module("export_onnx").run(model, passes.module("export_onnx").Config(), context)
         model = exported.model
+    if passes.on_decoder(name):
+        model = teachers_decoder()
     module = passes.module(name)
     return module.run(model, module.Config.model_validate(settings), context)
 
 
 def output_of(model: Any) -> np.ndarray:
     sample, timestep, conditions = inputs_for(student())
+    if isinstance(model, Decoder):
+        return model.decode(sample).numpy()
     if isinstance(model, Bundle):
         return model.denoise(sample.numpy(), 500, {n: v.numpy() for n, v in conditions.items()})
     with torch.no_grad():
@@ -117,11 +135,12 @@ def test_changes_the_model_and_leaves_its_input_alone(name: str, results: dict[s
     assert result.changed
     kind: Any = passes.returns(name)
     assert isinstance(result.model, getattr(kind, "__supertype__", kind))
-    assert isinstance(result.model, Bundle) or (result.model.precision is not None) == (kind is Quantized)
+    assert isinstance(result.model, Bundle | Decoder) or (result.model.precision is not None) == (kind is Quantized)
     if name == "choose_timesteps":  # the net stays, it is asked at other times
         assert result.model.sampling != student().sampling
     elif name != "export_onnx":  # an export changes the form, not the function
-        assert not np.allclose(output_of(result.model), output_of(student()), atol=1e-6)
+        before = teachers_decoder() if passes.on_decoder(name) else student()
+        assert not np.allclose(output_of(result.model), output_of(before), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].idle is not None])
@@ -148,6 +167,9 @@ def test_saved_and_loaded_it_is_identical(name: str, results: dict[str, PassResu
     model = results[name].model
     if isinstance(model, Bundle):
         loaded: Any = Bundle(model.path)
+    elif isinstance(model, Decoder):
+        model.net.save_pretrained(tmp_path / "vae")  # type: ignore[operator]
+        loaded = decoder.load({"vae": tmp_path / "vae"}, {"vae": "AutoencoderTiny"})
     else:
         checkpoint.save(model, tmp_path / "saved")
         loaded = checkpoint.load(tmp_path / "saved")

@@ -19,7 +19,7 @@ def built(changes: dict, model: Denoiser, folder: Path) -> Denoiser:
     ("changes", "said"),
     [
         ({"layers_per_block": 2000}, "too large"),
-        ({"out_channels": 2}, "learned variance"),
+        ({"out_channels": 3}, "channels"),
         ({"sample_size": 7}, "no multiple of 2"),
         ({"norm_eps": -1.0}, "norm_eps"),
         ({"down_block_types": ["No", "Such"]}, "cannot be built"),

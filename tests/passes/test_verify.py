@@ -17,7 +17,7 @@ from compress.judge import baseline, cost
 from compress.model import reference
 from compress.model.denoiser import Denoiser
 from compress.pages import findings
-from compress.pages.page import page
+from compress.pages.publish import write_page
 from compress.report.report import Report, read
 from compress.runtime import Bundle
 from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
@@ -325,8 +325,9 @@ def test_samples_that_are_not_finite_fail_and_the_report_says_so(tmp_path: Path)
     assert (found["finite_output"].value or 0) < 1 and found["bytes"].passed
     assert found["psnr"].reason == found["kid"].reason == "not every sample of the student is finite"
     assert set(report.quality) == {"sampling_error", "classifier_accuracy"} and not report.spaces
-    text = page(report, [], tmp_path / "files" / "samples.npz")
-    assert "gate finite samples, share fails" in text
+    write_page(tmp_path / "files", report, [], tmp_path / "files" / "samples.npz")
+    text = (tmp_path / "files" / "report.html").read_text(encoding="utf-8")
+    assert "gate finite samples, share fails" in text and "data:image/png" in text
 
 
 def test_a_file_changed_while_it_was_judged_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

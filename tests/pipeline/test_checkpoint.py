@@ -99,13 +99,12 @@ def test_everything_beside_the_weights_comes_back(any_model: Denoiser, tmp_path:
 def test_null_embedding_comes_back(text_model: Denoiser, tmp_path: Path) -> None:
     checkpoint.save(text_model, tmp_path / "m")
     loaded = checkpoint.load(tmp_path / "m")
-    assert loaded.null_embedding is not None and text_model.null_embedding is not None
-    assert torch.equal(loaded.null_embedding, text_model.null_embedding)
+    assert torch.equal(loaded.null["encoder_hidden_states"], text_model.null["encoder_hidden_states"])
 
 
 def test_model_without_null_embedding_has_none(class_model: Denoiser, tmp_path: Path) -> None:
     checkpoint.save(class_model, tmp_path / "m")
-    assert checkpoint.load(tmp_path / "m").null_embedding is None
+    assert checkpoint.load(tmp_path / "m").null == {}
 
 
 def test_loaded_model_is_frozen_and_in_float32(class_model: Denoiser, tmp_path: Path) -> None:
@@ -133,10 +132,12 @@ def test_saved_scheduler_is_read_by_diffusers(class_model: Denoiser, tmp_path: P
 def test_what_the_caller_asks_overrides_what_the_folder_says(text_model: Denoiser, tmp_path: Path) -> None:
     checkpoint.save(text_model, tmp_path / "m")
     guidance, null = Guidance(kind="cfg", scale=7.0), torch.ones(3, 12)
-    loaded = checkpoint.load(tmp_path / "m", options=SamplingOptions(steps=2), guidance=guidance, null_embedding=null)
+    loaded = checkpoint.load(
+        tmp_path / "m", options=SamplingOptions(steps=2), guidance=guidance, null={"encoder_hidden_states": null}
+    )
     assert len(loaded.sampling.timesteps) == 2
     assert loaded.sampling.guidance == guidance
-    assert torch.equal(loaded.null_embedding, null)
+    assert torch.equal(loaded.null["encoder_hidden_states"], null)
 
 
 def test_other_steps_keep_the_saved_guidance(class_model: Denoiser, tmp_path: Path) -> None:
@@ -571,7 +572,7 @@ def test_guidance_of_a_net_that_takes_no_condition(unconditional_model: Denoiser
 
 def test_guidance_without_its_null_embedding(text_model: Denoiser, tmp_path: Path) -> None:
     checkpoint.save(text_model, tmp_path)
-    save_file({"null_embedding": torch.zeros(5, 7)}, tmp_path / "null_embedding.safetensors")
+    save_file({"encoder_hidden_states": torch.zeros(5, 7)}, tmp_path / "null_embedding.safetensors")
     one_message(tmp_path, "sampling.json", "null_embedding: should be [tokens, 12]; got (5, 7)")
     (tmp_path / "null_embedding.safetensors").unlink()
     one_message(tmp_path, "sampling.json", "null_embedding: should be [tokens, 12]; got None")

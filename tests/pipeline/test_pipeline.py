@@ -7,27 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, LDMPipeline, VQModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    LDMPipeline,
+    VQModel,
+)  # fmt: skip
 
-from compress import engine
 from compress.errors import CheckpointError
-from compress.model.reference import silent
 from compress.pipeline import checkpoint
 from compress.pipeline.pipeline import Parts, Pipeline, parts
-from compress.recipe.inputs import Options
-from compress.recipe.recipe import read
-from tests.conftest import SCHEDULER, SHALLOW_CONFIG, TEXT_CONFIG, make_denoiser, read_json, write_recipe
+from tests.conftest import SHALLOW_CONFIG, make_denoiser, read_json
+from tests.text_to_image import DDIM, apply, save_pipeline
 
 LATENT = {**SHALLOW_CONFIG, "in_channels": 3, "out_channels": 3, "num_class_embeds": None}
 PRUNE = {"prune_channels": {"target": {"macs": 0.6}, "importance": "l1", "widths": "stock"}}
-DDIM = {**SCHEDULER, "clip_sample": False}
 
 
 def run(folder: Path, passes: list[Any], **head: Any) -> Path:
-    """The student of a recipe with these passes and the checkpoint `teacher`."""
-    content = {"name": "one", "checkpoint": "teacher", "sampling": {"steps": 2}, **head, "passes": passes}
-    recipe = read(write_recipe(folder, json.dumps(content)))
-    return engine.apply(recipe, folder / "out", Options(torch.device("cpu"), silent, lambda _: None)).output / "student"
+    return apply(folder, passes, **head) / "student"
 
 
 def contents(folder: Path, *parts: str) -> dict[str, bytes]:
@@ -97,7 +95,7 @@ def test_no_part_lies_outside_the_folder_and_a_pipe_is_none(latent: Path) -> Non
     index = read_json(teacher / "model_index.json")
     (teacher / "model_index.json").write_text(json.dumps({**index, "../stolen": ["diffusers", "VQModel"]}))
     found = parts(str(teacher), None)
-    assert set(found.decoder) == {"vqvae"} and not found.conditioners
+    assert set(found.folders) == {"vqvae"} and found.decoder is not None and found.text is None
     assert not any("pipe" in name or "key" in name for name in found.files)
 
 
@@ -110,39 +108,14 @@ def test_without_links_files_are_copied(latent: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_miniature_stable_diffusion(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="no transformers here: pip install '.[pipelines]'")
-    from diffusers import StableDiffusionPipeline
-
-    torch.manual_seed(0)
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefgh", *(f"{letter}</w>" for letter in "abcdefgh")]
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words" / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 5}
-    (tmp_path / "words" / "tokenizer_config.json").write_text(json.dumps(settings))
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=5, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    teacher = make_denoiser(TEXT_CONFIG)
-    StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8),
-        text_encoder=transformers.CLIPTextModel(config),
-        tokenizer=transformers.CLIPTokenizer.from_pretrained(tmp_path / "words"),
-        unet=teacher.net,
-        scheduler=DDIMScheduler.from_config(DDIM),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(tmp_path / "teacher")
-    found = parts(str(tmp_path / "teacher"), None)
-    assert set(found.conditioners) == {"text_encoder", "tokenizer"} and set(found.decoder) == {"vae"}
-    student = run(tmp_path, [PRUNE])
+    teacher = save_pipeline(tmp_path)
+    assert set(parts(str(teacher), None).folders) == {"text_encoder", "tokenizer", "vae"}
+    student = apply(tmp_path, [PRUNE], guidance={"scale": 2.0}) / "student"
     carried = ("text_encoder", "tokenizer", "vae")
-    assert contents(student, *carried) == contents(tmp_path / "teacher", *carried)
+    assert contents(student, *carried) == contents(teacher, *carried)
     pipeline = DiffusionPipeline.from_pretrained(student)
     drawn = pipeline("a b", num_inference_steps=2, guidance_scale=2.0, output_type="np").images
-    assert drawn.shape == (1, 8, 8, 3) and drawn.std() > 0
+    assert drawn.shape == (1, 16, 16, 3) and drawn.std() > 0
 
 
 def test_a_net_alone_is_saved_as_ever(tmp_path: Path) -> None:

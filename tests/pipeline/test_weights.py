@@ -81,7 +81,9 @@ def test_pickled_views_and_parameters_are_fine(folder: Path) -> None:
     assert all(parameter.is_contiguous() for parameter in loaded.net.parameters())
 
 
-@pytest.mark.parametrize("content", [{"null_embedding": torch.zeros(3, dtype=torch.int64)}, {"other": torch.zeros(3)}])
+@pytest.mark.parametrize(
+    "content", [{"encoder_hidden_states": torch.zeros(5, 12, dtype=torch.int64)}, {"other": torch.zeros(3)}]
+)
 def test_damaged_null_embedding(folder: Path, content: dict) -> None:
     save_file(content, folder / "null_embedding.safetensors")
     refused(folder, folder / "null_embedding.safetensors")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from compress import passes
 from compress.recipe import describe
-from compress.recipe.recipe import Head
+from compress.recipe.head import Head
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -17,7 +17,9 @@ from compress.diffusion.schedulers import SCHEDULERS
 from compress.errors import RecipeError
 from compress.families import FAMILIES
 from compress.recipe import recipe
-from compress.recipe.recipe import GuidanceOptions, Head, Recipe
+from compress.recipe.guidance import GuidanceOptions
+from compress.recipe.head import Head
+from compress.recipe.recipe import Recipe
 from tests.conftest import write_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -267,7 +269,7 @@ def test_duplicate_keys(home: Path) -> None:
         ("data: {source: folder, path: model, resiz: true}", "unknown key 'data.resiz'; did you mean 'resize'?"),
         ("data: {source: digits, folder: 1}", "unknown key 'data.folder'"),
         ("data: {source: teacher, count: 0}", "data.count: should be greater than or equal to 1; got 0"),
-        ("guidance: {scale: 2}", "guidance: give one of null_class"),
+        ("guidance: {scale: 2, null_class: 1, negative_prompt: x}", "guidance: give one of null_class"),
         ("guidance: {scale: 2, null_class: 1, null_embedding: recipe.yaml}", "guidance: give one of null_class"),
         ("guidance: {null_class: 1}", "guidance.scale is missing"),
         ("guidance: {scal: 2, scale: 2, null_class: 1}", "unknown key 'guidance.scal'; did you mean 'scale'?"),
@@ -370,7 +372,7 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("prune_channels: {target: {macs: 0.5}, importance: norm}", "prune_channels.importance: should be 'taylor',"),
         (
             "quantize: {scheme: int4}",
-            "quantize.scheme: should be 'int8', 'auto', 'int8_weights', 'int4_weights' or 'fp16'; got 'int4'",
+            "quantize.scheme: should be 'auto', 'int8', 'int8_weights', 'int4_weights' or 'fp16'; got 'int4'",
         ),
         ("distill: {as: a/b}", "as: 'a/b' should be a plain name"),
         ("distill: {as: ..}", "as: '..' should be a plain name"),

@@ -190,19 +190,19 @@ def test_file_instead_of_folder_is_refused(folder):
     assert_refused(folder / "denoiser.onnx")
 
 
-@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embedding.npy"])
+@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embeddings.npy"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert_refused(folder, name, "is missing")
 
 
-@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embedding.npy"])
+@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embeddings.npy"])
 def test_renamed_file_is_named(folder, name):
     (folder / name).rename(folder / f"renamed-{name}")
     assert_refused(folder, f"/{name}", "is missing")
 
 
-@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embedding.npy"])
+@pytest.mark.parametrize("name", ["denoiser.onnx", "null_embeddings.npy"])
 def test_one_changed_bit_is_found(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -222,8 +222,8 @@ def test_broken_graph_is_refused_even_without_hashes(folder):
 
 
 def test_missing_null_embedding_is_refused_even_without_hashes(folder):
-    (folder / "null_embedding.npy").unlink()
-    assert_refused(folder, "null_embedding.npy", check_hashes=False)
+    (folder / "null_embeddings.npy").unlink()
+    assert_refused(folder, "null_embeddings.npy", check_hashes=False)
 
 
 def test_unchanged_copy_is_accepted(folder, exported):
@@ -331,7 +331,7 @@ def test_int8_convolutions_keep_their_transposes_and_their_output() -> None:
 
 def test_size_is_that_of_one_way_of_running(folder):
     """Step by step or the sampler in one graph: each holds all weights, and a device needs one of them."""
-    sizes = {"denoiser.onnx": 10, "weights.bin": 1000, "null_embedding.npy": 5}
+    sizes = {"denoiser.onnx": 10, "weights.bin": 1000, "null_embeddings.npy": 5}
     bundle = Bundle(folder, threads=1)
     for sampler, own, size in (
         (None, {}, 1015),

@@ -141,7 +141,8 @@ def test_contradictions_are_refused(exported, tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/b", "a\\b", "C:x", "..", ".", "", "x" * 300, "\ud800", "a\0"]
+    "name",
+    ["../x", "/etc/passwd", "a/b/c", "a/../b", "../a/b", "a\\b", "C:x", "..", ".", "", "x" * 300, "\ud800", "a\0"],
 )
 def test_names_that_lead_out_of_the_folder_are_refused(exported, tmp_path: Path, name: str) -> None:
     content = read_json(exported("class")[1] / "bundle.json")
@@ -164,8 +165,8 @@ def folder(exported, tmp_path: Path) -> Path:
 
 
 def test_links_out_of_the_folder_are_refused(folder: Path) -> None:
-    (folder / "null_embedding.npy").rename(folder.parent / "outside.npy")
-    (folder / "null_embedding.npy").symlink_to(folder.parent / "outside.npy")
+    (folder / "null_embeddings.npy").rename(folder.parent / "outside.npy")
+    (folder / "null_embeddings.npy").symlink_to(folder.parent / "outside.npy")
     with pytest.raises(BundleError, match="link out of the folder"):
         Bundle(folder, threads=1)
 
@@ -182,14 +183,14 @@ def test_a_file_of_another_size_than_is_named_is_refused(folder: Path) -> None:
     "array", [np.zeros((5, 11), np.float32), np.full((5, 12), np.nan, np.float32), np.zeros((5, 12), "U3"), None]
 )
 def test_null_embeddings_that_do_not_fit_are_refused(folder: Path, array: np.ndarray | None) -> None:
-    file = folder / "null_embedding.npy"
+    file = folder / "null_embeddings.npy"
     if array is None:  # says that it holds more than any machine has
         header = {"descr": "<f4", "fortran_order": False, "shape": (2**50, 12)}
         with file.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
     else:
         np.save(file, array)
-    with pytest.raises(BundleError, match=r"null_embedding.npy: (should hold|cannot be read)"):
+    with pytest.raises(BundleError, match=r"null_embeddings.npy: (should hold|cannot be read)"):
         Bundle(folder, threads=1, check_hashes=False)
 
 

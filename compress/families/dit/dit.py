@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.embeddings import LabelEmbedding, PatchEmbed
+from diffusers.models.embeddings import LabelEmbedding
 from torch import nn
 
 from compress.families import attention as shared
+from compress.families import transformer
 from compress.families.dit import attention
 from compress.families.family import Condition, Family, Layers, Lean
 from compress.families.replacements import Edit, Passthrough, writer, written_by
@@ -37,39 +38,21 @@ def _classes(net: Any) -> int:
     return int(net.config.num_embeds_ada_norm) + 1
 
 
-def _channels(config: Mapping[str, Any]) -> int:
-    taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
-    return int(taken if given == 2 * taken else given)
-
-
-class _Positional(nn.Module):
-    """f(sample [b,c,h,w], timestep, class_labels int64 [b], *scalars) -> prediction [b,c,h,w], without a variance.
-
-    In the sample's type, whatever the net computes in. With scalars [b] labels are what `ScalarEmbedding` takes.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net: Any = net
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        labels: torch.Tensor,
-        first: torch.Tensor | None = None,
-        second: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        scalars = tuple(value for value in (first, second) if value is not None)
-        given: Any = (labels, scalars) if scalars else labels
-        output: torch.Tensor = self.net(sample.to(self.net.dtype), timestep, given, return_dict=False)[0]
-        return output[:, : sample.shape[1]].to(sample.dtype)
+def _call(
+    net: Any,
+    sample: torch.Tensor,
+    timestep: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    scalars: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    """With scalars, labels are what `ScalarEmbedding` takes."""
+    labels: Any = conditions["class_labels"]
+    output: torch.Tensor = net(sample, timestep, (labels, scalars) if scalars else labels, return_dict=False)[0]
+    return output
 
 
 def _blocks(net: Any) -> dict[str, Any]:
-    """The blocks that are there, by their paths."""
-    every = enumerate(net.transformer_blocks)
-    return {f"transformer_blocks.{i}": block for i, block in every if isinstance(block, BasicTransformerBlock)}
+    return transformer.blocks(net, BasicTransformerBlock)
 
 
 def _scalars(net: nn.Module) -> dict[str, int]:
@@ -102,23 +85,6 @@ def _repair(net: nn.Module) -> None:
         shared.repair(block.attn1)
 
 
-def _tables(net: Any) -> None:
-    """The sines and cosines of positions [1,tokens,width]."""
-    config, width = net.config, net.inner_dim
-    size, patch = config.sample_size, config.patch_size
-    net.pos_embed.pos_embed = PatchEmbed(size, size, patch, config.in_channels, width).pos_embed
-
-
-def _counterpart(name: str, student: Any, teacher: Any) -> str:
-    """Blocks at the same share of the depth; the first and the last stay."""
-    part, _, rest = name.partition(".")
-    if part != "transformer_blocks":
-        return name
-    index, _, rest = rest.partition(".")
-    last, theirs = len(student.transformer_blocks) - 1, len(teacher.transformer_blocks) - 1
-    return f"transformer_blocks.{round(int(index) * theirs / max(last, 1))}.{rest}"
-
-
 FAMILY = Family(
     name="DiTTransformer2DModel",
     folder="transformer",
@@ -126,10 +92,9 @@ FAMILY = Family(
     once=("Transformer2DModel",),
     refuse=_refuse,
     classes=_classes,
-    channels=_channels,
     multiple=lambda config: config["patch_size"],
     conditions=lambda net, tokens: {"class_labels": Condition(torch.int64)},
-    positional=_Positional,
+    call=_call,
     scalars=_scalars,
     stages=_stages,
     channel_axis=2,
@@ -138,8 +103,8 @@ FAMILY = Family(
     blocks=_removable,
     left={Passthrough.kind: Passthrough},
     repair=_repair,
-    tables=_tables,
-    counterpart=_counterpart,
+    tables=transformer.fill_table,
+    counterpart=transformer.counterpart,
     layers=Layers(
         ends=("pos_embed.proj", "proj_out_2"),
         small_inputs=("*.norm1.*", "proj_out_1"),

@@ -1,6 +1,6 @@
 """What diffusers' `UNet2DModel` and `UNet2DConditionModel` have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from compress.families import attention as shared
-from compress.families.family import Condition, Family, Layers, Lean
+from compress.families.family import Condition, Family, Layers, Lean, sides
 from compress.families.replacements import LowRank, Passthrough, writer, written_by
 from compress.families.unet import attention, blocks, widths
 from compress.families.unet.blocks import Shortcut
@@ -23,10 +23,10 @@ def classes(net: Any) -> int | None:
     return None if net.config.class_embed_type is not None else net.config.num_class_embeds
 
 
-def class_condition(net: Any) -> dict[str, Condition]:
+def class_condition(net: Any, dropped: bool) -> dict[str, Condition]:
     """`class_labels`, a label for which the net has an embedding; or `class_embedding`, a number or a vector.
 
-    diffusers calls both class_labels; only the former name a class.
+    diffusers calls both class_labels; only the former name a class. dropped: whether guidance leaves the latter out.
     """
     kind, config = net.config.class_embed_type, net.config
     if kind is None:
@@ -36,40 +36,25 @@ def class_condition(net: Any) -> dict[str, Condition]:
         shape = (net.time_embedding.linear_2.out_features,)
     elif kind != "timestep":
         shape = (config.projection_class_embeddings_input_dim,)
-    return {"class_embedding": Condition(torch.float32, shape)}
+    return {"class_embedding": Condition(torch.float32, shape, dropped)}
 
 
-class Positional(nn.Module):
-    """f(sample, timestep, *conditions, *scalars) -> output, in the sample's type whatever the net computes in.
+def class_given(conditions: Mapping[str, torch.Tensor], scalars: tuple[torch.Tensor, ...]) -> Any:
+    """What diffusers takes as class_labels: a `class_condition`, with scalars [b] what `ScalarEmbedding` takes."""
+    given = conditions.get("class_labels", conditions.get("class_embedding"))
+    return (given, scalars) if scalars else given
 
-    encoder_hidden_states: [b,tokens,width]; class_labels: int64 [b]; class_embedding: as `class_condition` says, which
-    diffusers takes as class_labels too. With scalars [b] that is what `ScalarEmbedding` takes.
-    """
 
-    def __init__(self, net: Any, conditions: Iterable[str]) -> None:
-        super().__init__()
-        self.net = net
-        self.conditions = tuple(conditions)
+# Channels beside a sample's, by those that a net takes and gives: in the names and the order of diffusers' pipelines.
+_BESIDE = {(9, 4): {"mask": 1, "masked_image_latents": 4}, (8, 4): {"image_latents": 4}}
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        first: torch.Tensor | None = None,
-        second: torch.Tensor | None = None,
-        third: torch.Tensor | None = None,
-        fourth: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        dtype = self.net.dtype
-        given = [value for value in (first, second, third, fourth) if value is not None]
-        conditions, scalars = given[: len(self.conditions)], tuple(given[len(self.conditions) :])
-        conditions = [value.to(dtype) if value.is_floating_point() else value for value in conditions]
-        named = dict(zip(self.conditions, conditions, strict=True))
-        texts = [named.pop("encoder_hidden_states")] if "encoder_hidden_states" in named else []
-        labels: Any = next(iter(named.values()), None)
-        labels = (labels, scalars) if scalars else labels
-        output: torch.Tensor = self.net(sample.to(dtype), timestep, *texts, class_labels=labels, return_dict=False)[0]
-        return output.to(sample.dtype)
+
+def concatenated(net: Any) -> dict[str, Condition]:
+    """Conditions that are channels beside the sample's: of inpainting, editing and, for all others, an `image`."""
+    taken, given = net.config.in_channels, net.config.out_channels
+    named = _BESIDE.get((taken, given), {"image": taken - given} if taken > given else {})
+    shape = sides(net.config)
+    return {name: Condition(torch.float32, (count, *shape), concatenated=True) for name, count in named.items()}
 
 
 def scalars(net: Any) -> dict[str, int]:
@@ -119,9 +104,11 @@ def protected(net: nn.Module) -> list[nn.Module]:
     Where a time embedding scales and shifts, its projection is split in two halves whose channels must go
     in pairs; the inner width of such a block is left as it is. Attention with added keys is as wide inside as the
     stream it adds to, because diffusers reshapes one by the other. A class embedding that is given is as wide as the
-    time embedding that it is added to.
+    time embedding that it is added to, and what is added to the sines of time as wide as they are.
     """
     kept: list[nn.Module] = [net.conv_out]  # type: ignore[list-item]
+    if getattr(net.time_embedding, "cond_proj", None) is not None:
+        kept.append(net.time_embedding.cond_proj)  # type: ignore[union-attr, arg-type]
     if net.config.class_embed_type == "identity":  # type: ignore[union-attr]
         kept.append(net.time_embedding.linear_2)  # type: ignore[union-attr, arg-type]
     for module in net.modules():
@@ -170,7 +157,6 @@ unet = partial(
     Family,
     folder="unet",
     classes=classes,
-    channels=lambda config: config["out_channels"],
     multiple=lambda config: 2 ** (len(config["block_out_channels"]) - 1),
     any_size=True,
     scalars=scalars,
@@ -187,7 +173,7 @@ unet = partial(
     sinusoids=("time_embedding.linear_1.weight", "class_embedding.linear_1.weight"),
     layers=Layers(
         ends=("conv_in", "conv_out"),
-        small_inputs=("time_embedding.*",),
+        small_inputs=("time_embedding.*", "add_embedding.*"),
         float_outputs=("*.time_emb_proj",),  # at export all are merged into one product
         large=("*.transformer_blocks.*", "*.proj_in", "*.proj_out"),
     ),

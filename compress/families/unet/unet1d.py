@@ -6,7 +6,6 @@ It downsamples by a fixed kernel, adds the time as channels of its input, and at
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from diffusers import UNet1DModel
 from diffusers.models.unets.unet_1d_blocks import ResConvBlock, SelfAttention1d
 from torch import nn
@@ -28,18 +27,6 @@ def _refuse(config: Mapping[str, Any]) -> str | None:
     if config.get("mid_block_type", "UNetMidBlock1D") != "UNetMidBlock1D" or config.get("out_block_type") is not None:
         return "mid_block_type and out_block_type of planning models are not supported"
     return None
-
-
-class _Positional(nn.Module):
-    """f(sample [b,c,t], timestep) -> prediction [b,c,t], in the sample's type whatever the net computes in."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net: Any = net
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.net(sample.to(self.net.dtype), timestep, return_dict=False)[0]
-        return output.to(sample.dtype)
 
 
 def _scalars(_net: nn.Module) -> dict[str, int]:
@@ -85,10 +72,9 @@ FAMILY = Family(
     build=lambda config: UNet1DModel.from_config(dict(config)),
     refuse=_refuse,
     classes=lambda net: None,
-    channels=lambda config: config["out_channels"],
     multiple=lambda config: config["sample_size"],  # the reflections at the ends take some length at every level
     conditions=lambda net, tokens: {},
-    positional=_Positional,
+    call=lambda net, sample, timestep, conditions, scalars: net(sample, timestep, return_dict=False)[0],
     scalars=_scalars,
     stages=_stages,
     channel_axis=1,

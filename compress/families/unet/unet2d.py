@@ -1,18 +1,32 @@
-"""diffusers' `UNet2DModel`: unconditional or class-conditional."""
+"""diffusers' `UNet2DModel`: unconditional or class-conditional, perhaps on an image beside the sample."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from diffusers import UNet2DModel
 from torch import nn
 
 from compress.families.unet import common
 
 
-def _positional(net: Any) -> nn.Module:
-    if net.config.class_embed_type == "timestep":
-        net.class_embedding.float()  # diffusers gives it float32, whatever the net computes in
-    return common.Positional(net, common.class_condition(net))
+def _call(
+    net: Any,
+    sample: torch.Tensor,
+    timestep: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    scalars: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    labels = common.class_given(conditions, scalars)
+    output: torch.Tensor = net(sample, timestep, class_labels=labels, return_dict=False)[0]
+    return output
+
+
+def _half(net: Any) -> nn.Module:
+    half: Any = net.half()
+    if half.config.class_embed_type == "timestep":
+        half.class_embedding.float()  # diffusers gives it float32, whatever the net computes in
+    return cast(nn.Module, half)
 
 
 def _refuse(config: Mapping[str, Any]) -> str | None:
@@ -25,6 +39,7 @@ FAMILY = common.unet(
     name="UNet2DModel",
     build=lambda config: UNet2DModel.from_config(dict(config)),
     refuse=_refuse,
-    conditions=lambda net, tokens: common.class_condition(net),
-    positional=_positional,
+    conditions=lambda net, tokens: common.class_condition(net, dropped=True) | common.concatenated(net),
+    call=_call,
+    half=_half,
 )

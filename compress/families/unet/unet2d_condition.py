@@ -1,4 +1,4 @@
-"""diffusers' `UNet2DConditionModel`: conditioned on text embeddings."""
+"""diffusers' `UNet2DConditionModel`: conditioned on text embeddings, and on what its kin take beside them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,88 @@ from diffusers import UNet2DConditionModel
 from compress.families.family import Condition
 from compress.families.unet import common
 
-_UNUSED = ("addition_embed_type", "time_cond_proj_dim")
+_SIZES = (5, 6)  # numbers of sizes that SDXL takes: its refiner (height, width, crop, score) and itself
 
 
 def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
-    return {"encoder_hidden_states": Condition(torch.float32, (tokens, _width(net)))} | common.class_condition(net)
+    return {
+        "encoder_hidden_states": Condition(torch.float32, (tokens, _width(net.config)), dropped=True),
+        **common.class_condition(net, dropped=False),
+        **_added(net.config),
+        **common.concatenated(net),
+    }
 
 
-def _width(net: Any) -> int:
-    width = net.config.encoder_hid_dim or net.config.cross_attention_dim
+def _width(config: Any) -> int:
+    width = config["encoder_hid_dim"] or config["cross_attention_dim"]
     return int(width[0] if isinstance(width, tuple | list) else width)
 
 
+def _added(config: Mapping[str, Any]) -> dict[str, Condition]:
+    """SDXL's: pooled text and sizes, of whose numbers the config tells the sum.
+
+    The refiner has one encoder, whose pooled text is as wide as its tokens.
+    """
+    if config["addition_embed_type"] is None:
+        return {}
+    whole, each = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
+    refiner, base = (whole - count * each for count in _SIZES)
+    width, count = (refiner, _SIZES[0]) if refiner == _width(config) else (base, _SIZES[1])
+    return {
+        "text_embeds": Condition(torch.float32, (width,), dropped=True),
+        "time_ids": Condition(torch.float32, (count,)),
+    }
+
+
 def _refuse(config: Mapping[str, Any]) -> str | None:
-    used = [key for key in _UNUSED if config.get(key) is not None]
+    used = [] if config.get("addition_embed_type") in (None, "text_time") else ["addition_embed_type"]
     if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
         used.append("encoder_hid_dim_type")
+    if used:
+        return f"{', '.join(f'{key} {config[key]!r}' for key in used)} is not supported"
     if config.get("dual_cross_attention"):
         return "dual_cross_attention is not supported: diffusers itself no longer runs it"
-    return f"{', '.join(used)} (conditions beside text embeddings) are not supported yet" if used else None
+    whole, each = (config.get(key) for key in ("projection_class_embeddings_input_dim", "addition_time_embed_dim"))
+    fits = type(whole) is int and type(each) is int and 0 < each * _SIZES[1] < whole
+    if config.get("addition_embed_type") and not fits:
+        return (
+            "addition_embed_type text_time: projection_class_embeddings_input_dim should be the width of the pooled "
+            f"text and {_SIZES[1]} times addition_time_embed_dim; got {whole} and {each}"
+        )
+    return None
+
+
+def _call(
+    net: Any,
+    sample: torch.Tensor,
+    timestep: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    scalars: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    named: dict[str, Any] = {}
+    if _told(net):
+        scale, *others = scalars
+        scalars = tuple(others)
+        named["timestep_cond"] = _guidance(scale, net.config.time_cond_proj_dim).to(sample.dtype)
+    if "text_embeds" in conditions:
+        named["added_cond_kwargs"] = {name: conditions[name] for name in ("text_embeds", "time_ids")}
+    labels = common.class_given(conditions, scalars)
+    text = conditions["encoder_hidden_states"]
+    output: torch.Tensor = net(sample, timestep, text, class_labels=labels, return_dict=False, **named)[0]
+    return output
+
+
+def _told(net: Any) -> tuple[str, ...]:
+    return () if net.config.time_cond_proj_dim is None else ("guidance_scale",)
+
+
+def _guidance(scale: torch.Tensor, width: int) -> torch.Tensor:
+    """sin and cos [b,width] of 1000·w, w = scale − 1: Luo et al. 2023, "Latent Consistency Models", as in diffusers."""
+    half = width // 2
+    step = torch.log(torch.tensor(10000.0, device=scale.device)) / (half - 1)
+    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=scale.device) * -step)
+    angle = ((scale.float() - 1) * 1000.0)[:, None] * frequency[None]
+    return torch.nn.functional.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, width % 2))
 
 
 FAMILY = common.unet(
@@ -35,5 +98,6 @@ FAMILY = common.unet(
     build=lambda config: UNet2DConditionModel.from_config(dict(config)),
     refuse=_refuse,
     conditions=_conditions,
-    positional=lambda net: common.Positional(net, _conditions(net, 1)),
+    call=_call,
+    told=_told,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.judge.stages import kernel_loss
+from compress.judge.probe import kernel_loss
 
 RANDOM = np.random.default_rng(0)
 WHOLE = RANDOM.standard_normal((4, 30, 1, 8, 8))
