@@ -34,6 +34,7 @@ from compress.quantization.calibration import answers
 from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
+from compress.settings import Listed, Pair
 
 INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
@@ -60,7 +61,7 @@ class Config(PassConfig):
     sampler: bool = Field(
         False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
     )
-    size: Literal["free"] | tuple[tuple[int, int], ...] | None = Field(
+    size: Literal["free"] | Listed[Pair[int]] | None = Field(
         None,
         description="[height, width] of pictures that can be drawn beside those of the config's size, e.g. "
         "[[512, 768], [640, 640]]; free: whatever the net can take; of latents, where no decoder is beside the net",
