@@ -1,9 +1,10 @@
 """`python -m benchmarks.sizes`: what plan, prune and export of the largest U-Nets take in memory and time.
 
-Nets of the shape of Stable Diffusion 1.5 and of SDXL (without its embedding of sizes), with random weights, on latents
-of 8×8: weights are what takes memory. Every step is a process of its own, `compress plan` or `compress apply`, watched
+Nets of the shape of Stable Diffusion 1.5 and of SDXL, with random weights that lie on the disk as fp16, on latents of
+8×8: weights are what takes memory. Every step is a process of its own, `compress plan` or `compress apply`, watched
 while it runs. Memory is the peak of what is the process's own: files that are mapped count beside it, as the system
-takes their pages back when it needs them. Steps that have run are kept; one that passes the limit of --memory is ended.
+takes their pages back when it needs them. Steps that have run are kept; one that passes the limit of --memory is ended,
+and so is one that leaves the machine less than 2 GB.
 """
 
 import argparse
@@ -20,18 +21,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from benchmarks.bars import finish
 from compress import terminal
+from compress.data import key
 from compress.families import FAMILIES
-from compress.files import write_json, write_text
+from compress.files import write_json, write_npz, write_text
 from compress.measure.latency import processor
+from compress.model.denoiser import DEFAULT_TOKENS
 from compress.pipeline.source import STOCK_WEIGHTS
 
 RESULT = Path(__file__).parent / "results" / "sizes.json"
 SHARD = 2**31  # bytes of weights in one file
+DATA = "latents.npz"
+LEAST = 2 * 10**9  # bytes that the machine keeps
 COMMON = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 8,
@@ -57,8 +63,13 @@ NETS: dict[str, dict[str, Any]] = {
         "attention_head_dim": [5, 10, 20],
         "cross_attention_dim": 2048,
         "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
     },
 }
+# as many levels and as wide, with fewer blocks of attention where most of the weights are
+NETS["SDXL, 4 of 10 blocks"] = {**NETS["SDXL"], "transformer_layers_per_block": [1, 2, 4]}
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -69,6 +80,7 @@ SCHEDULER = {
     "steps_offset": 1,
 }
 PRUNE = {"prune_channels": {"target": {"params": 0.7}, "importance": "l2"}}
+GRADIENTS = {"prune_channels": {"target": {"params": 0.7}, "importance": "taylor", "batches": 1}}
 EXPORT = {"export_onnx": {"batch": 1}}
 PROGRAM = "import compress.engine, compress.passes.export_onnx, onnxruntime"
 # name → (command, passes); a step of the same road goes on where the one before ended
@@ -77,6 +89,7 @@ STEPS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "prune": ("apply", [PRUNE]),
     "export of what was pruned": ("apply", [PRUNE, EXPORT]),
     "export of the whole net": ("apply", [EXPORT]),
+    "prune by the gradients of 64 samples": ("apply", [GRADIENTS]),
 }
 
 
@@ -92,18 +105,19 @@ class Row:
 
 
 def make(config: dict[str, Any], folder: Path) -> int:
-    """Write a checkpoint of random weights, shard by shard; bytes of its weights."""
+    """Write a checkpoint of random weights in fp16, shard by shard; bytes that they take in fp32."""
     with torch.device("meta"):
         net: Any = FAMILIES[config["_class_name"]].build(config)
     net.save_config(folder / "unet")
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    total, held, shards = sum(4 * shape.numel() for shape in shapes.values()), 0, [dict[str, torch.Size]()]
+    _draw_data(net, folder / DATA)
+    total, held, shards = sum(2 * shape.numel() for shape in shapes.values()), 0, [dict[str, torch.Size]()]
     for name, shape in shapes.items():
-        if held + 4 * shape.numel() > SHARD:
+        if held + 2 * shape.numel() > SHARD:
             held, shards = 0, [*shards, {}]
-        held += 4 * shape.numel()
+        held += 2 * shape.numel()
         shards[-1][name] = shape
     named: dict[str, str] = {}
     random = torch.Generator().manual_seed(0)
@@ -113,13 +127,20 @@ def make(config: dict[str, Any], folder: Path) -> int:
         named |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": total}, "weight_map": named}
     write_json(folder / "unet" / f"{STOCK_WEIGHTS}.safetensors.index.json", index)
-    return total
+    return 2 * total
+
+
+def _draw_data(net: Any, file: Path) -> None:
+    random, family = np.random.default_rng(0), FAMILIES[type(net).__name__]
+    shapes = {"images": family.sample_shape(net.config)}
+    shapes |= {key(name): one.shape for name, one in family.conditions(net, DEFAULT_TOKENS).items()}
+    write_npz(file, {name: random.standard_normal((64, *shape), np.float32) for name, shape in shapes.items()})
 
 
 def _drawn(name: str, shape: torch.Size, random: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:  # norms and biases
-        return torch.full(shape, float(name.endswith("weight")))
-    return torch.randn(shape, generator=random).div_(math.sqrt(math.prod(shape[1:])))
+        return torch.full(shape, float(name.endswith("weight"))).half()
+    return torch.randn(shape, generator=random).div_(math.sqrt(math.prod(shape[1:]))).half()
 
 
 def watched(command: Sequence[str], limit: int, log: Path) -> Row:
@@ -128,12 +149,11 @@ def watched(command: Sequence[str], limit: int, log: Path) -> Row:
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "2"})
         while process.poll() is None:
-            for line in _status(process.pid):
-                key, _, value = line.partition(":")
-                if key in peak:
-                    peak[key] = max(peak[key], 1024 * int(value.split()[0]))
-            if peak["RssAnon"] > limit and why is None:
-                why = f"passed {limit / 1e9:.0f} GB"
+            found = _figures(f"/proc/{process.pid}/status")
+            peak = {key: max(most, found.get(key, 0)) for key, most in peak.items()}
+            left = _figures("/proc/meminfo")["MemAvailable"]
+            if why is None and (peak["RssAnon"] > limit or left < LEAST):
+                why = f"passed {limit / 1e9:.0f} GB" if peak["RssAnon"] > limit else "left the machine less than 2 GB"
                 process.kill()
             time.sleep(0.02)
     if process.returncode and why is None:
@@ -142,11 +162,13 @@ def watched(command: Sequence[str], limit: int, log: Path) -> Row:
     return Row(round(time.monotonic() - began, 1), peak["RssAnon"], peak["VmHWM"], why)
 
 
-def _status(pid: int) -> list[str]:
+def _figures(file: str) -> dict[str, int]:
+    """Bytes by name, of a file of /proc; none of a process that has just ended."""
     try:
-        return Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:  # it has just ended
-        return []
+        lines = [line.split() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return {}
+    return {line[0].removesuffix(":"): 1024 * int(line[1]) for line in lines if line[-1] == "kB"}
 
 
 def measure(name: str, work: Path, limit: int, kept: dict[str, Any]) -> None:
@@ -161,9 +183,10 @@ def measure(name: str, work: Path, limit: int, kept: dict[str, Any]) -> None:
     for step, (command, passes) in STEPS.items():
         if step in found["steps"]:
             continue
-        road = "pruned" if PRUNE in passes else "whole"
+        road = "pruned" if PRUNE in passes else "whole" if EXPORT in passes else "differentiated"
         recipe = folder / f"{road}.yaml"
-        recipe.write_text(json.dumps({"name": road, "checkpoint": str(folder), "passes": passes}), encoding="utf-8")
+        head = {"name": road, "checkpoint": str(folder), "data": {"source": "npz", "path": str(folder / DATA)}}
+        recipe.write_text(json.dumps({**head, "passes": passes}), encoding="utf-8")
         output = [] if command == "plan" else ["--output", str(folder / "out" / road)]
         terminal.log(f"{name}: {step}")
         asked = [sys.executable, "-m", "compress", command, str(recipe), "--device", "cpu", *output]
