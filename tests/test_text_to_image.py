@@ -6,23 +6,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from compress.data import Dataset, Folder, read_prompts
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
+from compress.diffusion.solvers import SolverName
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import BundleError, CheckpointError, DataError, RecipeError
 from compress.judge.quality import sqnr
 from compress.judge.yardsticks import Yardsticks
 from compress.model.reference import Drawn, silent
+from compress.pipeline.manifest import sampling_of
 from compress.pipeline.pipeline import Parts, decoder_of, encode, parts
 from compress.recipe.recipe import read
 from compress.report import report as reports
 from compress.runtime import Bundle
 from tests.command import compress
-from tests.conftest import read_json, write_recipe
+from tests.conftest import TEXT_CONFIG, make_denoiser, read_json, write_recipe
 from tests.data.helpers import write_image
+from tests.families.unet.configs import PNDM
 from tests.text_to_image import apply, save_pipeline
 
 PROMPTS = ["a b", "c", "h g"]
@@ -290,3 +296,42 @@ def test_a_student_is_judged_by_its_own_text_encoder(compressed: Path, pipeline:
     told = Yardsticks(lambda: asked, None, (), 0.9, silent).as_told(bundle, drawn).conditions["encoder_hidden_states"]
     np.testing.assert_array_equal(told.numpy(), bundle.text.encode([texts[i] for i in picked]))
     assert 15 < sqnr(drawn.conditions["encoder_hidden_states"].numpy(), told.numpy()) < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "least"),
+    [
+        ("DDIMScheduler", None, 100),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m", 100),
+        ("EulerDiscreteScheduler", None, 45),  # starts from 0.998 of our noise at these betas
+    ],
+)
+def test_the_scheduler_beside_a_bundle_draws_what_it_draws(
+    exported: Path, name: str, solver: SolverName | None, least: float
+) -> None:
+    """A client's loop: diffusers' scheduler by its config, the bundle's net."""
+    config = {**PNDM, "_class_name": name, "timestep_spacing": "trailing"}
+    sampling = from_scheduler_config(config, SamplingOptions(solver=solver, steps=7 if name[0] == "E" else 10))
+    bundle = Bundle(exported)
+    model = make_denoiser(TEXT_CONFIG)
+    manifest = sampling_of(dataclasses.replace(model, sampling=sampling))
+    bundle = bundle.with_sampling({**manifest, "guidance": bundle.guidance})
+    assert bundle.text is not None
+    given = {"encoder_hidden_states": bundle.text.encode(["a b"])}
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    settings = dict(stock_scheduler(sampling, config).config)
+    client = getattr(diffusers, settings.pop("_class_name")).from_config(settings)
+    assert type(client).__name__ == name
+    client.set_timesteps(len(bundle.steps))
+    latents = noise * client.init_noise_sigma
+    for timestep in client.timesteps:
+        output = bundle.guided(client.scale_model_input(latents, timestep).numpy(), float(timestep), given)
+        latents = client.step(torch.from_numpy(output), timestep, latents).prev_sample
+    assert sqnr(bundle.sample(noise.numpy(), **given), latents.numpy()) > least
+
+
+def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) -> None:
+    config = read_json(exported / "scheduler" / "scheduler_config.json")
+    assert read_json(exported / "model_index.json")["scheduler"] == ["diffusers", config["_class_name"]]
+    found = from_scheduler_config(config, SamplingOptions(steps=2))
+    assert [vars(step) for step in found.steps()] == [vars(step) for step in Bundle(exported).steps]

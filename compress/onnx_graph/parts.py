@@ -1,5 +1,6 @@
 """What is around a denoiser, as graphs of their own: in the folders and under the names of optimum's pipelines."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
 from compress.onnx_graph.export import to_onnx
@@ -51,6 +53,7 @@ def export_parts(
         found["text"] = _text(parts.text, parts.folders["tokenizer"], folder, opset, asked.text)
     if parts.decoder is not None:
         found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked)
+    model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from compress.contract import Context, PassConfig, PassResult
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
 from compress.files import write_json
 from compress.judge.parity import first_wrong_layer
@@ -86,6 +87,9 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions)
         task.advance()
+    stock = stock_scheduler(model.sampling, model.scheduler)
+    if parts.folders and stock.warning:
+        context.log(f"{context.name}: {stock.warning}")
     if config.sampler:
         ir.save(sampler_of(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
