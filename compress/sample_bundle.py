@@ -101,11 +101,10 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.prompt:
         if model.text is None:
             raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
-        for text in model.text.cut(asked.prompt):
-            print(f"prompt is cut to {model.text.about['tokens']} tokens: {short(text)}", file=sys.stderr)
-        others.remove(model.text.about["condition"])
-        states = model.text.encode(asked.prompt)
-        conditions[model.text.about["condition"]] = states[turns % len(states)]
+        for text, tokens in model.text.cut(asked.prompt).items():
+            print(f"prompt is cut to {tokens} tokens: {short(text)}", file=sys.stderr)
+        conditions |= {name: made[turns % len(made)] for name, made in model.text.encode(asked.prompt).items()}
+        others = [name for name in others if name not in conditions]
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:

@@ -22,6 +22,7 @@ from compress.judge.metrics import METRICS, REASONS, Sets, figures, lacking
 from compress.measure.workers import decoded_on_all_cores
 from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
+from compress.pipeline.text import CONDITION
 from compress.report.parts import FewSteps, Space
 from compress.report.report import Costs
 from compress.runtime import Bundle
@@ -177,11 +178,12 @@ class Yardsticks:
         """The same with the conditions that a bundle's own text encoder makes of the texts, where these are known."""
         if bundle.text is None or not (asked := (self.prompted or self.load)()).texts:
             return drawn
-        name, texts = bundle.text.about["condition"], list(dict.fromkeys(asked.texts))
-        theirs = dict(zip(asked.texts, asked.conditions[name].numpy(), strict=True))
-        own = dict(zip((theirs[text].tobytes() for text in texts), bundle.text.encode(texts), strict=True))
-        states = np.stack([own[row.tobytes()] for row in drawn.conditions[name].numpy()])
-        return dataclasses.replace(drawn, conditions={**drawn.conditions, name: torch.from_numpy(states)})
+        texts = list(dict.fromkeys(asked.texts))
+        theirs = dict(zip(asked.texts, asked.conditions[CONDITION].numpy(), strict=True))
+        place = {theirs[text].tobytes(): i for i, text in enumerate(texts)}
+        index = [place[row.tobytes()] for row in drawn.conditions[CONDITION].numpy()]
+        own = {name: torch.from_numpy(value[index]) for name, value in bundle.text.encode(texts).items()}
+        return dataclasses.replace(drawn, conditions={**drawn.conditions, **own})
 
 
 def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:

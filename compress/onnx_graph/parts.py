@@ -15,11 +15,12 @@ from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.pipeline.decoder import Decoder
 from compress.pipeline.manifest import MODEL
 from compress.pipeline.pipeline import Parts, index_of
 from compress.pipeline.source import INDEX
-from compress.pipeline.text import CONDITION, TextEncoder
+from compress.pipeline.text import TextEncoder
 from compress.quantization.part import quantized_part
 
 GRAPH = "model.onnx"
@@ -42,7 +43,7 @@ class Precisions:
 def export_parts(
     model: Denoiser, parts: Parts, folder: Path, opset: int, precisions: Precisions | None = None
 ) -> dict[str, Any]:
-    """Write text encoder, tokenizer and decoder into a bundle's folder, with the configs by which diffusers' clients
+    """Write text encoders, tokenizers and decoder into a bundle's folder, with the configs by which diffusers' clients
     know them; `text` and `decoder` of its bundle.json. Nothing where the net stands alone.
     """
     found: dict[str, Any] = {}
@@ -50,7 +51,11 @@ def export_parts(
         return found
     asked = precisions or Precisions()
     if parts.text is not None:
-        found["text"] = _text(parts.text, parts.folders["tokenizer"], folder, opset, asked.text)
+        encoders = {
+            name: _text(name, one, parts.folders[one.about.tokenizer], folder, opset, asked.text)
+            for name, one in parts.text.encoders.items()
+        }
+        found["text"] = {"encoders": encoders, **parts.text.about}
     if parts.decoder is not None:
         found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked)
     model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
@@ -61,20 +66,27 @@ def export_parts(
     return found
 
 
-def _text(text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
-    name, ids = f"text_encoder/{GRAPH}", text.ids(["", ""])
-    _write(_in(scheme, States(text.net), ids), ids, "input_ids", "last_hidden_state", folder / name, opset)
-    text.net.config.save_pretrained((folder / name).parent)  # type: ignore[operator, union-attr]
-    shutil.copytree(tokenizer, folder / "tokenizer")
-    rules = folder / "tokenizer" / "tokenizer.json"  # older tokenizers have their rules in other files
+def _text(
+    name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str
+) -> dict[str, Any]:
+    file, words, given = folder / name / GRAPH, folder / text.about.tokenizer, text.read(["", ""])
+    given = given if text.about.masked else given[:1]
+    module = Found(text)
+    outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
+    _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
+    text.config.save_pretrained(file.parent)
+    shutil.copytree(tokenizer, words)
+    rules = words / "tokenizer.json"  # older tokenizers have their rules in other files
     text.tokenizer.backend_tokenizer.save(str(rules))
     return {
-        "model": name,
+        "model": file.relative_to(folder).as_posix(),
         "scheme": scheme,
-        "tokenizer": "tokenizer/tokenizer.json",
+        "tokenizer": rules.relative_to(folder).as_posix(),
         "tokens": text.tokens,
         "pad": text.tokenizer.pad_token_id,
-        "condition": CONDITION,
+        "inputs": text.inputs,
+        "outputs": outputs,
+        "lowered": text.about.lowered,
     }
 
 
@@ -83,8 +95,8 @@ def _decoder(
 ) -> dict[str, Any]:
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
-    module = _in(asked.decoder, Pixels(decoder.net), given)
-    _write(module, example, "latent_sample", "sample", folder / name, opset)
+    module = _in(asked.decoder, Pixels(decoder.net), (given,))
+    _write(module, (example,), ["latent_sample"], ["sample"], folder / name, opset)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     return {
         "model": name,
@@ -95,27 +107,30 @@ def _decoder(
     }
 
 
-def _in(scheme: str, module: nn.Module, points: torch.Tensor) -> nn.Module:
+def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...]) -> nn.Module:
     return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme)
 
 
-def _write(module: nn.Module, example: torch.Tensor, given: str, gives: str, file: Path, opset: int) -> None:
-    graph = to_onnx(module, (example,), [given], None, opset)
-    graph.graph.outputs[0].name = gives
+def _write(
+    module: nn.Module, example: tuple[torch.Tensor, ...], given: list[str], gives: list[str], file: Path, opset: int
+) -> None:
+    graph = to_onnx(module, example, given, None, opset)
+    for value, name in zip(graph.graph.outputs, gives, strict=True):
+        value.name = name
     file.parent.mkdir()
-    ir.save(graph, file)
+    beside = constant_bytes(graph) > INLINE_LIMIT
+    ir.save(graph, file, external_data=f"{file.name}_data" if beside else None)
 
 
-class States(nn.Module):
-    """Of a text encoder, by token ids."""
+class Found(nn.Module):
+    """What a text encoder finds, by token ids and, where it is told it, their mask."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, text: TextEncoder) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.text = text.net, text
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.net(input_ids).last_hidden_state
-        return states
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        return self.text.find(input_ids, attention_mask)
 
 
 class Pixels(nn.Module):

@@ -25,7 +25,7 @@ from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
-from compress.onnx_graph.precompute import constant_bytes
+from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
@@ -33,7 +33,6 @@ from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 
-INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
 TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
 CALIBRATION = 60  # images that adaptive steps are calibrated on

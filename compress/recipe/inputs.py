@@ -19,7 +19,6 @@ from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
 from compress.pipeline.pipeline import Parts, encode, parts
 from compress.pipeline.source import locate
-from compress.pipeline.text import CONDITION
 from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
@@ -76,8 +75,7 @@ class Inputs:
         if asked is not None and asked.null_embedding is not None:
             model = dataclasses.replace(model, null=read_null(asked.null_embedding, model.dropped))
         elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
-            states = text.encode([asked.negative_prompt if asked else ""])[0]
-            model = dataclasses.replace(model, null={**model.null, CONDITION: states})
+            model = dataclasses.replace(model, null={**model.null, **text.null(asked.negative_prompt if asked else "")})
         if model.precision is not None:
             raise RecipeError(f"{where}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model")
         fault = checkpoint.guidance_fault(model)
@@ -110,7 +108,7 @@ class Inputs:
         file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress, self._encode)
 
-    def _encode(self, texts: Sequence[str]) -> torch.Tensor:
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         return encode(self.parts(), texts, self.options.progress, self.options.log)
 
     def _dataset(self) -> data.Dataset:

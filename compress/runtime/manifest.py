@@ -11,8 +11,10 @@ from typing import Any
 
 from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
+from compress.runtime.contents import parts_around
 from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
+from compress.runtime.texts import shapes_of
 
 FORMAT = 1
 MOST_VALUES = 2**27  # in one item of an input
@@ -133,7 +135,28 @@ _sampling = _table(
 )
 _part = {"model": _onnx, "scheme": _text}
 _text_encoder = _table(
-    {**_part, "tokenizer": _text, "tokens": _whole(1, 2**16), "pad": _whole(0, 2**31), "condition": _text}
+    {
+        **_part,
+        "tokenizer": _text,
+        "tokens": _whole(1, 2**16),
+        "pad": _whole(0, 2**31),
+        "inputs": _list(_one_of("input_ids", "attention_mask"), 1),
+        "outputs": _mapping(_list(_whole(1, 2**20), 1)),
+        "lowered": _flag,
+    }
+)
+_row = _if(
+    'a number of tokens, or a list like ["text_encoder.last_hidden_state"]',
+    lambda v: (type(v) is int and 1 <= v <= 2**16) or (type(v) is list and v and all(type(key) is str for key in v)),
+)
+_told = _if("a number, height, width or aspect", lambda v: _finite(v) or v in ("height", "width", "aspect"))
+_texts = _table(
+    {
+        "encoders": _mapping(_text_encoder),
+        "made": _mapping(_list(_row, 1)),
+        "told": _mapping(_list(_told, 1)),
+        "width": _whole(0, 2**20),
+    }
 )
 _decoder = _table({**_part, "scale": _number(1e-6), "shift": _number(), "pixels": _list(_whole(1, 2**16), 3)})
 _manifest = _table(
@@ -156,7 +179,7 @@ _manifest = _table(
         "outputs": _mapping(_tensor),
         "timesteps": _or_null(_list(_whole(0), 1)),
         "made_by": _text,
-        "text": _or_null(_text_encoder),
+        "text": _or_null(_texts),
         "decoder": _or_null(_decoder),
     },
 )
@@ -227,12 +250,17 @@ def _vouched(manifest: Mapping[str, Any]) -> None:
     named = {"model": manifest["model"], "sampler": manifest.get("sampler")}
     null = manifest["sampling"]["guidance"].get("null", {})
     named |= {f"sampling.guidance.null.{key}": name for key, name in null.items()}
-    for part in ("text", "decoder"):
-        about = manifest.get(part) or {}
+    for part, about in parts_around(manifest).items():
         named |= {f"{part}.{key}": about.get(key) for key in ("model", "tokenizer")}
-    text, inputs = manifest.get("text"), manifest["inputs"]
-    if text and (wanted := inputs.get(text["condition"], {}).get("shape", ()))[1:-1] != [text["tokens"]]:
-        raise _Fault(f"text: makes {text['tokens']} tokens of {text['condition']!r}, which the inputs say is {wanted}")
+    if text := manifest.get("text"):
+        try:
+            made = shapes_of(text)
+        except (KeyError, ValueError) as error:
+            raise _Fault(f"text.made: does not follow from text.encoders: {error}") from None
+        for name, shape in made.items():
+            wanted = manifest["inputs"].get(name, {}).get("shape", [])[1:]
+            if shape != wanted:
+                raise _Fault(f"text: makes {shape} of {written(name)}, which the inputs say is {wanted}")
     for key, name in named.items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")
