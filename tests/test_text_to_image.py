@@ -206,12 +206,22 @@ def test_a_decoder_is_compressed_before_export_and_where_there_is_one(pipeline: 
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
-        ("text.encoders.text_encoder", "model", "text_encoder/other.onnx", "'text_encoder/other.onnx' is not among `files`"),
+        (
+            "text.encoders.text_encoder",
+            "model",
+            "text_encoder/other.onnx",
+            "'text_encoder/other.onnx' is not among `files`",
+        ),
         ("text.encoders.text_encoder", "tokenizer", "words.json", "text_encoder.tokenizer: 'words.json' is not among"),
         ("text.encoders.text_encoder", "tokens", 0, "text.encoders.text_encoder.tokens: should be a whole number"),
         ("text.encoders.text_encoder", "outputs", {"last": [5, 12]}, "text.made: does not follow from text.encoders"),
         ("text", "made", {"sample": [["text_encoder.last_hidden_state"]]}, "text: makes [5, 12] of sample"),
-        ("text", "made", {"encoder_hidden_states": [3, ["text_encoder.last_hidden_state"]]}, "cannot follow one another"),
+        (
+            "text",
+            "made",
+            {"encoder_hidden_states": [3, ["text_encoder.last_hidden_state"]]},
+            "cannot follow one another",
+        ),
         ("text", "told", {"time_ids": ["height", "depth"]}, "text.told.time_ids[1]: should be a number, height, width"),
         ("text", "told", {"time_ids": ["height"]}, "text: makes [1] of time_ids, which the inputs say is []"),
         ("decoder", "scale", 0, "decoder.scale: should be a finite number"),

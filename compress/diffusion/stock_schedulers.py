@@ -57,7 +57,9 @@ def stock_scheduler(sampling: Sampling, own: Mapping[str, Any]) -> Stock:
         if read.model_dump(exclude=_PATH) == wanted and _kind(read) == _kind(sampling):
             off = max(abs(one - other) for one, other in zip(read.timesteps, sampling.timesteps, strict=True))
             found.append((off, config))
-    off, config = min(found, key=lambda one: one[0], default=(None, own))
+    if not found:
+        return Stock(own, None)
+    off, config = min(found, key=lambda one: one[0])
     return Stock(own, None) if off and sampling.distilled else Stock(config, off)
 
 

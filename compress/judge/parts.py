@@ -23,16 +23,20 @@ def check_parts(
     given: latents [n,…] by which a decoder was calibrated, if it was; else it is held against itself on noise.
     """
     random, found = generator(seed, Draw.PARTS_CHECK), {}
-    for name, text in parts.text.encoders.items() if parts.text is not None and bundle.text is not None else ():
+    encoders = {} if parts.text is None or bundle.text is None else bundle.text.encoders
+    for name, text in parts.text.encoders.items() if parts.text is not None and encoders else ():
         ids = torch.randint(text.tokenizer.vocab_size, (CHECKED_PARTS, text.tokens), generator=random)
         mask = (torch.arange(text.tokens) <= torch.arange(CHECKED_PARTS)[:, None]).long()
-        given = dict(zip(text.inputs, (ids.numpy(), mask.numpy()), strict=False))
-        pairs = zip(text.find(ids, mask), bundle.text.encoders[name].run(given), strict=True)
+        feeds = dict(zip(text.inputs, (ids.numpy(), mask.numpy()), strict=False))
+        pairs = zip(text.find(ids, mask), encoders[name].run(feeds), strict=True)
         found[name] = min(sqnr(wanted.numpy(), got) for wanted, got in pairs)
     if parts.decoder is not None:
         latents = torch.randn(CHECKED_PARTS, *bundle.sample_shape, generator=random)
         latents = given()[:CHECKED_PARTS] if bundle.manifest["decoder"]["scheme"] == "int8" else latents
         found["decoder"] = sqnr(parts.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy()))
+    if parts.decoder is not None and bundle.encoder is not None:
+        pixels = torch.rand(CHECKED_PARTS, *bundle.encoder.about["pixels"], generator=random) * 2 - 1
+        found["encoder"] = sqnr(parts.decoder.encode(pixels).numpy(), bundle.encoder.encode(pixels.numpy()))
     around = parts_around(bundle.manifest)
     for part, agreement in found.items():
         least = LEAST_PART_DB[around[part]["scheme"]]

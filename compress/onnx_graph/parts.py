@@ -22,6 +22,7 @@ from compress.pipeline.pipeline import Parts, index_of
 from compress.pipeline.source import INDEX
 from compress.pipeline.text import TextEncoder
 from compress.quantization.part import quantized_part
+from compress.runtime.parts import MOMENTS
 
 GRAPH = "model.onnx"
 
@@ -31,12 +32,20 @@ def denoiser_file(model: Denoiser, parts: Parts) -> str:
     return f"{model.family.folder}/{GRAPH}" if parts.folders else MODEL
 
 
+def draws_from_pictures(parts: Parts) -> bool:
+    """Whether a pipeline of this class encodes what it is given."""
+    return any(word in str(parts.index.get("_class_name")) for word in ("Inpaint", "Img2Img"))
+
+
 @dataclass(frozen=True)
 class Precisions:
-    """Schemes of what is around a net. latents: float32 [n,…] of its data, by which a decoder is calibrated."""
+    """Schemes of what is around a net. encoder: whether the decoder's counterpart is wanted. latents: float32 [n,…] of
+    its data, by which a decoder is calibrated.
+    """
 
     text: str = "float"
     decoder: str = "float"
+    encoder: bool = False
     latents: Callable[[], torch.Tensor] = lambda: torch.zeros(0)
 
 
@@ -44,7 +53,7 @@ def export_parts(
     model: Denoiser, parts: Parts, folder: Path, opset: int, precisions: Precisions | None = None
 ) -> dict[str, Any]:
     """Write text encoders, tokenizers and decoder into a bundle's folder, with the configs by which diffusers' clients
-    know them; `text` and `decoder` of its bundle.json. Nothing where the net stands alone.
+    know them; `text`, `decoder` and `encoder` of its bundle.json. Nothing where the net stands alone.
     """
     found: dict[str, Any] = {}
     if not parts.folders:
@@ -58,6 +67,7 @@ def export_parts(
         found["text"] = {"encoders": encoders, **parts.text.about}
     if parts.decoder is not None:
         found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked)
+        found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset) if asked.encoder else None
     model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
@@ -66,12 +76,9 @@ def export_parts(
     return found
 
 
-def _text(
-    name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str
-) -> dict[str, Any]:
-    file, words, given = folder / name / GRAPH, folder / text.about.tokenizer, text.read(["", ""])
-    given = given if text.about.masked else given[:1]
-    module = Found(text)
+def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
+    file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, Found(text)
+    given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]
     outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
     _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
     text.config.save_pretrained(file.parent)
@@ -105,6 +112,16 @@ def _decoder(
         "shift": decoder.shift,
         "pixels": list(decoder.shape(sample_shape)),
     }
+
+
+def _encoder(decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int) -> dict[str, Any]:
+    name, pixels = f"vae_encoder/{GRAPH}", decoder.shape(sample_shape)
+    module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
+    gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
+    _write(module, (example,), ["sample"], [gives], folder / name, opset)
+    decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
+    about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
+    return {"model": name, "scheme": "float", **about, "gives": gives}
 
 
 def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...]) -> nn.Module:
@@ -143,3 +160,16 @@ class Pixels(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         pixels: torch.Tensor = self.net.decode(latents).sample  # type: ignore[operator]
         return pixels
+
+
+class Encoded(nn.Module):
+    """Latents, or mean and variance of their distribution, of pixels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        given: Any = self.net.encode(pixels)  # type: ignore[operator]
+        found: torch.Tensor = given.latent_dist.parameters if hasattr(given, "latent_dist") else given.latents
+        return found

@@ -24,7 +24,7 @@ from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
-from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
+from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
@@ -61,6 +61,9 @@ class Config(PassConfig):
     )
     text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
     decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
+    encoder: bool | None = Field(
+        None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
+    )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
@@ -78,7 +81,10 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
     precisions = Precisions(
-        config.text_encoder, config.decoder, lambda: context.training_data().batch(LATENTS, *key).images
+        config.text_encoder,
+        config.decoder,
+        draws_from_pictures(parts) if config.encoder is None else config.encoder,
+        lambda: context.training_data().batch(LATENTS, *key).images,
     )
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
@@ -127,6 +133,8 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> None:
     }
     for why in (why for why, found in hindered.items() if config.adaptive and found):
         raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if config.encoder and context.parts().decoder is None:
+        raise PassError(f"{context.name}: encoder: true, and the checkpoint has no VAE; leave it out")
     if config.timesteps == "own" and model.sampling.dtype != torch.int64:
         raise PassError(
             f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"

@@ -127,7 +127,11 @@ def encode(
 ) -> dict[str, torch.Tensor]:
     """The conditions [n,…] that are made of texts, by their names. Raises DataError without a text encoder."""
     if parts.text is None:
-        why = text.lacking(parts.rule, parts.kinds) if parts.index else "is a net alone (of a hub id, unless `pipeline: true`)"
+        why = (
+            text.lacking(parts.rule, parts.kinds)
+            if parts.index
+            else "is a net alone (of a hub id, unless `pipeline: true`)"
+        )
         raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
     cut = parts.text.cut(texts)
     if cut:

@@ -106,7 +106,11 @@ class TextEncoders:
                 keys = [key.partition(".") for key in row]
                 there = [f"{one}.{self.encoders[one].named(what)}" for one, _, what in keys if one in self.encoders]
                 made[condition].append(there or self.rule.encoders[keys[0][0]].tokens)
-        return {"made": made, "told": {name: list(told) for name, told in self.rule.told.items()}, "width": self.rule.width}
+        return {
+            "made": made,
+            "told": {name: list(told) for name, told in self.rule.told.items()},
+            "width": self.rule.width,
+        }
 
     def cut(self, texts: Sequence[str]) -> dict[str, int]:
         """The texts that are too long for an encoder → how many tokens of them the most patient one sees."""

@@ -22,11 +22,13 @@ def quantized_part(
 ) -> nn.Module:
     """f(*points, each [b,…]) in the arithmetic of a scheme of bytes; tables of embeddings are rounded too.
 
-    points: each [n,…], two at least, by which ranges of activations are set, for least squared error. advance: told how many
-    of them are done.
+    points: each [n,…], two at least, by which ranges of activations are set, for least squared error. advance: told
+    how many of them are done.
     """
     row = SCHEMES[scheme]
-    program = torch.export.export(module, tuple(one[:2] for one in points), dynamic_shapes=({0: Dim("batch", min=1, max=63)},) * len(points))
+    program = torch.export.export(
+        module, tuple(one[:2] for one in points), dynamic_shapes=({0: Dim("batch", min=1, max=63)},) * len(points)
+    )
 
     def prepared(histogram: bool) -> torch.fx.GraphModule:
         return prepare_pt2e(program.module(), BytesQuantizer(row, _LAYERS, Lean(), (), histogram))

@@ -13,11 +13,11 @@ from compress.runtime.adaptive import Grid, asked_tolerance, solve_adaptively
 from compress.runtime.contents import null_condition, verify_files
 from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
 from compress.runtime.manifest import read_manifest
-from compress.runtime.parts import Decoder
+from compress.runtime.parts import Autoencoder, open_decoder, open_encoder
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
 from compress.runtime.served import at_scale, at_steps
 from compress.runtime.signature import check_asked, check_signature
-from compress.runtime.texts import TextEncoder, TextEncoders
+from compress.runtime.texts import TextEncoders, open_texts
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
@@ -73,29 +73,21 @@ class Bundle:
     @cached_property
     def text(self) -> TextEncoders | None:
         """What makes conditions of texts; None: the bundle takes conditions alone. Raises BundleError."""
-        if (about := self.manifest.get("text")) is None:
-            return None
-        encoders = {name: self._text_encoder(one) for name, one in about["encoders"].items()}
-        decoder = self.manifest.get("decoder")
-        height, width = decoder["pixels"][1:] if decoder else self.sample_shape[1:]
-        return TextEncoders(about, encoders, (height, width))
-
-    def _text_encoder(self, about: Mapping[str, Any]) -> TextEncoder:
-        ids = {"dtype": "int64", "shape": ["batch", about["tokens"]]}
-        found = {name: {"dtype": "float32", "shape": ["batch", *sizes]} for name, sizes in about["outputs"].items()}
-        graph = self._open(about["model"], dict.fromkeys(about["inputs"], ids), found, about["scheme"])
-        return TextEncoder(self.path, about, lambda feeds: self._run(graph, feeds, None))
+        about, decoder = self.manifest.get("text"), self.manifest.get("decoder")
+        height, width = decoder["pixels"][1:] if decoder else (*self.sample_shape[1:], 1)[:2]
+        return about and open_texts(self.path, about, self._open, self._run, (height, width))
 
     @cached_property
-    def decoder(self) -> Decoder | None:
+    def decoder(self) -> Autoencoder | None:
         """What makes pixels of samples; None: samples are pixels, or whatever the net makes. Raises BundleError."""
-        if (about := self.manifest.get("decoder")) is None:
-            return None
-        latents, pixels = (
-            {"dtype": "float32", "shape": ["batch", *shape]} for shape in (self.sample_shape, about["pixels"])
-        )
-        graph = self._open(about["model"], {"latent_sample": latents}, {"sample": pixels}, about["scheme"])
-        return Decoder(about, lambda feeds: self._run(graph, feeds, None)[0])
+        about = self.manifest.get("decoder")
+        return about and open_decoder(about, self.sample_shape, self._open, self._run)
+
+    @cached_property
+    def encoder(self) -> Autoencoder | None:
+        """What makes samples of pixels; None: it was not exported. Raises BundleError."""
+        about = self.manifest.get("encoder")
+        return about and open_encoder(about, self.sample_shape, self._open, self._run)
 
     def pixels(self, samples: np.ndarray) -> np.ndarray:
         """Pictures [n,c,h,w] of samples [n,…]: decoded where they are latents."""
@@ -183,10 +175,8 @@ class Bundle:
         """Model output [b,c,h,w] with the bundle's own guidance. timestep: one, or [b]."""
         if self.guidance["kind"] != "cfg":
             return self.denoise(sample, timestep, conditions)
-        both = {
-            name: np.concatenate([value, np.broadcast_to(self.null.get(name, value).astype(value.dtype), value.shape)])
-            for name, value in conditions.items()
-        }
+        given = {name: self.null.get(name, value).astype(value.dtype) for name, value in conditions.items()}
+        both = {n: np.concatenate([value, np.broadcast_to(given[n], value.shape)]) for n, value in conditions.items()}
         times = np.broadcast_to(timestep, len(sample))
         output = self.denoise(np.concatenate([sample, sample]), np.concatenate([times, times]), both)
         conditional, unconditional = np.split(output, 2)

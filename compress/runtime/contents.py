@@ -48,7 +48,10 @@ def graphs(manifest: Mapping[str, Any]) -> list[str]:
 
 def parts_around(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What a `bundle.json` says of each graph around the net, by the part's name."""
-    named = {**(manifest.get("text") or {"encoders": {}})["encoders"], "decoder": manifest.get("decoder")}
+    named = {
+        **(manifest.get("text") or {"encoders": {}})["encoders"],
+        **{key: manifest.get(key) for key in ("decoder", "encoder")},
+    }
     return {name: about for name, about in named.items() if about}
 
 

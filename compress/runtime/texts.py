@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress.errors import BundleError
-from compress.runtime.engines import Feeds
+from compress.runtime.engines import Feeds, Graph
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Feeds], Sequence[np.ndarray]]
@@ -78,6 +78,23 @@ class TextEncoders:
         """Conditions float32 [n,…] by their names; of a long text its beginning."""
         found = {name: encoder.encode(texts) for name, encoder in self.encoders.items()}
         return conditions_of(self.about, found, len(texts), self.picture)
+
+
+def open_texts(
+    path: Path,
+    about: Mapping[str, Any],
+    opened: Callable[..., Graph],
+    run: Callable[..., Sequence[np.ndarray]],
+    picture: tuple[int, int],
+) -> TextEncoders:
+    """The text encoders of the bundle in `path`. about: its `text`. opened, run: as a Bundle opens and runs graphs."""
+    encoders = {}
+    for name, one in about["encoders"].items():
+        ids = {"dtype": "int64", "shape": ["batch", one["tokens"]]}
+        found = {output: {"dtype": "float32", "shape": ["batch", *sizes]} for output, sizes in one["outputs"].items()}
+        graph = opened(one["model"], dict.fromkeys(one["inputs"], ids), found, one["scheme"])
+        encoders[name] = TextEncoder(path, one, partial(run, graph, batch=None))
+    return TextEncoders(about, encoders, picture)
 
 
 def cut_by(cut: Mapping[int, Sequence[str]]) -> dict[str, int]:

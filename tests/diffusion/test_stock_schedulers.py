@@ -15,8 +15,8 @@ PNDM = {"_class_name": "PNDMScheduler", **SD, "set_alpha_to_one": False}
 EULER = {"_class_name": "EulerDiscreteScheduler", **SD}
 EDM = {"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "sigma_max": 80.0}
 CLIPPED = {"_class_name": "DDIMScheduler", **SD, "clip_sample": True, "clip_sample_range": 1.5}
-# diffusers' Euler starts from noise of deviation σ where the path has √(σ² + 1), so that it draws from 0.998 of our noise
-# at these betas
+# diffusers' Euler starts from noise of deviation σ where the path has √(σ² + 1), so that it draws from 0.998 of our
+# noise at these betas
 ROUNDED, STARTED = 110, 48
 
 
