@@ -29,12 +29,14 @@ from tests.command import compress
 from tests.conftest import TEXT_CONFIG, make_denoiser, read_json, write_recipe
 from tests.data.helpers import write_image
 from tests.families.unet.configs import PNDM
+from tests.judge.classifiers import save_classifier
 from tests.text_to_image import apply, save_pipeline
 
 PROMPTS = ["a b", "c", "h g"]
 LONG = "a b c d e f g h"
 GUIDANCE = {"scale": 2.0}
-GATES = {"psnr": {"min": 1}, "bytes": {"max": 0.9}}
+GATES = {"psnr": {"min": 1}, "bytes": {"max": 0.9}, "attribute_accuracy": {"margin": 1}}
+JUDGED = {"prompts": "held_out.jsonl", "attributes": "light.onnx", "gates": GATES}
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +56,16 @@ def compressed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("compressed")
     shutil.copytree(pipeline, folder / "teacher")
     (folder / "prompts.txt").write_text("\n".join([*PROMPTS, "", LONG]))
-    (folder / "held_out.txt").write_text("d\ne f\n")
+    asked = [{"text": "d", "light": "dark"}, {"text": "e f", "light": "bright"}]
+    (folder / "held_out.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    save_classifier(folder / "light.onnx")
     data = {"source": "teacher", "prompts": "prompts.txt", "count": 12}
     passes: list[Any] = [
         {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1", "widths": "stock"}},
         {"compress_decoder": {"width": 4, "blocks": 1, "steps": 3, "batch_size": 4}},
         {"quantize": {"samples": 4, "evaluations": 16}},
         {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8"}},
-        {"verify": {"samples": 10, "rounds": 10, "starts": 0, "prompts": "held_out.txt", "gates": GATES}},
+        {"verify": {"samples": 10, "rounds": 10, "starts": 0, **JUDGED}},
     ]
     return apply(folder, passes, data=data, guidance=GUIDANCE)
 
@@ -113,6 +117,12 @@ def test_texts_are_cut_as_diffusers_cuts_them(pipeline: Path, exported: Path) ->
 def test_all_that_is_compressed_is_judged_in_pixels(compressed: Path) -> None:
     report = reports.read(compressed)
     assert report.verdict == "pass"
+    named = report.attributes["light"].metrics
+    assert named["attribute_accuracy"].count == named["attribute_agreement"].count == 10
+    with np.load(compressed / "passes" / "05-verify" / "files" / "samples.npz") as shown:
+        dark = np.array([text == "d" for text in shown["texts"]])
+        right = (shown["student"].mean(axis=(1, 2, 3)) < 0) == dark
+    assert 0 < dark.sum() < 10 and named["attribute_accuracy"].value == pytest.approx(right.mean())
     with np.load(compressed / "passes" / "05-verify" / "files" / "samples.npz") as shown:
         assert shown["student"].shape == shown["teacher"].shape == (10, 3, 16, 16)
     units = {(row.side, row.engine, row.unit) for row in report.latency}

@@ -15,13 +15,13 @@ from compress.data.dataset import HELD_OUT, Batch, Dataset
 from compress.data.digits import Digits
 from compress.data.folder import Folder
 from compress.data.npz import Npz
-from compress.data.prompts import read_prompts
+from compress.data.prompts import read_asked, read_prompts
 from compress.data.teacher import FromTeacher
 from compress.errors import DataError
 
 __all__ = [
     "HELD_OUT", "Batch", "DataConfig", "Dataset", "Digits", "Folder", "FromTeacher", "Npz", "finite", "key", "load",
-    "read_embeddings", "read_npy", "read_npz", "read_prompts",
+    "read_asked", "read_embeddings", "read_npy", "read_npz", "read_prompts",
 ]  # fmt: skip
 
 Source = Digits | Folder | Npz

@@ -1,6 +1,5 @@
 """Images in a folder."""
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ from PIL import Image
 from pydantic import Field
 
 from compress.data.dataset import Dataset
+from compress.data.prompts import json_lines
 from compress.errors import DataError, short
-from compress.files import check_regular, raising, read_text
+from compress.files import check_regular, raising
 from compress.settings import Directory, Frozen
 
 PIXELS = 2**26  # of one image: what is decoded is held in memory
@@ -63,26 +63,16 @@ class Folder(Frozen):
 
     def _captions(self) -> list[tuple[str, str]]:
         """(path within the folder, caption) of every image that METADATA names. Raises DataError."""
-        where, found = self.path / METADATA, []
-        with raising(DataError, where):
-            lines = read_text(where, BYTES).splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: line {number}: is no JSON: {error}") from None
-            if row is None:
-                continue
+        file, found = self.path / METADATA, []
+        for where, row in json_lines(file, BYTES):
             name, text = (row.get(key) if isinstance(row, dict) else None for key in ("file_name", "text"))
             if not isinstance(name, str) or not isinstance(text, str):
-                raise DataError(
-                    f'{where}: line {number}: should be like {{"file_name": "1.png", "text": "a red apple"}}'
-                )
+                raise DataError(f'{where}: should be like {{"file_name": "1.png", "text": "a red apple"}}')
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise DataError(f"{where}: line {number}: {short(name)} leads out of the folder")
+                raise DataError(f"{where}: {short(name)} leads out of the folder")
             found.append((name, text))
         if not found:
-            raise DataError(f"{where}: names no images")
+            raise DataError(f"{file}: names no images")
         return found
 
 

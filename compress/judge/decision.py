@@ -14,7 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from compress.report.parts import Decision, Figure, Kind, Verdict
+from compress.settings import Frozen
 
 COSTS = (
     "params",
@@ -35,6 +38,20 @@ ALWAYS: Mapping[str, Mapping[Kind, float]] = {
     "sampling_error": {"max": 1e-5},
     "kernel_loss": {"max": 1.0},
 }
+
+
+class Gate(Frozen):
+    """A limit on a metric; at least one of min, max and margin."""
+
+    min: float | None = Field(None, description="least acceptable value")
+    max: float | None = Field(None, description="largest acceptable value")
+    margin: float | None = Field(None, ge=0, description="how much worse than the teacher's own figure it may be")
+
+    @model_validator(mode="after")
+    def _some(self) -> "Gate":
+        if self.min is None and self.max is None and self.margin is None:
+            raise ValueError("give min, max or margin")
+        return self
 
 
 def with_always(

@@ -118,11 +118,11 @@ def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> Feat
         raise VerifyError(f"{path}: a feature extractor is a TorchScript file (.pt, .ts) or an ONNX file (.onnx)")
     if kind != ".onnx":
         torchscript.check_trust(path, allow_pickle)
-    with _explained(f"{path}: cannot be read as a feature extractor"):
+    with explained(f"{path}: cannot be read as a feature extractor"):
         read = _onnx(path) if kind == ".onnx" else _numpy(torchscript.load(path, allow_pickle))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        with _explained(f"{path}: fails on images {list(images.shape)}"):
+        with explained(f"{path}: fails on images {list(images.shape)}"):
             return read(images)
 
     trial = embed(np.random.default_rng(0).uniform(-1, 1, (2, *shape)).astype(np.float32))
@@ -134,7 +134,8 @@ def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> Feat
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """What a library raises, whatever it is, as a VerifyError in one line."""
     try:
         yield
     except Exception as error:  # of many kinds, by file and library

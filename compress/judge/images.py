@@ -16,6 +16,7 @@ from compress.model.denoiser import Denoiser
 from compress.model.reference import PYTORCH, Drawn, Progress, identity
 from compress.report.parts import ClassAccuracy, Figure, Reference, Response, Space
 from compress.report.statistics import bootstrap, interval, recentred, wilson
+from compress.report.text_to_image import Attribute
 from compress.runtime import Bundle
 
 AGAIN = 10  # images that the teacher draws once more, in the other runtime
@@ -28,23 +29,26 @@ SHOWN = 40  # pairs of samples that are kept for pictures
 @dataclass(frozen=True)
 class Images:
     """A student's pictures beside the teacher's from the same noise, the teacher's `others` from other noise, as they
-    are drawn, and parts of the report, the more where all is finite. left_out: metrics that mean nothing for this
-    student, and why."""
+    are drawn, and parts of the report, the more where all is finite. texts: of each pair, where there are texts.
+    left_out: metrics that mean nothing for this student, and why."""
 
     sets: metrics.Sets
     others: Drawn
     finite: bool
     reference: Reference
     quality: dict[str, Figure]
+    texts: Sequence[str] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     spaces: dict[str, Space] = field(default_factory=dict)
+    attributes: dict[str, Attribute] = field(default_factory=dict)
     by_class: tuple[ClassAccuracy, ...] = ()
     guidance: dict[str, tuple[Response, ...]] = field(default_factory=dict)
 
     def shown(self) -> dict[str, np.ndarray]:
         """Some pairs, for pictures."""
-        found = {"teacher": self.sets.twin, "student": self.sets.student, "labels": self.sets.labels}
-        return {name: images[:SHOWN] for name, images in found.items() if images is not None}
+        texts = np.array(self.texts) if self.texts else None
+        found = {"teacher": self.sets.twin, "student": self.sets.student, "labels": self.sets.labels, "texts": texts}
+        return {name: values[:SHOWN] for name, values in found.items() if values is not None}
 
 
 def measure(
@@ -77,7 +81,7 @@ def measure(
         few, other = latents[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
         again = baseline.bundle.pixels(other(teacher, few.noise, few.conditions, lambda _: None).numpy())
     sets = yardsticks.sets(pairs, ours, again)
-    found = Images(sets, rest, finite, reference, quality)
+    found = Images(sets, rest, finite, reference, quality, yardsticks.texts(pairs))
     if not finite:
         return found
     return dataclasses.replace(
@@ -85,6 +89,7 @@ def measure(
         quality=metrics.figures(sets) | quality,
         left_out=left_out,
         spaces=yardsticks.spaces(pairs, others_seen, ours),
+        attributes=yardsticks.attributes(sets, found.texts),
         by_class=metrics.by_class(sets),
         guidance=_response(yardsticks, teacher, bundle, scales),
     )

@@ -136,13 +136,15 @@ def _memorised(sets: Sets) -> list[np.ndarray]:
     return [distribution.memorised(x, sets.training, sets.held_out)[0] for x in sets.sides]
 
 
-def _class_agreement(sets: Sets, better: Better) -> Figure:
-    same = np.equal(*sets.classes)
+def named_alike(sides: Sequence[np.ndarray], better: Better = "more") -> Figure:
+    """The share of pairs that a classifier takes for the same; sides: what it takes student and twin for, int64 [n]."""
+    same = np.equal(*sides)
     return against(float(same.mean()), better, wilson(int(same.sum()), len(same)), len(same), 1.0, 0.0)
 
 
-def _class_accuracy(sets: Sets, better: Better) -> Figure:
-    right = [own == sets.labels for own in sets.classes]
+def named_as_asked(sides: Sequence[np.ndarray], asked: np.ndarray, better: Better = "more") -> Figure:
+    """The share that a classifier takes for what was `asked`, int64 [n]; sides: as for `named_alike`."""
+    right = [own == asked for own in sides]
     # a bootstrap of a share of 0 or 1 has no width; Wilson's interval has
     ends, (low, high) = (wilson(int(side.sum()), len(side)) for side in right)
     return paired_means(right, better, 1000).model_copy(update={"interval": ends, "floor": (high - low) / 2})
@@ -182,7 +184,7 @@ def _frechet_ratio(sets: Sets, better: Better) -> Figure | None:
 
 @dataclass(frozen=True)
 class Metric:
-    """needs: what there must be, of `Sets` and of REASONS. figure: None where `probe` measures it."""
+    """needs: what there must be, of `Sets` and of REASONS. figure: None where `probe` or `attributes` measures it."""
 
     needs: tuple[str, ...]
     better: Better = "less"
@@ -192,8 +194,13 @@ class Metric:
 METRICS = {
     "psnr": Metric(("again",), "more", partial(of_pairs, quality.psnr)),
     "ssim": Metric(("again",), "more", partial(of_pairs, quality.ssim)),
-    "class_agreement": Metric(("again", "classes"), "more", _class_agreement),  # named as the teacher's image is
-    "class_accuracy": Metric(("classes",), "more", _class_accuracy),  # named as was asked for
+    # named as the teacher's image is, and as was asked for
+    "class_agreement": Metric(("again", "classes"), "more", lambda sets, better: named_alike(sets.classes, better)),
+    "class_accuracy": Metric(
+        ("classes",), "more", lambda sets, better: named_as_asked(sets.classes, sets.labels, better)
+    ),
+    "attribute_agreement": Metric(("again", "attributes"), "more"),
+    "attribute_accuracy": Metric(("attributes",), "more"),
     "output_error": Metric(("evaluations",)),
     "worst_timestep_error": Metric(("evaluations",)),
     "guidance_ratio": Metric(("evaluations", "guidance")),
@@ -213,6 +220,7 @@ METRICS = {
 REASONS = {
     "again": "the student does not map noise to images as the teacher does",
     "classes": "the data have no labels",
+    "attributes": "no classifier of `attributes` is named, or the prompts do not say what it names",
     "evaluations": "one evaluation of the student does the work of several of the teacher's",
     "guidance": "the teacher is not guided",
     "others": f"there are too few samples; at least {LEAST} are needed",

@@ -14,6 +14,7 @@ import torch
 from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
+from compress.judge.attributes import AttributeClassifier
 from compress.judge.classifier import Classifier, train_classifier
 from compress.judge.cost import ONNX
 from compress.judge.distribution import QUANTILE, frechet_infinity
@@ -25,6 +26,7 @@ from compress.model.reference import PYTORCH, Drawer, Drawn, Progress, draw_kept
 from compress.pipeline.text import CONDITION
 from compress.report.parts import FewSteps, Space
 from compress.report.report import Costs
+from compress.report.text_to_image import Attribute
 from compress.runtime import Bundle
 
 FEW = 600  # images of each few-step baseline
@@ -38,7 +40,7 @@ class Yardsticks:
 
     allow_pickle: whether extractors may be programs (TorchScript).
     drawer: what draws the teacher's samples; seed: of those that are drawn here. decoder: the bundle that makes pixels
-    of the teacher's latents. prompted: what to draw for; None: what the data say.
+    of the teacher's latents. prompted: what to draw for; None: what the data say. named: what names attributes.
     """
 
     load: Callable[[], Dataset]
@@ -51,6 +53,7 @@ class Yardsticks:
     seed: int = 0
     decoder: Bundle | None = None
     prompted: Callable[[], Dataset] | None = None
+    named: AttributeClassifier | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -101,6 +104,10 @@ class Yardsticks:
         if self.believed is not None and labels is not None and np.isfinite(ours).all():
             classes = self.believed.classify(ours), self.believed.classify(twin)
         return Sets(ours, twin, again, labels=labels, classes=classes)
+
+    def attributes(self, sets: Sets, texts: Sequence[str]) -> dict[str, Attribute]:
+        """What the student's pictures show, beside the teacher's; nothing where no classifier is named."""
+        return {} if self.named is None else self.named.compare(*sets.sides, texts, sets.again is not None)
 
     def spaces(self, pairs: Drawn, others: Drawn, ours: np.ndarray) -> dict[str, Space]:
         """Distances between distributions in every space that there are samples enough for."""
@@ -174,15 +181,22 @@ class Yardsticks:
         asked = self.prompted or self.load
         return draw_kept(teacher, count, self.seed, asked, self.progress, title, self.drawer)
 
+    def texts(self, drawn: Drawn) -> list[str]:
+        """What each of the teacher's samples was drawn for; nothing where no texts are known."""
+        if CONDITION not in drawn.conditions or not (asked := (self.prompted or self.load)()).texts:
+            return []
+        rows = (row.tobytes() for row in asked.conditions[CONDITION].numpy())
+        known = dict(zip(rows, asked.texts, strict=True))
+        return [known[row.tobytes()] for row in drawn.conditions[CONDITION].numpy()]
+
     def as_told(self, bundle: Bundle, drawn: Drawn) -> Drawn:
         """The same with the conditions that a bundle's own text encoder makes of the texts, where these are known."""
-        if bundle.text is None or not (asked := (self.prompted or self.load)()).texts:
+        texts = [] if bundle.text is None else self.texts(drawn)
+        if bundle.text is None or not texts:
             return drawn
-        texts = list(dict.fromkeys(asked.texts))
-        theirs = dict(zip(asked.texts, asked.conditions[CONDITION].numpy(), strict=True))
-        place = {theirs[text].tobytes(): i for i, text in enumerate(texts)}
-        index = [place[row.tobytes()] for row in drawn.conditions[CONDITION].numpy()]
-        own = {name: torch.from_numpy(value[index]) for name, value in bundle.text.encode(texts).items()}
+        once = list(dict.fromkeys(texts))
+        index = [once.index(text) for text in texts]
+        own = {name: torch.from_numpy(value[index]) for name, value in bundle.text.encode(once).items()}
         return dataclasses.replace(drawn, conditions={**drawn.conditions, **own})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.pages import findings, words
-from compress.report.parts import Latency
+from compress.report.parts import Figure, Latency
 from compress.report.report import Report
 
 TIMES = {"call_speedup": "ms_per_call", "image_speedup": "ms_per_image"}
@@ -67,7 +67,7 @@ def quality(report: Report) -> Table:
     agree = {metric: "yes" if same else Cell(said="NO") for metric, same in report.agreement.items()}
     rows: list[Cells] = [
         (
-            f"{words.where(metric, space)} {'↑' if figure.better == 'more' else '↓'}",
+            _label(report, metric, space, figure),
             Cell(words.number(figure.value, metric), words.finding(figure), words.span(figure.interval, metric)),
             words.number(figure.teacher, metric),
             words.within(figure.floor, metric),
@@ -78,6 +78,15 @@ def quality(report: Report) -> Table:
     ]
     rows += [(words.name(metric), f"not measured: {reason}") for metric, reason in report.unmeasured.items()]
     return Table(("figure", "student", "teacher's own", "floor", "student − teacher", "spaces agree"), rows)
+
+
+def _label(report: Report, metric: str, space: str, figure: Figure) -> Cell | str:
+    """A figure's name; of an attribute with what is known of the classifier."""
+    text = f"{words.where(metric, space)} {'↑' if figure.better == 'more' else '↓'}"
+    judge = report.attributes.get(space)
+    if judge is None:
+        return text
+    return Cell(text, small=f"the classifier itself: {judge.accuracy:.1%} of {judge.count:,}")
 
 
 def spaces(report: Report) -> Table:

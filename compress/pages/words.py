@@ -10,6 +10,8 @@ NAMES = {
     "ssim": "SSIM",
     "class_agreement": "same class as the teacher's",
     "class_accuracy": "class accuracy",
+    "attribute_agreement": "named as the teacher's",
+    "attribute_accuracy": "named as asked",
     "classifier_accuracy": "accuracy of the classifier itself",
     "output_error": "relative output error",
     "worst_timestep_error": "relative output error, worst timestep",
@@ -42,7 +44,7 @@ NAMES = {
     "memory_bytes": "memory",
     "seconds": "time",
 }
-PERCENT = {"class_agreement", "class_accuracy", "classifier_accuracy"}
+PERCENT = {"class_agreement", "class_accuracy", "classifier_accuracy", "attribute_agreement", "attribute_accuracy"}
 SPACES = {
     "classifier": "features of a classifier",
     "random": "features of untrained networks",

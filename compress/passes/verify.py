@@ -18,10 +18,11 @@ from pydantic import Field, model_validator
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task
 from compress.data import Dataset, read_prompts
+from compress.data.prompts import SUFFIX
 from compress.errors import VerifyError
 from compress.files import write_npz
+from compress.judge import attributes, cost, decision, images, metrics, probed, yardsticks
 from compress.judge import baseline as baselines
-from compress.judge import cost, decision, images, metrics, probed, yardsticks
 from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
@@ -42,27 +43,14 @@ else:
 NOT_FINITE = "not every sample of the student is finite"
 
 
-class Gate(PassConfig):
-    """A limit on a metric; at least one of min, max and margin."""
-
-    min: float | None = Field(None, description="least acceptable value")
-    max: float | None = Field(None, description="largest acceptable value")
-    margin: float | None = Field(None, ge=0, description="how much worse than the teacher's own figure it may be")
-
-    @model_validator(mode="after")
-    def _some(self) -> "Gate":
-        if self.min is None and self.max is None and self.margin is None:
-            raise ValueError("give min, max or margin")
-        return self
-
-
 class Config(PassConfig):
     """Settings of `verify`."""
 
-    gates: dict[Metric, Gate] = Field(
+    gates: dict[Metric, decision.Gate] = Field(
         {},
         description="limits, held against the far end of the 95% interval; params, macs and bytes are student ÷ "
-        "teacher, speedups teacher ÷ student; distances between distributions are the worst of all feature spaces; "
+        "teacher, speedups teacher ÷ student; distances between distributions are the worst of all feature spaces, "
+        "shares of attributes those of the worst attribute; "
         'without one on quality the verdict is "not judged"',
     )
     samples: int = Field(300, ge=10, description="images of the student, each beside the teacher's from the same noise")
@@ -77,7 +65,12 @@ class Config(PassConfig):
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
     prompts: File | None = Field(
-        None, description="text file, a prompt a line, to draw for; default: conditions of the data"
+        None,
+        description="text file, a prompt a line, to draw for; or .jsonl, with the attributes that are asked for: "
+        '{"text": "flat, red apple", "style": "flat"}; default: conditions of the data',
+    )
+    attributes: File | None = Field(
+        None, description="ONNX classifier of your own that names attributes of pictures, such as style or colour"
     )
     guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
     few_steps: Many[int] = Field(
@@ -100,6 +93,11 @@ class Config(PassConfig):
         asked = [name for name in self.gates if name in metrics.lacking("others")]
         if asked and min(self.samples, self.references) < LEAST:
             raise ValueError(f"a gate on {asked[0]} needs at least {LEAST} samples and references")
+        unnamed = [name for name in self.gates if name in metrics.lacking("attributes")]
+        if unnamed and self.attributes is None:
+            raise ValueError(f"a gate on {unnamed[0]} needs `attributes`, a classifier")
+        if "attribute_accuracy" in unnamed and (self.prompts is None or self.prompts.suffix.lower() != SUFFIX):
+            raise ValueError("a gate on attribute_accuracy needs `prompts` that say what they ask for, a .jsonl")
         return self
 
     @property
@@ -137,6 +135,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.seed,
         baseline.bundle,
         cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
+        attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts),
     )
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
@@ -146,7 +145,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     # after all else: what was judged is what is there
     sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
-    figures = pooled(quality | costs.ratios | sound, drawn.spaces)
+    figures = pooled(quality | costs.ratios | sound, drawn.spaces, drawn.attributes)
     left_out = drawn.left_out | answers.left_out
     left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
     gates = _decide(figures, left_out, config, measured_with, context.name)
@@ -167,6 +166,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         quantization=answers.quantization,
         reference=drawn.reference,
         seed=context.seed,
+        attributes=drawn.attributes,
     )
     report.write(context.output)
     write_npz(context.output / "samples.npz", drawn.shown())
@@ -197,6 +197,7 @@ def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
     teacher, wanted = context.teacher(), config.samples + config.references
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
     bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+    attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts)  # what is wrong with it is told
     missing, passes = max(0, wanted - files * BATCH), len(context.finished)
     seconds = predicted.seconds(teacher, bundle, missing, config.samples, config.references, config.clock, passes)
     return Forecast(model, seconds)

@@ -5,20 +5,23 @@ from os.path import lexists
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from compress.errors import ReportError
 from compress.files import JSON_BYTES, Unreadable, read_text, write_json
 from compress.report import parts
+from compress.report.text_to_image import Attribute
 
 FORMAT: Literal[4] = 4
 
 
-def pooled(quality: Mapping[str, parts.Figure], spaces: Mapping[str, parts.Space]) -> dict[str, list[parts.Figure]]:
-    """Every figure under its name, those of the spaces beside each other."""
+def pooled(
+    quality: Mapping[str, parts.Figure], *several: Mapping[str, parts.Space | Attribute]
+) -> dict[str, list[parts.Figure]]:
+    """Every figure under its name, those of spaces and of attributes beside each other."""
     found = {name: [figure] for name, figure in quality.items()}
-    for space in spaces.values():
-        for name, figure in space.metrics.items():
+    for one in (one for each in several for one in each.values()):
+        for name, figure in one.metrics.items():
             found.setdefault(name, []).append(figure)
     return found
 
@@ -53,13 +56,16 @@ class Report(Costs):
     quantization: parts.Quantization | None
     reference: parts.Reference
     seed: int
+    attributes: dict[str, Attribute] = Field(default_factory=dict)
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
-        """(metric, space or nothing, figure) of every figure of quality, those of one metric beside each other."""
+        """(metric, space or attribute or nothing, figure) of every figure of quality, those of one metric beside each
+        other."""
         own = [(metric, "", figure) for metric, figure in self.quality.items()]
-        every = dict.fromkeys(metric for space in self.spaces.values() for metric in space.metrics)
-        spaces = ((metric, name, space.metrics) for metric in every for name, space in self.spaces.items())
-        return own + [(metric, name, found[metric]) for metric, name, found in spaces if metric in found]
+        several: dict[str, Attribute | parts.Space] = {**self.attributes, **self.spaces}
+        every = dict.fromkeys(metric for one in several.values() for metric in one.metrics)
+        each = ((metric, name, one.metrics) for metric in every for name, one in several.items())
+        return own + [(metric, name, found[metric]) for metric, name, found in each if metric in found]
 
     @property
     def agreement(self) -> dict[str, bool]:

@@ -206,7 +206,7 @@ def test_every_need_of_a_metric_is_a_field_or_said_where_it_is_measured_and_has_
     for name, metric in METRICS.items():
         assert metric.needs and set(metric.needs) <= set(REASONS), name
         assert metric.figure is None or all(hasattr(Sets(TWIN, TWIN), need) for need in metric.needs), name
-    assert set(lacking("again")) == {"psnr", "ssim", "class_agreement"}
+    assert set(lacking("again")) == {"psnr", "ssim", "class_agreement", "attribute_agreement"}
     assert set(lacking("evaluations")) == {"output_error", "worst_timestep_error", "guidance_ratio"}
 
 
