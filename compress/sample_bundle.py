@@ -103,7 +103,7 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.prompt:
         if model.text is None:
             raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
-        for text, tokens in model.text.cut(asked.prompt).items():
+        for text, tokens in model.text.cut([*asked.prompt, asked.negative_prompt or ""]).items():
             print(f"prompt is cut to {tokens} tokens: {short(text)}", file=sys.stderr)
         conditions |= {name: made[turns % len(made)] for name, made in model.text.encode(asked.prompt).items()}
     if asked.image is not None or asked.mask is not None:

@@ -17,6 +17,7 @@ from compress.families import FAMILIES
 from compress.judge.quality import sqnr
 from compress.model.reference import silent
 from compress.pipeline.pipeline import encode, parts
+from compress.quantization.part import quantized_part
 from compress.runtime import Bundle
 from compress.runtime.texts import conditions_of
 from compress.sample_bundle import Sample, sample
@@ -136,8 +137,9 @@ def test_without_t5_zeros_stand_for_it(tmp_path: Path) -> None:
     found = parts(str(pipeline), None).text
     assert found is not None
     ours = found.encode(PROMPTS)
+    made = DiffusionPipeline.from_pretrained(pipeline, text_encoder_3=None, tokenizer_3=None)
     with torch.no_grad():
-        states, _, pooled, _ = DiffusionPipeline.from_pretrained(pipeline).encode_prompt(PROMPTS, PROMPTS, PROMPTS)
+        states, _, pooled, _ = made.encode_prompt(PROMPTS, PROMPTS, PROMPTS)
     assert ours["encoder_hidden_states"].shape == states.shape == (3, 5 + 256, 12)
     assert sqnr(states.numpy(), ours["encoder_hidden_states"].numpy()) > 100
     assert sqnr(pooled.numpy(), ours["pooled_projections"].numpy()) > 100
@@ -153,7 +155,8 @@ def test_what_a_text_is_cut_to_is_told(made: Made) -> None:
 def test_parts_that_lack_or_are_of_another_class_are_named(tmp_path: Path) -> None:
     """Before any weight is read."""
     teacher = save_sdxl(tmp_path)
-    (teacher / "text_encoder_2" / "model.safetensors").write_bytes(b"no weights")
+    for weights in ("text_encoder_2/model.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        (teacher / weights).write_bytes(b"no weights")
     index = read_json(teacher / "model_index.json")
     for changes, said in (
         ({"text_encoder_2": [None, None]}, "has no text_encoder_2"),
@@ -164,6 +167,11 @@ def test_parts_that_lack_or_are_of_another_class_are_named(tmp_path: Path) -> No
         with pytest.raises(DataError) as caught:
             encode(parts(str(teacher), None), ["a"], silent, print)
         assert said in str(caught.value)
+        (tmp_path / "prompts.txt").write_text("a\n")
+        data = {"source": "teacher", "prompts": "prompts.txt", "count": 2}
+        broken = [{"distill": {"steps": 1}}, {"export_onnx": {}}]
+        with pytest.raises(DataError, match="prompts and captions need a text encoder"):
+            apply(tmp_path, broken, data=data, guidance={"scale": 2.0, "negative_prompt": "b"})
     (teacher / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="text_encoder_2 or tokenizer_2 cannot be read"):
         encode(parts(str(teacher), None), ["a"], silent, print)
@@ -178,3 +186,15 @@ def test_a_large_pixart_is_told_its_sizes() -> None:
     assert made["resolution"].tolist() == [[512, 1024]] * 2 and made["aspect_ratio"].tolist() == [[0.5]] * 2
     sigma = family.texts(LARGE, {"_class_name": "PixArtSigmaPipeline"})
     assert sigma is not None and sigma.encoders["text_encoder"].tokens == 300
+
+
+def test_an_encoder_that_takes_a_mask_has_weights_of_bytes(tmp_path: Path) -> None:
+    found = parts(str(save_pixart(tmp_path)), None).text
+    assert found is not None
+    encoder = found.encoders["text_encoder"]
+    given = encoder.read(PROMPTS)
+    with torch.no_grad():
+        (wanted,), (less,) = encoder.module(*given), quantized_part(encoder.module, given, "int8_weights")(*given)
+        (blind,) = encoder.module(given[0])
+    assert 20 < sqnr(wanted.numpy(), less.numpy()) < 60
+    assert sqnr(wanted.numpy(), blind.numpy()) < 40

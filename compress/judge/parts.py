@@ -27,8 +27,9 @@ def check_parts(
     for name, text in parts.text.encoders.items() if parts.text is not None and encoders else ():
         ids = torch.randint(text.tokenizer.vocab_size, (CHECKED_PARTS, text.tokens), generator=random)
         mask = (torch.arange(text.tokens) <= torch.arange(CHECKED_PARTS)[:, None]).long()
-        feeds = dict(zip(text.inputs, (ids.numpy(), mask.numpy()), strict=False))
-        pairs = zip(text.find(ids, mask), encoders[name].run(feeds), strict=True)
+        read = (ids, mask)[: len(text.inputs)]
+        feeds = {key: value.numpy() for key, value in zip(text.inputs, read, strict=True)}
+        pairs = zip(text.module(*read), encoders[name].run(feeds), strict=True)
         found[name] = min(sqnr(wanted.numpy(), got) for wanted, got in pairs)
     if parts.decoder is not None:
         latents = torch.randn(CHECKED_PARTS, *bundle.sample_shape, generator=random)

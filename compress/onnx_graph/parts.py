@@ -77,7 +77,7 @@ def export_parts(
 
 
 def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
-    file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, Found(text)
+    file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, text.module
     given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]
     outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
     _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
@@ -137,17 +137,6 @@ def _write(
     file.parent.mkdir()
     beside = constant_bytes(graph) > INLINE_LIMIT
     ir.save(graph, file, external_data=f"{file.name}_data" if beside else None)
-
-
-class Found(nn.Module):
-    """What a text encoder finds, by token ids and, where it is told it, their mask."""
-
-    def __init__(self, text: TextEncoder) -> None:
-        super().__init__()
-        self.net, self.text = text.net, text
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        return self.text.find(input_ids, attention_mask)
 
 
 class Pixels(nn.Module):

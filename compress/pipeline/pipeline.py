@@ -122,23 +122,39 @@ def decoder_of(parts: Parts, name: str) -> Decoder:
     return parts.decoder
 
 
+def check_texts(parts: Parts) -> None:
+    """Raise DataError where there is no text encoder. Reads no weights."""
+    alone = "is a net alone (of a hub id, unless `pipeline: true`)"
+    why = text.lacking(parts.rule, parts.kinds) if parts.index else alone
+    if why is not None:
+        raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
+
+
 def encode(
     parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]
 ) -> dict[str, torch.Tensor]:
     """The conditions [n,…] that are made of texts, by their names. Raises DataError without a text encoder."""
-    if parts.text is None:
-        why = (
-            text.lacking(parts.rule, parts.kinds)
-            if parts.index
-            else "is a net alone (of a hub id, unless `pipeline: true`)"
-        )
-        raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
+    found = _encoders(parts, texts, log)
+    with progress("encoding texts", len(texts)) as task:
+        return found.encode(texts, task.advance)
+
+
+def null(parts: Parts, negative: str, log: Callable[[str], None]) -> dict[str, torch.Tensor]:
+    """What guidance leads away from, for one item; nothing without a text encoder, which a negative prompt needs."""
+    if not negative and parts.text is None:
+        return {}
+    return _encoders(parts, [negative], log).null(negative)
+
+
+def _encoders(parts: Parts, texts: Sequence[str], log: Callable[[str], None]) -> TextEncoders:
+    """What encodes texts, of which it is told where they are cut. Raises DataError."""
+    check_texts(parts)
+    assert parts.text is not None, "nothing is lacking"
     cut = parts.text.cut(texts)
     if cut:
         first, tokens = next(iter(cut.items()))
         log(f"{len(cut)} texts are cut, e.g. to {tokens} tokens {written(first)}")
-    with progress("encoding texts", len(texts)) as task:
-        return parts.text.encode(texts, task.advance)
+    return parts.text
 
 
 @dataclass(frozen=True)

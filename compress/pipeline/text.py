@@ -73,19 +73,31 @@ class TextEncoder:
         lengths = [len(ids) for ids in self.tokenizer(self._plain(texts)).input_ids]
         return [text for text, length in zip(texts, lengths, strict=True) if length > self.tokens]
 
-    def find(self, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """`outputs` [b,…] of ids and mask [b,tokens]; the mask is told to those that take one."""
-        given = {"attention_mask": mask} if self.about.masked else {}
-        found = self.net(ids, **given, output_hidden_states=self.deep)
-        pooled = [found.text_embeds] if self.about.kind == CLIP_PROJECTED else []
-        return (*pooled, found.last_hidden_state, *(found.hidden_states[:-1] if self.deep else ()))
+    @property
+    def module(self) -> nn.Module:
+        """f(*inputs [b,tokens]) -> outputs [b,…]."""
+        return Found(self.net, self.about.kind == CLIP_PROJECTED, self.deep).eval()
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """As of a bundle's encoder."""
         ids, mask = self.read(texts)
-        found = (value.numpy() for value in self.find(ids, mask))
+        found = (value.numpy() for value in self.module(*(ids, mask)[: len(self.inputs)]))
         return {**dict(zip(self.outputs, found, strict=True)), MASK: mask.float().numpy()}
+
+
+class Found(nn.Module):
+    """What a text encoder finds: the pooled text, if it has one, its last states, and, where asked for, all before."""
+
+    def __init__(self, net: nn.Module, pooled: bool, deep: bool) -> None:
+        super().__init__()
+        self.net, self.pooled, self.deep = net, pooled, deep
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        given = {} if attention_mask is None else {"attention_mask": attention_mask}
+        found = self.net(input_ids, **given, output_hidden_states=self.deep)
+        pooled = [found.text_embeds] if self.pooled else []
+        return (*pooled, found.last_hidden_state, *(found.hidden_states[:-1] if self.deep else ()))
 
 
 @dataclass(frozen=True)
