@@ -145,6 +145,17 @@ def test_without_t5_zeros_stand_for_it(tmp_path: Path) -> None:
     assert sqnr(pooled.numpy(), ours["pooled_projections"].numpy()) > 100
 
 
+def test_one_timestep_serves_all_items_as_clients_hand_it(made: Made) -> None:
+    sample, given = made.bundle.example(4)
+    dtype = made.bundle.inputs["timestep"]["dtype"]
+    given |= {name: value + 1 for name, value in given.items()}
+    wanted, found = (
+        made.bundle.graph.run({"sample": sample + 1, "timestep": np.full(count, 7, dtype), **given})[0]
+        for count in (4, 1)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_what_a_text_is_cut_to_is_told(made: Made) -> None:
     own, text = parts(str(made.pipeline), None).text, made.bundle.text
     assert own is not None and text is not None

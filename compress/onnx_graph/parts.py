@@ -32,6 +32,18 @@ def denoiser_file(model: Denoiser, parts: Parts) -> str:
     return f"{model.family.folder}/{GRAPH}" if parts.folders else MODEL
 
 
+def for_clients(graph: ir.Model) -> ir.Model:
+    """A denoiser of any batch that may be given one timestep for all items, as optimum's pipelines do. Changes `graph`.
+
+    Else onnxruntime, told that there are as many, writes what is computed for all items into the place of what is
+    computed for timesteps.
+    """
+    (timestep,) = (value for value in graph.graph.inputs if value.name == "timestep")
+    if timestep.shape is not None and not isinstance(timestep.shape[0], int):
+        timestep.shape = ir.Shape(["timesteps"])
+    return graph
+
+
 def draws_from_pictures(parts: Parts) -> bool:
     """Whether a pipeline of this class encodes what it is given."""
     return any(word in str(parts.index.get("_class_name")) for word in ("Inpaint", "Img2Img"))

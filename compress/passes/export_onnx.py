@@ -24,7 +24,7 @@ from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import to_onnx
-from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts
+from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
@@ -80,14 +80,13 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
+    encoder = draws_from_pictures(parts) if config.encoder is None else config.encoder
     precisions = Precisions(
-        config.text_encoder,
-        config.decoder,
-        draws_from_pictures(parts) if config.encoder is None else config.encoder,
-        lambda: context.training_data().batch(LATENTS, *key).images,
+        config.text_encoder, config.decoder, encoder, lambda: context.training_data().batch(LATENTS, *key).images
     )
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
+    graph = for_clients(graph) if parts.folders else graph
     ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions)
