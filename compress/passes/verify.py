@@ -30,7 +30,6 @@ from compress.judge.soundness import finite_output, listed_files
 from compress.model.denoiser import Denoiser
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
-from compress.pipeline.text import CONDITION
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
@@ -178,8 +177,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
 def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     """The prompts of a file, as a data set of which the conditions alone are read."""
     texts = read_prompts(file)
-    states = encode(context.around(), texts, progress, context.log)
-    return Dataset(torch.zeros(len(texts), 1), {CONDITION: states}, texts)
+    return Dataset(torch.zeros(len(texts), 1), encode(context.around(), texts, progress, context.log), texts)
 
 
 def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
