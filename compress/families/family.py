@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.families.replacements import Edit, writer
+from compress.families.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Family:
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
     multiple: of which number the sides of a sample should be a multiple; of a net for one size alone, that size.
+    any_size: whether a net takes samples of other sizes than its config's, in multiples of that number.
     conditions: the conditions of a net in its order; `tokens` is the text length.
     call: what a net gives for (itself, sample, timestep, conditions, scalars): a tensor whose first channels are the
         prediction. Conditions that are concatenated are part of the sample. scalars [b]: `told`, then those that were
@@ -104,6 +106,8 @@ class Family:
     scalars: path → width of the modules (or of None) that may give way to a `ScalarEmbedding`, and then take what
         that takes; what they give [b,width] is added to an embedding of time. ValueError: why a net has none.
     told: names of the scalars that a net takes by itself.
+    texts: how a pipeline makes the conditions of a net with this config of texts, by its model_index.json; None: it
+        does not, or in a way that is not known.
     stages: tap name → path of the module that gives that stage's feature map, and path of the layer that writes its
         channels.
     feature: that map, of what such a module gives.
@@ -149,6 +153,7 @@ class Family:
     lean: Lean = Lean()
     layouts: Mapping[str, Callable[[nn.Module], list[str]]] = field(default_factory=dict)
     told: Callable[[nn.Module], tuple[str, ...]] = lambda net: ()
+    texts: Callable[[Mapping[str, Any], Mapping[str, Any]], Texts | None] = lambda config, index: None
     feature: Callable[[Any], torch.Tensor] = lambda output: output[0] if isinstance(output, tuple) else output
     half: Callable[[nn.Module], nn.Module] = nn.Module.half
     tables: Callable[[nn.Module], None] = lambda net: None
@@ -158,6 +163,7 @@ class Family:
     lora: Callable[[dict[str, torch.Tensor], Any], dict[str, torch.Tensor]] | None = None
     once: tuple[str, ...] = ()
     dimensions: int = 2
+    any_size: bool = False
 
     def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """(channels, length) or (channels, height, width) of one sample."""

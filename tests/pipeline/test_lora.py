@@ -180,7 +180,7 @@ def test_a_recipe_with_a_lora(teacher: Path, tmp_path: Path) -> None:
     assert_same(first.teacher().net.state_dict(), net)
     encoder = first.parts().text
     assert encoder is not None
-    assert_same(encoder.net.state_dict(), text)
+    assert_same(encoder.encoders["text_encoder"].net.state_dict(), text)
     identity = first.identity()
     save_file({name: one * 2 for name, one in file.items()}, tmp_path / "a.safetensors")
     assert inputs(teacher, tmp_path).identity() != identity
