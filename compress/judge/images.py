@@ -28,11 +28,14 @@ SHOWN = 40  # pairs of samples that are kept for pictures
 
 @dataclass(frozen=True)
 class Images:
-    """A student's pictures beside the teacher's from the same noise, the teacher's `others` from other noise, as they
-    are drawn, and parts of the report, the more where all is finite. texts: of each pair, where there are texts.
-    left_out: metrics that mean nothing for this student, and why."""
+    """A student's pictures beside the teacher's from the same noise; the teacher's samples of it, the `pairs`, and its
+    `others` from other noise, both as they are drawn; and parts of the report, the more where all is finite.
+
+    texts: of each pair, where there are texts. left_out: metrics that mean nothing for this student, and why.
+    """
 
     sets: metrics.Sets
+    pairs: Drawn
     others: Drawn
     finite: bool
     reference: Reference
@@ -81,9 +84,15 @@ def measure(
         few, other = latents[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
         again = baseline.bundle.pixels(other(teacher, few.noise, few.conditions, lambda _: None).numpy())
     sets = yardsticks.sets(pairs, ours, again)
-    found = Images(sets, rest, finite, reference, quality, yardsticks.texts(pairs))
+    found = Images(sets, latents, rest, finite, reference, quality, yardsticks.texts(pairs))
     if not finite:
         return found
+    aligned = yardsticks.aligned(sets, found.texts)
+    if aligned is not None and aligned.fault:
+        left_out |= {"alignment": aligned.fault}
+    elif aligned is not None:
+        quality["chance_alignment"] = aligned.chance
+        sets = dataclasses.replace(sets, alignments=aligned.sides)
     return dataclasses.replace(
         found,
         quality=metrics.figures(sets) | quality,

@@ -73,7 +73,7 @@ def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> T
     if lacking(kinds) is not None:
         return None
     found = kinds[FOLDERS[0]]
-    with _quiet() as transformers:
+    with quiet() as transformers:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folders[FOLDERS[1]], local_files_only=True)
             net, about = getattr(transformers, found).from_pretrained(
@@ -93,7 +93,7 @@ def load(folders: Mapping[str, Path], kinds: Mapping[str, str], where: str) -> T
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
+def quiet() -> Iterator[Any]:
     """transformers, without its bars and advice; brought only by what has texts."""
     import transformers
     from transformers.utils import logging
