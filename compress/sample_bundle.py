@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ class Sample:
         None
     )
     steps: Annotated[int | None, typer.Option(min=1, help="of those that the bundle serves")] = None
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="of pictures that the bundle takes; default: its own")
+    ] = None
     psnr: Annotated[
         float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
     ] = None
@@ -64,8 +68,9 @@ def sample(asked: Sample) -> None:
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
     conditions = _conditions(model, asked)
-    size = (asked.number, *model.sample_shape)
-    noise = np.random.default_rng(asked.seed).standard_normal(size, dtype=np.float32)
+    sides = model.sample_shape[1:] if asked.size is None else _sides(model, asked.size)
+    drawn = (asked.number, model.sample_shape[0], *sides)
+    noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
     else:
@@ -84,6 +89,16 @@ def sample(asked: Sample) -> None:
         titles = [str(label) for label in conditions["class_labels"]] if "class_labels" in conditions else None
         draw({"": images}, asked.out, titles)
     print(asked.out)
+
+
+def _sides(model: "Bundle", size: str) -> list[int]:
+    """Sides of the samples whose pictures have the size that --size names. Raises BundleError."""
+    from compress.runtime.signature import sides_for
+
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None:
+        raise BundleError(f"--size {size}: should be HEIGHTxWIDTH, e.g. 48x64")
+    return sides_for(model.path, model.manifest, [int(found[1]), int(found[2])])
 
 
 def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the terminal shows."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from compress.report.report import Report
 # Progress goes to stderr, results to stdout, so that results can be piped.
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 output = Console(highlight=False)
+EVERY = 60.0  # seconds from one line of progress to the next where the output is no terminal
 
 
 class Bar:
@@ -38,9 +40,29 @@ class Bar:
         self._progress.advance(self._task, count)
 
 
+class Lines(Bar):
+    """The same where the output is no terminal: one line as it starts, then one every EVERY seconds."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        super().__init__(progress, task)
+        self._said = time.monotonic()
+        shown = progress.tasks[task]
+        log(f"{shown.description}: {shown.total:.0f} steps")
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        """Count steps as done, and say how far it came."""
+        super().advance(count, **shown)
+        if time.monotonic() - self._said < EVERY:
+            return
+        self._said = time.monotonic()
+        task = self._progress.tasks[self._task]
+        left = "" if task.time_remaining is None else f", {max(task.time_remaining / 60, 1):.0f} min left"
+        log(f"{task.description}: {task.completed:.0f} of {task.total:.0f}{left}  {task.fields['figures']}".rstrip())
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Bar]:
-    """A bar with time left; where the output is no terminal, one line as it starts."""
+    """A bar with time left; where the output is no terminal, lines."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,10 +72,8 @@ def progress(title: str, total: int) -> Iterator[Bar]:
         TextColumn("{task.fields[figures]}"),
     )
     shown = sys.stderr.isatty()
-    if not shown:
-        errors.print(f"{title}: {total} steps", markup=False)
     with Progress(*columns, console=errors, transient=True, disable=not shown) as bars:
-        yield Bar(bars, bars.add_task(title, total=total, figures=""))
+        yield (Bar if shown else Lines)(bars, bars.add_task(title, total=total, figures=""))
 
 
 def log(message: str) -> None:

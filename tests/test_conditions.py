@@ -126,12 +126,10 @@ def test_images_are_drawn_for_what_a_file_holds(tmp_path: Path) -> None:
     classes = random.standard_normal((3, 6)).astype(np.float32)
     file = npz(tmp_path / "e.npz", embeddings=texts, class_embeddings=classes)
     config = FromTeacher(source="teacher", count=5, embeddings=file)
-    drawn = draw_dataset(model, config, 0, tmp_path / "kept.npz", silent, no_prompts)
+    drawn = draw_dataset(model, config, 0, silent, no_prompts)
     assert len(drawn) == 5 and torch.equal(drawn.conditions["class_embedding"][3], torch.from_numpy(classes[0]))
     with pytest.raises(DataError, match=r"conditioned on a class_embedding; name an .npz with `class_embeddings`"):
-        draw_dataset(
-            model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, tmp_path / "none.npz", silent, no_prompts
-        )
+        draw_dataset(model_of(NUMBER), FromTeacher(source="teacher", count=2), 0, silent, no_prompts)
 
 
 def test_null_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:

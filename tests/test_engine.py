@@ -125,7 +125,7 @@ def test_result_folder_is_complete(teacher: Path, tmp_path: Path) -> None:
 def test_teacher_data_is_drawn_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_recipe(tmp_path, recipe_text(teacher, [DISTILL]))
     engine.apply(read(path), tmp_path / "out", options())
-    monkeypatch.setattr("compress.model.reference.draw_many", lambda *_: pytest.fail("drew images again"))
+    monkeypatch.setattr("compress.model.reference.draw", lambda *_: pytest.fail("drew images again"))
     engine.apply(read(path, ["passes.distill.steps=2"]), tmp_path / "out", options())
 
 

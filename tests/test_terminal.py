@@ -127,3 +127,19 @@ def test_the_last_lines_are_the_verdict_and_what_to_add(verdict: Verdict, shown:
     )
     row = next(line for line in lines if "kernels" in line and "(always)" in line)
     assert ("8.4" in row and "FAIL" in row) == (verdict == "fail")
+
+
+def test_progress_without_a_terminal_is_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "errors", Console(stderr=True, highlight=False, soft_wrap=True))
+    for every, least in ((60.0, 1), (0.0, 4)):
+        monkeypatch.setattr(terminal, "EVERY", every)
+        with terminal.progress("distill", 3) as bar:
+            for _ in range(3):
+                bar.advance(1, loss=0.25)
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == "distill: 3 steps"
+        assert len(lines) == least
+    assert lines[-1].startswith("distill: 3 of 3")
+    assert lines[-1].endswith("loss 0.25")

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from compress.data import Dataset, Folder, read_prompts
-from compress.errors import BundleError, CheckpointError, DataError, RecipeError
+from compress.errors import BundleError, CheckpointError, DataError, PassError, RecipeError
 from compress.judge.quality import sqnr
 from compress.judge.yardsticks import Yardsticks
 from compress.model.reference import Drawn, silent
@@ -223,6 +223,7 @@ def test_a_decoder_is_compressed_before_export_and_where_there_is_one(pipeline: 
         ("text", "condition", "sample", "text: makes 5 tokens of 'sample'"),
         ("decoder", "scale", 0, "decoder.scale: should be a finite number"),
         ("decoder", "pixels", [3, 16], "decoder.pixels: should be a list of at least 3"),
+        ("decoder", "pixels", [3, 16, 4], "decoder.pixels: should be channels and multiples of the sample's [8, 8]"),
     ],
 )
 def test_a_damaged_manifest_is_told(exported: Path, tmp_path: Path, part: str, key: str, value: Any, said: str) -> None:
@@ -308,3 +309,33 @@ def test_a_student_is_judged_by_its_own_text_encoder(compressed: Path, pipeline:
     told = Yardsticks(lambda: asked, None, (), 0.9, silent).as_told(bundle, drawn).conditions["encoder_hidden_states"]
     np.testing.assert_array_equal(told.numpy(), bundle.text.encode([texts[i] for i in picked]))
     assert 15 < sqnr(drawn.conditions["encoder_hidden_states"].numpy(), told.numpy()) < 60
+
+
+def test_pictures_of_other_sizes_are_decoded_too(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    bundle = Bundle(apply(tmp_path, [{"export_onnx": {"size": "free"}}], guidance=GUIDANCE) / "onnx")
+    noise = torch.randn(2, 4, 4, 12, generator=torch.Generator().manual_seed(1))
+    wanted = drawn(pipeline, PROMPTS[:2], noise, height=8, width=24)
+    assert wanted.shape == (2, 3, 8, 24)
+    assert sqnr(wanted, by_bundle(bundle, PROMPTS[:2], noise)) > 60
+    sized = compress("sample", "out", "--prompt", "a b", "--size", "8x24", "--out", "one.npz", folder=tmp_path)
+    assert sized.returncode == 0, sized.stderr
+    with np.load(tmp_path / "one.npz") as found:
+        assert found["samples"].shape == (1, 3, 8, 24)
+    odd = compress("sample", "out", "--prompt", "a b", "--size", "12x18", "--out", "one.npz", folder=tmp_path)
+    assert odd.returncode == 2 and "of [16, 16] (or sides that are multiples of 4); got [12, 18]" in odd.stderr
+
+
+def test_listed_sizes_are_of_pictures_and_an_int8_decoder_takes_them(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    data = {"source": "teacher", "prompts": "prompts.txt", "count": 4}
+    asked = {"size": [[12, 20]], "decoder": "int8"}
+    bundle = Bundle(apply(tmp_path, [{"export_onnx": asked}], data=data, guidance=GUIDANCE) / "onnx")
+    assert bundle.manifest["sizes"] == {"multiple": 2, "listed": [[6, 10]]}
+    latents = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
+    own = parts(str(pipeline), None).decoder
+    assert own is not None
+    assert 15 < sqnr(own.decode(latents).numpy(), bundle.pixels(latents.numpy())) < 60
+    with pytest.raises(PassError, match=r"size: \[12, 18\]: sides of its pictures are multiples of 4"):
+        apply(tmp_path, [{"export_onnx": {"size": [[12, 18]]}}], guidance=GUIDANCE)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from compress.errors import VerifyError
 from compress.judge import metrics
 from compress.judge.baseline import Baseline
 from compress.judge.classifier import Classifier
@@ -52,6 +53,18 @@ class Images:
         texts = np.array(self.texts) if self.texts else None
         found = {"teacher": self.sets.twin, "student": self.sets.student, "labels": self.sets.labels, "texts": texts}
         return {name: values[:SHOWN] for name, values in found.items() if values is not None}
+
+
+def check_comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
+    """Raise VerifyError unless both draw images, and from the same inputs."""
+    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
+        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
+    if len(teacher.sample_shape) != 3:
+        raise VerifyError(
+            f"{name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
+            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
+            "the model, and `compress sample` draws from it"
+        )
 
 
 def measure(

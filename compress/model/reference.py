@@ -122,16 +122,28 @@ def draw_kept(
     Sample i is determined by the model, its sampling, `seed`, i and, to rounding, the drawer: a smaller count is the
     beginning of a larger one. Stopped and called again, it goes on with the first file that is missing.
     """
-    kept, evaluations = kept_folder(model, drawer.name), len(model.sampling.timesteps)
     random = [noise_like(model, BATCH, seed, Draw.REFERENCE, start) for start in range(0, count, BATCH)]
     noise = torch.cat(random)[:count]
     conditions = _kept_conditions(model, count, dataset, seed)
-    parts = []
-    with progress(title, count * evaluations) as task:
-        for start in range(0, count, BATCH):
+    return Drawn(noise, conditions, _in_files(model, noise, conditions, str(seed), progress, title, drawer))
+
+
+def _in_files(
+    model: Denoiser,
+    noise: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    name: str,
+    progress: Progress,
+    title: str,
+    drawer: Drawer,
+) -> torch.Tensor:
+    """Samples [n,c,h,w], a hundred a file in the cache; name: of the noise, at the beginning of each file's name."""
+    kept, evaluations, parts = kept_folder(model, drawer.name), len(model.sampling.timesteps), []
+    with progress(title, len(noise) * evaluations) as task:
+        for start in range(0, len(noise), BATCH):
             given = {name: value[start : start + BATCH] for name, value in conditions.items()}
             mine = noise[start : start + BATCH]
-            file = kept / f"{seed}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
+            file = kept / f"{name}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
             samples = _read_kept(file, mine.shape)
             if samples is None:
                 samples = drawer.draw(model, mine, given, task.advance)
@@ -139,7 +151,7 @@ def draw_kept(
             else:
                 task.advance(len(mine) * evaluations)
             parts.append(samples)
-    return Drawn(noise, conditions, torch.cat(parts))
+    return torch.cat(parts)
 
 
 def key_of(conditions: Mapping[str, torch.Tensor]) -> str:
@@ -189,11 +201,13 @@ def draw_dataset(
     teacher: Denoiser,
     config: FromTeacher,
     seed: int,
-    file: Path,
     progress: Progress,
     encode: Encode,
 ) -> Dataset:
-    """A data set drawn once from the teacher and kept in `file`. Raises DataError."""
+    """A data set drawn from the teacher once and then kept in the cache. Raises DataError.
+
+    Stopped and called again, it goes on with the first hundred that is missing.
+    """
     conditions: dict[str, torch.Tensor] = {}
     texts: list[str] = []
     for name, condition in teacher.conditions.items():
@@ -216,10 +230,7 @@ def draw_dataset(
             where, found = config.embeddings or config.prompts, list(embeddings.shape)
             raise DataError(f"{where}: {key(name)} should be {wanted}; got {found}")
         conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
-    if file.is_file():
-        images = torch.from_numpy(read_npz(file)["images"])
-    else:
-        noise = noise_like(teacher, config.count, seed, Draw.DATASET)
-        images = draw_many(teacher, noise, conditions, progress, "drawing images from the teacher")
-        write_npz(file, {"images": images.numpy()})
+    noise = noise_like(teacher, config.count, seed, Draw.DATASET)
+    title = "drawing images from the teacher"
+    images = _in_files(teacher, noise, conditions, f"data-{config.count}-{seed}", progress, title, PYTORCH)
     return Dataset(images, conditions, [texts[i % len(texts)] for i in range(config.count)] if texts else ())

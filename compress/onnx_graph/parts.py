@@ -38,10 +38,17 @@ class Precisions:
 
 
 def export_parts(
-    model: Denoiser, parts: Parts, folder: Path, opset: int, precisions: Precisions | None = None
+    model: Denoiser,
+    parts: Parts,
+    folder: Path,
+    opset: int,
+    precisions: Precisions | None = None,
+    any_size: bool = False,
 ) -> dict[str, Any]:
     """Write text encoder, tokenizer and decoder into a bundle's folder, with the configs by which diffusers' clients
     know them; `text` and `decoder` of its bundle.json. Nothing where the net stands alone.
+
+    any_size: of latents that are decoded; else they are the model's.
     """
     found: dict[str, Any] = {}
     if not parts.folders:
@@ -50,7 +57,7 @@ def export_parts(
     if parts.text is not None:
         found["text"] = _text(parts.text, parts.folders["tokenizer"], folder, opset, asked.text)
     if parts.decoder is not None:
-        found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked)
+        found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked, 1 if any_size else None)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
@@ -76,12 +83,12 @@ def _text(text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: 
 
 
 def _decoder(
-    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, asked: Precisions
+    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, asked: Precisions, multiple: int | None
 ) -> dict[str, Any]:
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
-    module = _in(asked.decoder, Pixels(decoder.net), given)
-    _write(module, example, "latent_sample", "sample", folder / name, opset)
+    module = _in(asked.decoder, Pixels(decoder.net), given, multiple)
+    _write(module, example, "latent_sample", "sample", folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     return {
         "model": name,
@@ -92,12 +99,20 @@ def _decoder(
     }
 
 
-def _in(scheme: str, module: nn.Module, points: torch.Tensor) -> nn.Module:
-    return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme)
+def _in(scheme: str, module: nn.Module, points: torch.Tensor, multiple: int | None = None) -> nn.Module:
+    return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme, multiple)
 
 
-def _write(module: nn.Module, example: torch.Tensor, given: str, gives: str, file: Path, opset: int) -> None:
-    graph = to_onnx(module, (example,), [given], None, opset)
+def _write(
+    module: nn.Module,
+    example: torch.Tensor,
+    given: str,
+    gives: str,
+    file: Path,
+    opset: int,
+    multiple: int | None = None,
+) -> None:
+    graph = to_onnx(module, (example,), [given], None, opset, multiple=multiple)
     graph.graph.outputs[0].name = gives
     file.parent.mkdir()
     ir.save(graph, file)

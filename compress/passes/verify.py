@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from compress.contract import Context, Forecast, PassConfig, PassResult, Task
+from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
 from compress.data import Dataset, read_prompts
 from compress.data.prompts import SUFFIX
 from compress.errors import VerifyError
@@ -27,7 +27,6 @@ from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
-from compress.model.denoiser import Denoiser
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
 from compress.pipeline.text import CONDITION
@@ -125,7 +124,7 @@ class Config(PassConfig):
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
     bundle, teacher = Bundle(model.path, config.threads, engine=ENGINES[config.engine]), context.teacher()
-    _comparable(bundle, teacher, context.name)
+    images.check_comparable(bundle, teacher, context.name)
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
         known = bundle.guidance["scale"]
         context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
@@ -189,7 +188,7 @@ def _yardsticks(
         context.seed,
         baseline.bundle,
         cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
-        attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts),
+        attributes.named(config.attributes, attributes.picture_shape(bundle), config.judge_accuracy, config.prompts),
         alignment.load(config.alignment),
     )
 
@@ -201,28 +200,21 @@ def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     return Dataset(torch.zeros(len(texts), 1), {CONDITION: states}, texts)
 
 
-def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
-    """Raise VerifyError unless both draw images, and from the same inputs."""
-    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
-        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
-    if len(teacher.sample_shape) != 3:
-        raise VerifyError(
-            f"{name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
-            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
-            "the model, and `compress sample` draws from it"
-        )
-
-
-def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
+def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher, wanted = context.teacher(), config.samples + config.references
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
-    bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
-    attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts)  # what is wrong is told here
+    if isinstance(model, Unwritten):
+        student = predicted.of_model(model.denoiser, context.parts(), model.batch, config.threads)
+        shape = context.parts().picture_shape(model.denoiser.sample_shape)
+    else:
+        bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+        student, shape = predicted.of_bundle(bundle), attributes.picture_shape(bundle)
+    attributes.named(config.attributes, shape, config.judge_accuracy, config.prompts)  # what is wrong is told here
     alignment.load(config.alignment)
     asked = predicted.Wanted(config.samples, config.references, max(0, wanted - files * BATCH))
     passes = len(context.finished)
-    return Forecast(model, predicted.seconds(teacher, context.around(), bundle, asked, config.clock, passes))
+    return Forecast(model, predicted.seconds(teacher, context.around(), student, asked, config.clock, passes))
 
 
 def _not_at_hand(config: Config, figures: Mapping[str, Any], finite: bool, scheme: str) -> dict[str, str]:

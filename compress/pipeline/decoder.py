@@ -50,6 +50,12 @@ class Decoder:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.net.parameters())
 
+    @property
+    def factor(self) -> int:
+        """By what the sides of a picture are longer than those of its latent."""
+        channels: int = self.net.config.latent_channels  # type: ignore[union-attr, assignment]
+        return self.shape((channels, 1, 1))[1]
+
     def shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
         """(channels, height, width) of the picture of a latent of this shape."""
         return tuple(self.decode(torch.zeros(1, *latent)).shape[1:])

@@ -64,6 +64,15 @@ class Parts:
         """What makes pixels of samples, if it is of a kind that is known. Raises CheckpointError."""
         return self.made or decoder.load(self.folders, self.kinds)
 
+    def picture_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(c,h,w) of what is seen of a sample."""
+        return sample_shape if self.decoder is None else self.decoder.shape(sample_shape)
+
+    @property
+    def factor(self) -> int:
+        """By what the sides of a picture are longer than those of its sample."""
+        return 1 if self.decoder is None else self.decoder.factor
+
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
     """What a checkpoint holds beside its net. wanted: None: if it is a folder; of a hub id it would be downloaded.

@@ -107,8 +107,7 @@ class Inputs:
                 shape = decoder.shape(shape)
             embeddings = {name: one.shape for name, one in model.conditions.items() if name != "class_labels"}
             return data.load(config, shape, model.classes, embeddings, self._encode)
-        file = self.cache_folder / f"teacher-{self.identity()[:16]}.npz"
-        return draw_dataset(self.teacher(), config, self.recipe.head.seed, file, self.options.progress, self._encode)
+        return draw_dataset(self.teacher(), config, self.recipe.head.seed, self.options.progress, self._encode)
 
     def _encode(self, texts: Sequence[str]) -> torch.Tensor:
         return encode(self.parts(), texts, self.options.progress, self.options.log)

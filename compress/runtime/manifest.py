@@ -155,6 +155,9 @@ _manifest = _table(
         "sampler": _or_null(_onnx),
         "outputs": _mapping(_tensor),
         "timesteps": _or_null(_list(_whole(0), 1)),
+        "sizes": _or_null(
+            _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
+        ),
         "made_by": _text,
         "text": _or_null(_text_encoder),
         "decoder": _or_null(_decoder),
@@ -233,6 +236,9 @@ def _vouched(manifest: Mapping[str, Any]) -> None:
     text, inputs = manifest.get("text"), manifest["inputs"]
     if text and (wanted := inputs.get(text["condition"], {}).get("shape", ()))[1:-1] != [text["tokens"]]:
         raise _Fault(f"text: makes {text['tokens']} tokens of {text['condition']!r}, which the inputs say is {wanted}")
+    pixels, sides = (manifest.get("decoder") or {}).get("pixels"), inputs["sample"]["shape"][2:]
+    if pixels and (len(sides) != 2 or any(pixel % side for pixel, side in zip(pixels[1:], sides, strict=True))):
+        raise _Fault(f"decoder.pixels: should be channels and multiples of the sample's {sides}; got {pixels}")
     for key, name in named.items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress.data import Dataset, FromTeacher
 from compress.model import reference
 from compress.model.denoiser import Denoiser, draw
 from compress.model.reference import silent
+from compress.randomness import Draw
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, dataset_for, make_denoiser
 
 
@@ -94,3 +96,23 @@ def test_null_embedding_is_part_of_the_identity(text_model: Denoiser) -> None:
     before = reference.identity(text_model)
     text_model.null["encoder_hidden_states"][0, 0] += 1
     assert reference.identity(text_model) != before
+
+
+def test_a_data_set_goes_on_where_it_was_stopped(class_model: Denoiser, tmp_path: Path) -> None:
+    def drawn(count: int) -> Dataset:
+        config = FromTeacher(source="teacher", count=count)
+        return reference.draw_dataset(class_model, config, 0, silent, lambda _: pytest.fail("no texts"))
+
+    whole = drawn(120)
+    noise = reference.noise_like(class_model, 120, 0, Draw.DATASET)
+    torch.testing.assert_close(
+        whole.images[100:], draw(class_model, noise[100:], {"class_labels": torch.arange(100, 120) % 10})
+    )
+    _, last = sorted(tmp_path.rglob("*.npz"))
+    last.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        sizes: list[int] = []
+        patch.setattr(reference, "draw", lambda *given: sizes.append(len(given[1])) or draw(*given))
+        assert torch.equal(drawn(120).images, whole.images)
+        assert torch.equal(drawn(120).images, whole.images)
+    assert sizes == [20]
