@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from compress import engine
+from compress.judge import leaps
 from compress.model.reference import silent
 from compress.pipeline import checkpoint
 from compress.recipe.inputs import Options

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
+from PIL import Image
 
 from compress.data import Dataset, Folder, read_prompts
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
@@ -30,6 +31,7 @@ from tests.conftest import TEXT_CONFIG, make_denoiser, read_json, write_recipe
 from tests.data.helpers import write_image
 from tests.families.unet.configs import PNDM
 from tests.judge.classifiers import save_classifier
+from tests.runtime.test_standalone import drawn as standalone_picture
 from tests.text_to_image import apply, save_clip, save_pipeline
 
 PROMPTS = ["a b", "c", "h g"]
@@ -403,3 +405,11 @@ def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) 
     assert read_json(exported / "model_index.json")["scheduler"] == ["diffusers", config["_class_name"]]
     found = from_scheduler_config(config, SamplingOptions(steps=2))
     assert [vars(step) for step in found.steps()] == [vars(step) for step in Bundle(exported).steps]
+
+
+def test_the_file_in_the_bundle_draws_the_same(exported: Path, compressed: Path, tmp_path: Path) -> None:
+    for folder in (exported, compressed / "onnx"):
+        for options in (["--prompt", "a b"], ["--prompt", "c", "--negative-prompt", "h g", "--seed", "5"]):
+            assert compress("sample", folder, "--out", "one.png", *options, folder=tmp_path).exit_code == 0
+            wanted = np.asarray(Image.open(tmp_path / "one.png"))
+            np.testing.assert_array_equal(standalone_picture(folder, tmp_path / "own.png", *options), wanted)
