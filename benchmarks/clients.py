@@ -68,7 +68,8 @@ def bundle(scheme: str, folder: Path) -> Path:
 def ours(path: Path, work: Path, client: str) -> np.ndarray:
     """Pictures [n,h,w,c] in [0, 1] by our runtime; what the client is asked lies in `work` then."""
     own = Bundle(path)
-    assert own.text is not None
+    text = own.text
+    assert text is not None
     asked: dict[str, Any] = {"prompt": PROMPT, "steps": STEPS, "guidance_scale": SCALE}
     if own.guidance["kind"] != "cfg":
         asked["guidance_scale"] = 1.0  # as diffusers says that there is one evaluation
@@ -80,7 +81,7 @@ def ours(path: Path, work: Path, client: str) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((2, *own.sample_shape), dtype=np.float32)
     np.save(work / "noise.npy", noise)
     write_json(work / "asked.json", asked)
-    pixels = own.pixels(own.sample(noise, **own.text.encode([PROMPT] * len(noise))))
+    pixels = own.pixels(own.sample(noise, **text.encode([PROMPT] * len(noise))))
     return np.clip((pixels + 1) / 2, 0, 1).transpose(0, 2, 3, 1)
 
 

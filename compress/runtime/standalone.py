@@ -72,7 +72,7 @@ def token_ids(text: str, about: dict[str, Any]) -> np.ndarray:
 
 def encoded(text: str, bundle: dict[str, Any]) -> dict[str, np.ndarray]:
     """Conditions [1,…] of a text, by name."""
-    about, found = bundle["text"], {}
+    about, found = bundle["text"], dict[str, np.ndarray]()
     for name, encoder in about["encoders"].items():
         states = opened(encoder["model"], encoder["scheme"])(input_ids=token_ids(text, encoder))
         found |= {f"{name}.{output}": value for output, value in zip(encoder["outputs"], states, strict=True)}
@@ -103,7 +103,7 @@ def sampled(bundle: dict[str, Any], asked: argparse.Namespace) -> np.ndarray:
     before = earlier = np.zeros_like(sample)
     for step in sampling["steps"]:
         given |= {"sample": sample, "timestep": np.array([step["timestep"]])}
-        given |= {"guidance_scale": scale[None], "steps": np.array([len(sampling["steps"])])}
+        given |= {"guidance_scale": np.array([scale]), "steps": np.array([len(sampling["steps"])])}
         (output,) = net(**given)
         if null:
             (other,) = net(**{**given, **null})
