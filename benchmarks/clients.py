@@ -65,8 +65,8 @@ def ours(path: Path, work: Path) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((2, *own.sample_shape), dtype=np.float32)
     np.save(work / "noise.npy", noise)
     write_json(work / "asked.json", ASKED)
-    states = own.text.encode([str(ASKED["prompt"])] * len(noise))
-    pixels = own.pixels(own.sample(noise, encoder_hidden_states=states))
+    given = own.text.encode([str(ASKED["prompt"])] * len(noise))
+    pixels = own.pixels(own.sample(noise, **given))
     return np.clip((pixels + 1) / 2, 0, 1).transpose(0, 2, 3, 1)
 
 

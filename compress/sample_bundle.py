@@ -30,6 +30,8 @@ class Sample:
     class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
     prompt: Annotated[list[str] | None, typer.Option(help="what to draw; several: in turn")] = None
     negative_prompt: Annotated[str | None, typer.Option(help="what guidance leads away from; default: nothing")] = None
+    image: Annotated[Path | None, typer.Option(help="of inpainting: the picture to draw in")] = None
+    mask: Annotated[Path | None, typer.Option(help="of inpainting: a picture of its size, bright where to draw")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
         None
@@ -116,11 +118,12 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     if asked.prompt:
         if model.text is None:
             raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
-        for text in model.text.cut(asked.prompt):
-            print(f"prompt is cut to {model.text.about['tokens']} tokens: {short(text)}", file=sys.stderr)
-        others.remove(model.text.about["condition"])
-        states = model.text.encode(asked.prompt)
-        conditions[model.text.about["condition"]] = states[turns % len(states)]
+        for text, tokens in model.text.cut([*asked.prompt, asked.negative_prompt or ""]).items():
+            print(f"prompt is cut to {tokens} tokens: {short(text)}", file=sys.stderr)
+        conditions |= {name: made[turns % len(made)] for name, made in model.text.encode(asked.prompt).items()}
+    if asked.image is not None or asked.mask is not None:
+        conditions |= {name: np.repeat(one, asked.number, axis=0) for name, one in _painted(model, asked).items()}
+    others = [name for name in others if name not in conditions]
     if asked.embeddings is not None and not others:
         raise BundleError(f"{model.path}: takes no embeddings; leave --embeddings out")
     for name in others:
@@ -133,6 +136,21 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
         given = read_embeddings(asked.embeddings, name)
         conditions[name] = given[turns % len(given)]
     return conditions
+
+
+def _painted(model: "Bundle", asked: Sample) -> dict[str, np.ndarray]:
+    """Conditions [1,…] of inpainting: the mask, and what is not under it as latents. Raises BundleError, DataError."""
+    from compress.data.folder import read_image  # needs torch
+
+    if model.encoder is None or "masked_image_latents" not in model.conditions:
+        raise BundleError(f"{model.path}: draws in no picture, as inpainting does; leave --image and --mask out")
+    if asked.image is None or asked.mask is None:
+        raise BundleError(f"{model.path}: inpainting needs a picture and its mask; give --image and --mask")
+    channels, height, width = model.encoder.about["pixels"]
+    image, hidden = read_image(asked.image, (channels, height, width)), read_image(asked.mask, (1, height, width)) >= 0
+    factor = height // model.sample_shape[1]
+    seen = model.encoder.encode(np.where(hidden, 0, image)[None])
+    return {"mask": hidden[None, :, ::factor, ::factor].astype(np.float32), "masked_image_latents": seen}
 
 
 def of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:

@@ -6,23 +6,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from compress.data import Dataset, Folder, read_prompts
+from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
+from compress.diffusion.solvers import SolverName
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import BundleError, CheckpointError, DataError, PassError, RecipeError
 from compress.judge.quality import sqnr
 from compress.judge.yardsticks import Yardsticks
 from compress.model.reference import Drawn, silent
+from compress.pipeline.manifest import sampling_of
 from compress.pipeline.pipeline import Parts, decoder_of, encode, parts
 from compress.recipe.recipe import read
 from compress.report import report as reports
 from compress.runtime import Bundle
 from tests.command import compress
-from tests.conftest import read_json, write_recipe
+from tests.conftest import TEXT_CONFIG, make_denoiser, read_json, write_recipe
 from tests.data.helpers import write_image
+from tests.families.unet.configs import PNDM
 from tests.judge.classifiers import save_classifier
 from tests.text_to_image import apply, save_clip, save_pipeline
 
@@ -76,7 +82,7 @@ def drawn(folder: Path, prompts: list[str], noise: torch.Tensor, **settings: Any
 
 def by_bundle(bundle: Bundle, prompts: list[str], noise: torch.Tensor) -> np.ndarray:
     assert bundle.text is not None
-    samples = bundle.sample(noise.numpy(), encoder_hidden_states=bundle.text.encode(prompts))
+    samples = bundle.sample(noise.numpy(), **bundle.text.encode(prompts))
     return bundle.pixels(samples).clip(-1, 1)
 
 
@@ -104,8 +110,9 @@ def test_a_negative_prompt_of_the_recipe_is_what_is_left_out(pipeline: Path, tmp
 def test_texts_are_cut_as_diffusers_cuts_them(pipeline: Path, exported: Path) -> None:
     text, own = Bundle(exported).text, parts(str(pipeline), None).text
     assert text is not None and own is not None
-    assert text.cut([*PROMPTS, LONG]) == own.cut([*PROMPTS, LONG]) == [LONG]
-    assert np.abs(text.encode([*PROMPTS, LONG]) - own.encode([*PROMPTS, LONG]).numpy()).max() < 1e-5
+    assert text.cut([*PROMPTS, LONG]) == own.cut([*PROMPTS, LONG]) == {LONG: 5}
+    (states,) = text.encode([*PROMPTS, LONG]).values()
+    assert np.abs(states - own.encode([*PROMPTS, LONG])["encoder_hidden_states"].numpy()).max() < 1e-5
 
 
 def test_all_that_is_compressed_is_judged_in_pixels(compressed: Path) -> None:
@@ -148,7 +155,7 @@ def test_the_student_is_a_pipeline_that_diffusers_loads_and_this_package_too(com
     bundle = Bundle(compressed / "onnx")
     agreement = sqnr(found.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy()))
     assert bundle.manifest["decoder"]["scheme"] == "int8" and 15 < agreement < 60
-    assert bundle.manifest["text"]["scheme"] == "int8_weights"
+    assert bundle.manifest["text"]["encoders"]["text_encoder"]["scheme"] == "int8_weights"
     assert found.decoder.encode(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
 
 
@@ -178,8 +185,8 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
     t5 = {"text_encoder": ["transformers", "T5EncoderModel"]}
     two = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
     for changes, said in (
-        (t5, "text_encoder is a T5EncoderModel, and texts are encoded by one CLIPTextModel alone: give `embeddings`"),
-        (two, "text_encoder_2 is a CLIPTextModelWithProjection, and texts"),
+        (t5, "text_encoder is a T5EncoderModel, and texts are encoded by a CLIPTextModel (text_encoder) alone: give"),
+        (two, "text_encoder_2 is a CLIPTextModelWithProjection, and texts are encoded by a CLIPTextModel"),
         ({"tokenizer": [None, None]}, "has a text_encoder and no tokenizer"),
         ({"text_encoder": [None, None]}, "has no text_encoder"),
     ):
@@ -217,10 +224,24 @@ def test_a_decoder_is_compressed_before_export_and_where_there_is_one(pipeline: 
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
-        ("text", "model", "text_encoder/other.onnx", "text.model: 'text_encoder/other.onnx' is not among `files`"),
-        ("text", "tokenizer", "words.json", "text.tokenizer: 'words.json' is not among `files`"),
-        ("text", "tokens", 6, "text: makes 6 tokens of 'encoder_hidden_states'"),
-        ("text", "condition", "sample", "text: makes 5 tokens of 'sample'"),
+        (
+            "text.encoders.text_encoder",
+            "model",
+            "text_encoder/other.onnx",
+            "'text_encoder/other.onnx' is not among `files`",
+        ),
+        ("text.encoders.text_encoder", "tokenizer", "words.json", "text_encoder.tokenizer: 'words.json' is not among"),
+        ("text.encoders.text_encoder", "tokens", 0, "text.encoders.text_encoder.tokens: should be a whole number"),
+        ("text.encoders.text_encoder", "outputs", {"last": [5, 12]}, "text.made: does not follow from text.encoders"),
+        ("text", "made", {"sample": [["text_encoder.last_hidden_state"]]}, "text: makes [5, 12] of sample"),
+        (
+            "text",
+            "made",
+            {"encoder_hidden_states": [3, ["text_encoder.last_hidden_state"]]},
+            "cannot follow one another",
+        ),
+        ("text", "told", {"time_ids": ["height", "depth"]}, "text.told.time_ids[1]: should be a number, height, width"),
+        ("text", "told", {"time_ids": ["height"]}, "text: makes [1] of time_ids, which the inputs say is []"),
         ("decoder", "scale", 0, "decoder.scale: should be a finite number"),
         ("decoder", "pixels", [3, 16], "decoder.pixels: should be a list of at least 3"),
         ("decoder", "pixels", [3, 16, 4], "decoder.pixels: should be channels and multiples of the sample's [8, 8]"),
@@ -228,7 +249,10 @@ def test_a_decoder_is_compressed_before_export_and_where_there_is_one(pipeline: 
 )
 def test_a_damaged_manifest_is_told(exported: Path, tmp_path: Path, part: str, key: str, value: Any, said: str) -> None:
     content = read_json(exported / "bundle.json")
-    content[part][key] = value
+    place = content
+    for name in part.split("."):
+        place = place[name]
+    place[key] = value
     (tmp_path / "bundle.json").write_text(json.dumps(content))
     with pytest.raises(BundleError) as caught:
         Bundle(tmp_path)
@@ -302,12 +326,13 @@ def test_a_student_is_judged_by_its_own_text_encoder(compressed: Path, pipeline:
     bundle, own = Bundle(compressed / "onnx"), parts(str(pipeline), None).text
     assert bundle.text is not None and own is not None
     texts = ["a b", "c", "a b"]
-    asked = Dataset(torch.zeros(3, 1), {"encoder_hidden_states": own.encode(texts)}, texts)
+    asked = Dataset(torch.zeros(3, 1), {"encoder_hidden_states": own.encode(texts)["encoder_hidden_states"]}, texts)
     picked = torch.tensor([1, 2, 2, 0])
     noise = torch.zeros(4, 4, 8, 8)
     drawn = Drawn(noise, {"encoder_hidden_states": asked.conditions["encoder_hidden_states"][picked]}, noise)
     told = Yardsticks(lambda: asked, None, (), 0.9, silent).as_told(bundle, drawn).conditions["encoder_hidden_states"]
-    np.testing.assert_array_equal(told.numpy(), bundle.text.encode([texts[i] for i in picked]))
+    (wanted,) = bundle.text.encode([texts[i] for i in picked]).values()
+    np.testing.assert_array_equal(told.numpy(), wanted)
     assert 15 < sqnr(drawn.conditions["encoder_hidden_states"].numpy(), told.numpy()) < 60
 
 
@@ -339,3 +364,42 @@ def test_listed_sizes_are_of_pictures_and_an_int8_decoder_takes_them(pipeline: P
     assert 15 < sqnr(own.decode(latents).numpy(), bundle.pixels(latents.numpy())) < 60
     with pytest.raises(PassError, match=r"size: \[12, 18\]: sides of its pictures are multiples of 4"):
         apply(tmp_path, [{"export_onnx": {"size": [[12, 18]]}}], guidance=GUIDANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "least"),
+    [
+        ("DDIMScheduler", None, 100),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m", 100),
+        ("EulerDiscreteScheduler", None, 45),  # starts from 0.998 of our noise at these betas
+    ],
+)
+def test_the_scheduler_beside_a_bundle_draws_what_it_draws(
+    exported: Path, name: str, solver: SolverName | None, least: float
+) -> None:
+    """A client's loop: diffusers' scheduler by its config, the bundle's net."""
+    config = {**PNDM, "_class_name": name, "timestep_spacing": "trailing"}
+    sampling = from_scheduler_config(config, SamplingOptions(solver=solver, steps=7 if name[0] == "E" else 10))
+    bundle = Bundle(exported)
+    model = make_denoiser(TEXT_CONFIG)
+    manifest = sampling_of(dataclasses.replace(model, sampling=sampling))
+    bundle = bundle.with_sampling({**manifest, "guidance": bundle.guidance})
+    assert bundle.text is not None
+    given = bundle.text.encode(["a b"])
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    settings = dict(stock_scheduler(sampling, config).config)
+    client = getattr(diffusers, settings.pop("_class_name")).from_config(settings)
+    assert type(client).__name__ == name
+    client.set_timesteps(len(bundle.steps))
+    latents = noise * client.init_noise_sigma
+    for timestep in client.timesteps:
+        output = bundle.guided(client.scale_model_input(latents, timestep).numpy(), float(timestep), given)
+        latents = client.step(torch.from_numpy(output), timestep, latents).prev_sample
+    assert sqnr(bundle.sample(noise.numpy(), **given), latents.numpy()) > least
+
+
+def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) -> None:
+    config = read_json(exported / "scheduler" / "scheduler_config.json")
+    assert read_json(exported / "model_index.json")["scheduler"] == ["diffusers", config["_class_name"]]
+    found = from_scheduler_config(config, SamplingOptions(steps=2))
+    assert [vars(step) for step in found.steps()] == [vars(step) for step in Bundle(exported).steps]

@@ -33,12 +33,12 @@ def load(
     shape: tuple[int, ...],
     classes: int | None,
     embeddings: Mapping[str, tuple[int, ...]] | None = None,
-    encode: Callable[[Sequence[str]], torch.Tensor] | None = None,
+    encode: Callable[[Sequence[str]], Mapping[str, torch.Tensor]] | None = None,
 ) -> Dataset:
     """What a model uses of a source. shape: of its samples; classes: how many labels it has; None: it takes none.
 
     embeddings: the conditions of real numbers that the model takes, with the shape of one; None: whatever there is.
-    encode: what makes `encoder_hidden_states` of texts.
+    encode: what makes conditions of texts, by their names.
 
     Raises DataError if something is missing, unreadable, of the wrong shape or out of range.
     """
@@ -52,9 +52,9 @@ def load(
     if not torch.isfinite(dataset.images).all():
         raise DataError(f"{where}: images hold NaN or infinity")
     used = {name: value for name, value in dataset.conditions.items() if name in named}
+    if dataset.texts and encode is not None and "encoder_hidden_states" in set(embeddings or ()) - set(used):
+        used = {name: value for name, value in encode(dataset.texts).items() if name in named} | used
     for name, one in (embeddings or {}).items():
-        if name == "encoder_hidden_states" and name not in used and dataset.texts and encode is not None:
-            used[name] = encode(dataset.texts)
         if name not in used:
             raise DataError(f"{where}: has no {key(name)}, which the model takes; add them to an .npz")
         count, *sizes = used[name].shape

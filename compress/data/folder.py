@@ -58,7 +58,7 @@ class Folder(Frozen):
     def _images(self, files: Sequence[Path], shape: tuple[int, ...]) -> torch.Tensor:
         images = torch.empty(len(files), *shape)
         for i, file in enumerate(files):
-            images[i] = torch.from_numpy(_image(file, shape, self.resize))
+            images[i] = torch.from_numpy(read_image(file, shape, self.resize))
         return images
 
     def _captions(self) -> list[tuple[str, str]]:
@@ -76,8 +76,8 @@ class Folder(Frozen):
         return found
 
 
-def _image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
-    """One image as float32 (c,h,w) in [-1, 1]."""
+def read_image(file: Path, shape: tuple[int, ...], resize: bool | None = None) -> np.ndarray:
+    """One image as float32 (c,h,w) in [-1, 1]. resize: None: nobody may ask for it. Raises DataError."""
     if shape[0] not in (1, 3):
         raise DataError(f"{file}: the model takes {shape[0]} channels (latents?); give it an .npz of `images` instead")
     channels, height, width = shape
@@ -96,10 +96,8 @@ def _image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
         raise DataError(f"{file}: cannot be read as an image: {error}") from None
     if image.size != (width, height):
         if not resize:
-            raise DataError(
-                f"{file}: is {image.height}×{image.width}; the model takes {height}×{width} "
-                "(write `resize: true` under `data` to scale and crop)"
-            )
+            how = "scale it" if resize is None else "write `resize: true` under `data` to scale and crop"
+            raise DataError(f"{file}: is {image.height}×{image.width}; the model takes {height}×{width} ({how})")
         scale = max(width / image.width, height / image.height)
         size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
         left, top = (size[0] - width) // 2, (size[1] - height) // 2

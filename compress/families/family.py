@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.families.replacements import Edit, writer
+from compress.families.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Family:
     scalars: path → width of the modules (or of None) that may give way to a `ScalarEmbedding`, and then take what
         that takes; what they give [b,width] is added to an embedding of time. ValueError: why a net has none.
     told: names of the scalars that a net takes by itself.
+    texts: how a pipeline makes the conditions of a net with this config of texts, by its model_index.json; None: it
+        does not, or in a way that is not known.
     stages: tap name → path of the module that gives that stage's feature map, and path of the layer that writes its
         channels.
     feature: that map, of what such a module gives.
@@ -148,6 +151,7 @@ class Family:
     lean: Lean = Lean()
     layouts: Mapping[str, Callable[[nn.Module], list[str]]] = field(default_factory=dict)
     told: Callable[[nn.Module], tuple[str, ...]] = lambda net: ()
+    texts: Callable[[Mapping[str, Any], Mapping[str, Any]], Texts | None] = lambda config, index: None
     feature: Callable[[Any], torch.Tensor] = lambda output: output[0] if isinstance(output, tuple) else output
     half: Callable[[nn.Module], nn.Module] = nn.Module.half
     tables: Callable[[nn.Module], None] = lambda net: None

@@ -10,6 +10,7 @@ from compress.judge.quality import sqnr
 from compress.pipeline.pipeline import Parts
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
+from compress.runtime.contents import parts_around
 
 CHECKED_PARTS = 4  # items on which what is around the net is compared
 LEAST_PART_DB = {"float": 60.0, "int8_weights": 20.0, "int8": 15.0}  # to float
@@ -29,20 +30,28 @@ def check_parts(
     sides of latents at which it is compared, too; stretched to them.
     """
     random, found = generator(seed, Draw.PARTS_CHECK), {}
-    if parts.text is not None and bundle.text is not None:
-        ids = torch.randint(parts.text.tokenizer.vocab_size, (CHECKED_PARTS, parts.text.tokens), generator=random)
-        wanted = parts.text.net(ids).last_hidden_state.numpy()
-        found["text"] = sqnr(wanted, bundle.text.run({"input_ids": ids.numpy()}))
+    encoders = {} if parts.text is None or bundle.text is None else bundle.text.encoders
+    for name, text in parts.text.encoders.items() if parts.text is not None and encoders else ():
+        ids = torch.randint(text.tokenizer.vocab_size, (CHECKED_PARTS, text.tokens), generator=random)
+        mask = (torch.arange(text.tokens) <= torch.arange(CHECKED_PARTS)[:, None]).long()
+        read = (ids, mask)[: len(text.inputs)]
+        feeds = {key: value.numpy() for key, value in zip(text.inputs, read, strict=True)}
+        pairs = zip(text.module(*read), encoders[name].run(feeds), strict=True)
+        found[name] = min(sqnr(wanted.numpy(), got) for wanted, got in pairs)
     if parts.decoder is not None:
         latents = torch.randn(CHECKED_PARTS, *bundle.sample_shape, generator=random)
         latents = given()[:CHECKED_PARTS] if bundle.manifest["decoder"]["scheme"] == "int8" else latents
         asked = [latents, *(functional.interpolate(latents, sides) for sides in others)]
         found["decoder"] = min(sqnr(parts.decoder.decode(each).numpy(), bundle.pixels(each.numpy())) for each in asked)
+    if parts.decoder is not None and bundle.encoder is not None:
+        pixels = torch.rand(CHECKED_PARTS, *bundle.encoder.about["pixels"], generator=random) * 2 - 1
+        found["encoder"] = sqnr(parts.decoder.encode(pixels).numpy(), bundle.encoder.encode(pixels.numpy()))
+    around = parts_around(bundle.manifest)
     for part, agreement in found.items():
-        least = LEAST_PART_DB[bundle.manifest[part]["scheme"]]
+        least = LEAST_PART_DB[around[part]["scheme"]]
         if not agreement >= least:
             raise ExportError(
-                f"{name}: {bundle.manifest[part]['model']} differs from the PyTorch model: {agreement:.1f} dB "
+                f"{name}: {around[part]['model']} differs from the PyTorch model: {agreement:.1f} dB "
                 f"SQNR, at least {least:.0f} expected; export it as float, or calibrate on more data"
             )
     return {f"{part}_sqnr_db": round(agreement, 2) for part, agreement in found.items()}

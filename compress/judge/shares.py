@@ -25,10 +25,15 @@ def measure(
     yardsticks: Yardsticks, bundle: Bundle, baseline: Baseline, drawn: Images, costs: Costs
 ) -> tuple[PipelinePart, ...]:
     """A row for each part that there is; nothing where a net stands alone."""
-    parts, nets = baseline.parts, dict[str, int]()
-    for name, part, own in (("text encoder", parts.text, bundle.text), ("decoder", parts.decoder, bundle.decoder)):
-        if part is not None and own is not None:
-            nets[name] = sum(parameter.numel() for parameter in part.net.parameters())
+    parts = baseline.parts
+    texts = [one.net for one in parts.text.encoders.values()] if parts.text and bundle.text else []
+    decoders = [parts.decoder.net] if parts.decoder and bundle.decoder else []
+    named = {"text encoder": texts, "decoder": decoders}
+    nets = {
+        name: sum(parameter.numel() for net in found for parameter in net.parameters())
+        for name, found in named.items()
+        if found
+    }
     if not nets:
         return ()
     nets["denoiser"] = baseline.bundle.manifest["params"]
@@ -52,10 +57,14 @@ def bytes_of(bundle: Bundle) -> dict[str, int]:
     """What a device needs of each part, together `size_bytes`: what lies in the folders of text encoder and decoder,
     and all else, which is the denoiser's."""
     sizes = {name: int(entry["bytes"]) for name, entry in bundle.manifest["files"].items()}
+    texts = (bundle.manifest.get("text") or {}).get("encoders", {}).values()
+    owned = {
+        "text encoder": [one[file] for one in texts for file in ("model", "tokenizer")],
+        "decoder": [bundle.manifest["decoder"]["model"]] if bundle.manifest.get("decoder") else [],
+    }
     found = {}
-    for name, key, files in (("text encoder", "text", ("model", "tokenizer")), ("decoder", "decoder", ("model",))):
-        about = bundle.manifest.get(key) or {}
-        folders = {PurePosixPath(about[file]).parent for file in files if file in about}
+    for name, files in owned.items():
+        folders = {PurePosixPath(file).parent for file in files}
         found[name] = sum(size for file, size in sizes.items() if PurePosixPath(file).parent in folders)
     return {**found, "denoiser": bundle.size_bytes - sum(found.values())}
 

@@ -202,9 +202,9 @@ class Yardsticks:
         if bundle.text is None or not texts:
             return drawn
         once = list(dict.fromkeys(texts))
-        own = dict(zip(once, bundle.text.encode(once), strict=True))
-        states = torch.from_numpy(np.stack([own[text] for text in texts]))
-        return dataclasses.replace(drawn, conditions={**drawn.conditions, CONDITION: states})
+        index = [once.index(text) for text in texts]
+        own = {name: torch.from_numpy(value[index]) for name, value in bundle.text.encode(once).items()}
+        return dataclasses.replace(drawn, conditions={**drawn.conditions, **own})
 
 
 def _labels(drawn: Drawn, least: int = 1) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
-Encode = Callable[[Sequence[str]], torch.Tensor]  # texts → the embeddings [n,tokens,width] of each
+Encode = Callable[[Sequence[str]], Mapping[str, torch.Tensor]]  # texts → conditions [n,…] by their names
 
 
 class _Silence:
@@ -210,16 +210,19 @@ def draw_dataset(
     """
     conditions: dict[str, torch.Tensor] = {}
     texts: list[str] = []
+    encoded: Mapping[str, torch.Tensor] = {}
+    if config.prompts is not None and "encoder_hidden_states" in teacher.conditions:
+        prompts = read_prompts(config.prompts)
+        order = torch.randperm(len(prompts), generator=generator(seed, Draw.PROMPTS)).tolist()
+        texts = [prompts[i] for i in order[: config.count]]
+        encoded = encode(texts)
     for name, condition in teacher.conditions.items():
         if name == "class_labels":
             conditions[name] = cycled_labels(teacher.classes or 1, config.count)
             continue
         text = name == "encoder_hidden_states"
-        if text and config.prompts is not None:
-            prompts = read_prompts(config.prompts)
-            order = torch.randperm(len(prompts), generator=generator(seed, Draw.PROMPTS)).tolist()
-            texts = [prompts[i] for i in order[: config.count]]
-            embeddings = encode(texts)
+        if name in encoded:
+            embeddings = encoded[name]
         elif config.embeddings is not None:
             embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
         else:

@@ -1,5 +1,6 @@
 """What is around a denoiser, as graphs of their own: in the folders and under the names of optimum's pipelines."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
 from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.pipeline.decoder import Decoder
 from compress.pipeline.manifest import MODEL
 from compress.pipeline.pipeline import Parts, index_of
 from compress.pipeline.source import INDEX
-from compress.pipeline.text import CONDITION, TextEncoder
+from compress.pipeline.text import TextEncoder
 from compress.quantization.part import quantized_part
+from compress.runtime.parts import MOMENTS
 
 GRAPH = "model.onnx"
 
@@ -28,12 +32,32 @@ def denoiser_file(model: Denoiser, parts: Parts) -> str:
     return f"{model.family.folder}/{GRAPH}" if parts.folders else MODEL
 
 
+def for_clients(graph: ir.Model) -> ir.Model:
+    """A denoiser of any batch that may be given one timestep for all items, as optimum's pipelines do. Changes `graph`.
+
+    Else onnxruntime, told that there are as many, writes what is computed for all items into the place of what is
+    computed for timesteps.
+    """
+    (timestep,) = (value for value in graph.graph.inputs if value.name == "timestep")
+    if timestep.shape is not None and not isinstance(timestep.shape[0], int):
+        timestep.shape = ir.Shape(["timesteps"])
+    return graph
+
+
+def draws_from_pictures(parts: Parts) -> bool:
+    """Whether a pipeline of this class encodes what it is given."""
+    return any(word in str(parts.index.get("_class_name")) for word in ("Inpaint", "Img2Img"))
+
+
 @dataclass(frozen=True)
 class Precisions:
-    """Schemes of what is around a net. latents: float32 [n,…] of its data, by which a decoder is calibrated."""
+    """Schemes of what is around a net. encoder: whether the decoder's counterpart is wanted. latents: float32 [n,…] of
+    its data, by which a decoder is calibrated.
+    """
 
     text: str = "float"
     decoder: str = "float"
+    encoder: bool = False
     latents: Callable[[], torch.Tensor] = lambda: torch.zeros(0)
 
 
@@ -45,8 +69,8 @@ def export_parts(
     precisions: Precisions | None = None,
     any_size: bool = False,
 ) -> dict[str, Any]:
-    """Write text encoder, tokenizer and decoder into a bundle's folder, with the configs by which diffusers' clients
-    know them; `text` and `decoder` of its bundle.json. Nothing where the net stands alone.
+    """Write text encoders, tokenizers and decoder into a bundle's folder, with the configs by which diffusers' clients
+    know them; `text`, `decoder` and `encoder` of its bundle.json. Nothing where the net stands alone.
 
     any_size: of latents that are decoded; else they are the model's.
     """
@@ -55,9 +79,15 @@ def export_parts(
         return found
     asked = precisions or Precisions()
     if parts.text is not None:
-        found["text"] = _text(parts.text, parts.folders["tokenizer"], folder, opset, asked.text)
+        encoders = {
+            name: _text(name, one, parts.folders[one.about.tokenizer], folder, opset, asked.text)
+            for name, one in parts.text.encoders.items()
+        }
+        found["text"] = {"encoders": encoders, **parts.text.about}
     if parts.decoder is not None:
         found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked, 1 if any_size else None)
+        found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset) if asked.encoder else None
+    model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
@@ -65,20 +95,24 @@ def export_parts(
     return found
 
 
-def _text(text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
-    name, ids = f"text_encoder/{GRAPH}", text.ids(["", ""])
-    _write(_in(scheme, States(text.net), ids), ids, "input_ids", "last_hidden_state", folder / name, opset)
-    text.net.config.save_pretrained((folder / name).parent)  # type: ignore[operator, union-attr]
-    shutil.copytree(tokenizer, folder / "tokenizer")
-    rules = folder / "tokenizer" / "tokenizer.json"  # older tokenizers have their rules in other files
+def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
+    file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, text.module
+    given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]
+    outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
+    _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
+    text.config.save_pretrained(file.parent)
+    shutil.copytree(tokenizer, words)
+    rules = words / "tokenizer.json"  # older tokenizers have their rules in other files
     text.tokenizer.backend_tokenizer.save(str(rules))
     return {
-        "model": name,
+        "model": file.relative_to(folder).as_posix(),
         "scheme": scheme,
-        "tokenizer": "tokenizer/tokenizer.json",
+        "tokenizer": rules.relative_to(folder).as_posix(),
         "tokens": text.tokens,
         "pad": text.tokenizer.pad_token_id,
-        "condition": CONDITION,
+        "inputs": text.inputs,
+        "outputs": outputs,
+        "lowered": text.about.lowered,
     }
 
 
@@ -87,8 +121,8 @@ def _decoder(
 ) -> dict[str, Any]:
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
-    module = _in(asked.decoder, Pixels(decoder.net), given, multiple)
-    _write(module, example, "latent_sample", "sample", folder / name, opset, multiple)
+    module = _in(asked.decoder, Pixels(decoder.net), (given,), multiple)
+    _write(module, (example,), ["latent_sample"], ["sample"], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     return {
         "model": name,
@@ -99,35 +133,35 @@ def _decoder(
     }
 
 
-def _in(scheme: str, module: nn.Module, points: torch.Tensor, multiple: int | None = None) -> nn.Module:
+def _encoder(decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int) -> dict[str, Any]:
+    name, pixels = f"vae_encoder/{GRAPH}", decoder.shape(sample_shape)
+    module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
+    gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
+    _write(module, (example,), ["sample"], [gives], folder / name, opset)
+    decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
+    about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
+    return {"model": name, "scheme": "float", **about, "gives": gives}
+
+
+def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...], multiple: int | None = None) -> nn.Module:
     return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme, multiple)
 
 
 def _write(
     module: nn.Module,
-    example: torch.Tensor,
-    given: str,
-    gives: str,
+    example: tuple[torch.Tensor, ...],
+    given: list[str],
+    gives: list[str],
     file: Path,
     opset: int,
     multiple: int | None = None,
 ) -> None:
-    graph = to_onnx(module, (example,), [given], None, opset, multiple=multiple)
-    graph.graph.outputs[0].name = gives
+    graph = to_onnx(module, example, given, None, opset, multiple=multiple)
+    for value, name in zip(graph.graph.outputs, gives, strict=True):
+        value.name = name
     file.parent.mkdir()
-    ir.save(graph, file)
-
-
-class States(nn.Module):
-    """Of a text encoder, by token ids."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.net(input_ids).last_hidden_state
-        return states
+    beside = constant_bytes(graph) > INLINE_LIMIT
+    ir.save(graph, file, external_data=f"{file.name}_data" if beside else None)
 
 
 class Pixels(nn.Module):
@@ -140,3 +174,16 @@ class Pixels(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         pixels: torch.Tensor = self.net.decode(latents).sample  # type: ignore[operator]
         return pixels
+
+
+class Encoded(nn.Module):
+    """Latents, or mean and variance of their distribution, of pixels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        given: Any = self.net.encode(pixels)  # type: ignore[operator]
+        found: torch.Tensor = given.latent_dist.parameters if hasattr(given, "latent_dist") else given.latents
+        return found

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.runtime.engines import OnnxRuntime
 
+INLINE_LIMIT = 1_500_000_000  # bytes of constants that a file holds itself; protobuf cannot hold 2 GiB
 # Operators that treat every item of a batch by itself, as long as all else they read is constant.
 ROW_WISE = {"Add", "Cast", "Concat", "Cos", "DequantizeLinear", "Gather", "Gemm", "Identity", "MatMul", "Mul"}
 ROW_WISE |= {"QuantizeLinear", "Sigmoid", "Sin", "Slice", "Unsqueeze"}

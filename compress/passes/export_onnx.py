@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
+from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
 from compress.files import write_json
 from compress.judge.parity import first_wrong_layer, questions
@@ -26,8 +27,8 @@ from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.open_sizes import Sizes, asked_sizes, resized
 from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import as_exported, lean, to_onnx
-from compress.onnx_graph.parts import Precisions, denoiser_file, export_parts
-from compress.onnx_graph.precompute import constant_bytes
+from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients
+from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
@@ -36,7 +37,6 @@ from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Listed, Pair
 
-INLINE_LIMIT = 1_500_000_000  # protobuf cannot hold 2 GiB
 SAMPLER = "sampler.onnx"
 TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
 CALIBRATION = 60  # images that adaptive steps are calibrated on
@@ -71,6 +71,9 @@ class Config(PassConfig):
     )
     text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
     decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
+    encoder: bool | None = Field(
+        None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
+    )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
 
 
@@ -93,15 +96,20 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
+    encoder = draws_from_pictures(parts) if config.encoder is None else config.encoder
     precisions = Precisions(
-        config.text_encoder, config.decoder, lambda: context.training_data().batch(LATENTS, *key).images
+        config.text_encoder, config.decoder, encoder, lambda: context.training_data().batch(LATENTS, *key).images
     )
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
+    graph = for_clients(graph) if parts.folders else graph
     ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
+    stock = stock_scheduler(model.sampling, model.scheduler)
+    if parts.folders and stock.warning:
+        context.log(f"{context.name}: {stock.warning}")
     if config.sampler:
         ir.save(sampler_of(model, graph), folder / SAMPLER, external_data="sampler.bin" if beside else None)
     about = {
@@ -145,6 +153,8 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
     }
     for why in (why for why, found in hindered.items() if config.adaptive and found):
         raise PassError(f"{name}: adaptive: steps cannot adapt, because {why}; set it to false")
+    if config.encoder and context.parts().decoder is None:
+        raise PassError(f"{name}: encoder: true, and the checkpoint has no VAE; leave it out")
     if config.timesteps == "own" and model.sampling.dtype != torch.int64:
         raise PassError(f"{name}: timesteps: own needs whole numbers, which this model is not told; set it to any")
     if model.sampling.guidance.kind == "classifier":

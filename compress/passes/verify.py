@@ -29,7 +29,6 @@ from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
-from compress.pipeline.text import CONDITION
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
@@ -196,8 +195,7 @@ def _yardsticks(
 def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     """The prompts of a file, as a data set of which the conditions alone are read."""
     texts = read_prompts(file)
-    states = encode(context.around(), texts, progress, context.log)
-    return Dataset(torch.zeros(len(texts), 1), {CONDITION: states}, texts)
+    return Dataset(torch.zeros(len(texts), 1), encode(context.around(), texts, progress, context.log), texts)
 
 
 def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:

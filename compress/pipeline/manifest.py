@@ -47,7 +47,8 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
     """Describe the model whose graphs lie in a folder, and vouch for all files there.
 
     batch: the fixed size that it was exported for. about: what the model itself does not know: `name`, `params`, `macs`
-    and, where there is any, `model`, `sampler`, `timesteps`, `data`, `teacher_sampling`, `text`, `decoder`.
+    and, where there is any, `model`, `sampler`, `timesteps`, `data`, `teacher_sampling`, `text`, `decoder`,
+    `encoder`.
     """
     sampling = sampling_of(model)
     for name, value in sampling["guidance"].get("null", {}).items():

@@ -10,26 +10,28 @@ from typing import Any
 import torch
 
 from compress.errors import CheckpointError, DataError, written
+from compress.families.family import sides
+from compress.families.texts import Texts
 from compress.files import write_json
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress
 from compress.pipeline import checkpoint, decoder, text
 from compress.pipeline.decoder import Decoder
-from compress.pipeline.source import INDEX, locate, parts_of, read_object
-from compress.pipeline.text import TextEncoder
+from compress.pipeline.source import INDEX, family_of, locate, parts_of, read_object
+from compress.pipeline.text import TextEncoders
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a model folder holds beside net and scheduler: its files are carried as they are.
 
-    index: its model_index.json; {}: it holds a net alone. folders: name in the index → where that part lies. where: the
-    folder that errors name. made: a decoder in place of the one in its folder.
+    index: its model_index.json; {}: it holds a net alone. folders: name in the index → where that part lies. net: the
+    config of the denoiser. made: a decoder in place of the one in its folder.
     """
 
     index: Mapping[str, Any] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
-    where: str = ""
+    net: Mapping[str, Any] = field(default_factory=dict)
     made: Decoder | None = None
 
     @property
@@ -50,14 +52,24 @@ class Parts:
 
     @property
     def parameters(self) -> int:
-        """Of text encoder and decoder; 0 where a net stands alone."""
-        nets = [part.net for part in (self.text, self.decoder) if part is not None]
+        """Of text encoders and decoder; 0 where a net stands alone."""
+        nets = [one.net for one in self.text.encoders.values()] if self.text is not None else []
+        nets += [self.decoder.net] if self.decoder is not None else []
         return sum(parameter.numel() for net in nets for parameter in net.parameters())
 
+    @property
+    def rule(self) -> Texts | None:
+        """How the family of the denoiser makes conditions of texts, if it does."""
+        family = family_of(self.net)
+        return None if family is None else family.texts(self.net, self.index)
+
     @cached_property
-    def text(self) -> TextEncoder | None:
+    def text(self) -> TextEncoders | None:
         """What makes conditions of texts, if it is of a kind that is known. Raises CheckpointError."""
-        return text.load(self.folders, self.kinds, self.where)
+        if (rule := self.rule) is None:
+            return None
+        height, width = (side * (self.factor if rule.told else 1) for side in sides(self.net))
+        return text.load(rule, self.folders, self.kinds, (height, width))
 
     @cached_property
     def decoder(self) -> Decoder | None:
@@ -91,7 +103,7 @@ def parts(reference: str | None, wanted: bool | None) -> Parts:
     index = read_object(source.root / INDEX)
     names = parts_of(index, source.model.name)
     folders = {name: source.root / name for name in names if (source.root / name).is_dir()}
-    return Parts(index, folders, str(source.root))
+    return Parts(index, folders, read_object(source.model / "config.json"))
 
 
 def index_of(model: Denoiser, parts: Parts) -> dict[str, Any]:
@@ -114,16 +126,39 @@ def decoder_of(parts: Parts, name: str) -> Decoder:
     return parts.decoder
 
 
-def encode(parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]) -> torch.Tensor:
-    """The embeddings [n,tokens,width] of texts. Raises DataError without a text encoder."""
-    if parts.text is None:
-        why = text.lacking(parts.kinds) if parts.index else "is a net alone (of a hub id, unless `pipeline: true`)"
+def check_texts(parts: Parts) -> None:
+    """Raise DataError where there is no text encoder. Reads no weights."""
+    alone = "is a net alone (of a hub id, unless `pipeline: true`)"
+    why = text.lacking(parts.rule, parts.kinds) if parts.index else alone
+    if why is not None:
         raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
+
+
+def encode(
+    parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """The conditions [n,…] that are made of texts, by their names. Raises DataError without a text encoder."""
+    found = _encoders(parts, texts, log)
+    with progress("encoding texts", len(texts)) as task:
+        return found.encode(texts, task.advance)
+
+
+def null(parts: Parts, negative: str, log: Callable[[str], None]) -> dict[str, torch.Tensor]:
+    """What guidance leads away from, for one item; nothing without a text encoder, which a negative prompt needs."""
+    if not negative and parts.text is None:
+        return {}
+    return _encoders(parts, [negative], log).null(negative)
+
+
+def _encoders(parts: Parts, texts: Sequence[str], log: Callable[[str], None]) -> TextEncoders:
+    """What encodes texts, of which it is told where they are cut. Raises DataError."""
+    check_texts(parts)
+    assert parts.text is not None, "nothing is lacking"
     cut = parts.text.cut(texts)
     if cut:
-        log(f"{len(cut)} texts are cut to {parts.text.tokens} tokens, e.g. {written(cut[0])}")
-    with progress("encoding texts", len(texts)) as task:
-        return parts.text.encode(texts, task.advance)
+        first, tokens = next(iter(cut.items()))
+        log(f"{len(cut)} texts are cut, e.g. to {tokens} tokens {written(first)}")
+    return parts.text
 
 
 @dataclass(frozen=True)

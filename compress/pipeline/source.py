@@ -133,11 +133,15 @@ def _single(name: str) -> str:
     )
 
 
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The family of a net with this config, by its class; None: it is of none."""
+    named = [one for one in FAMILIES.values() if config.get("_class_name") in (one.name, *one.once)]
+    return next((one for one in named if one.refuse(config) is None), named[0] if named else None)
+
+
 def build(config: Mapping[str, Any], where: str) -> tuple[Family, nn.Module]:
     """The net on the meta device that a config in the folder `where` describes. Raises CheckpointError."""
-    name = str(config.get("_class_name"))
-    named = [one for one in FAMILIES.values() if name in (one.name, *one.once)]
-    family = next((one for one in named if one.refuse(config) is None), named[0] if named else None)
+    name, family = str(config.get("_class_name")), family_of(config)
     if family is None:
         raise CheckpointError(f"{where}: architecture {name[:100]} is not supported; supported: {', '.join(FAMILIES)}")
     try:

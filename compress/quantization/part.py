@@ -1,4 +1,4 @@
-"""What is around a denoiser in bytes: a module of one input, quantized in one go."""
+"""What is around a denoiser in bytes: a module, quantized in one go."""
 
 from collections.abc import Callable
 
@@ -19,27 +19,27 @@ _LAYERS = Layers(ends=(), tables=("*",))
 @torch.no_grad()
 def quantized_part(
     module: nn.Module,
-    points: torch.Tensor,
+    points: tuple[torch.Tensor, ...],
     scheme: str,
     multiple: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> nn.Module:
-    """f(points [b,…]) in the arithmetic of a scheme of bytes; tables of embeddings are rounded too.
+    """f(*points, each [b,…]) in the arithmetic of a scheme of bytes; tables of embeddings are rounded too.
 
-    points: [n,…], two at least, by which ranges of activations are set, for least squared error. multiple: of what the
-    sides of images may be any; None: they are those of the points. advance: told how many of them are done.
+    points: each [n,…], two at least, by which ranges of activations are set, for least squared error. multiple: of what
+    the sides of images may be any; None: they are those of the points. advance: told how many of them are done.
     """
     row = SCHEMES[scheme]
-    inputs, shapes = left_open(module, (points[:2],), None, multiple)
+    inputs, shapes = left_open(module, tuple(one[:2] for one in points), None, multiple)
     program = torch.export.export(module, inputs, dynamic_shapes=shapes)
 
     def prepared(histogram: bool) -> torch.fx.GraphModule:
         return prepare_pt2e(program.module(), BytesQuantizer(row, _LAYERS, Lean(), (), histogram))
 
     observed = prepared(row.activation_bits is not None)
-    for part in points.split(BATCH):
-        observed(part)
-        advance(len(part))
+    for part in zip(*(one.split(BATCH) for one in points), strict=True):
+        observed(*part)
+        advance(len(part[0]))
     settled = prepared(False)
     put(settled, ranges(observed))
     converted: nn.Module = convert_pt2e(settled)

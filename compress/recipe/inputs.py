@@ -17,9 +17,8 @@ from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import Parts, encode, parts
+from compress.pipeline.pipeline import Parts, check_texts, encode, null, parts
 from compress.pipeline.source import locate
-from compress.pipeline.text import CONDITION
 from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
@@ -72,12 +71,14 @@ class Inputs:
         if head.checkpoint is None:
             raise RecipeError(f"{where}: has no checkpoint, so there is no teacher")
         guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
+        if isinstance(head.data, data.FromTeacher) and head.data.prompts is not None:
+            check_texts(self.parts())  # before weights are read
         model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance)
         if asked is not None and asked.null_embedding is not None:
             model = dataclasses.replace(model, null=read_null(asked.null_embedding, model.dropped))
-        elif (asked is None or asked.by_text) and (text := self.parts().text) is not None:
-            states = text.encode([asked.negative_prompt if asked else ""])[0]
-            model = dataclasses.replace(model, null={**model.null, CONDITION: states})
+        elif asked is None or asked.by_text:
+            left_out = null(self.parts(), asked.negative_prompt if asked else "", self.options.log)
+            model = dataclasses.replace(model, null={**model.null, **left_out})
         if model.precision is not None:
             raise RecipeError(f"{where}: checkpoint: {head.checkpoint} is quantized; a teacher is a float model")
         fault = checkpoint.guidance_fault(model)
@@ -109,7 +110,7 @@ class Inputs:
             return data.load(config, shape, model.classes, embeddings, self._encode)
         return draw_dataset(self.teacher(), config, self.recipe.head.seed, self.options.progress, self._encode)
 
-    def _encode(self, texts: Sequence[str]) -> torch.Tensor:
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         return encode(self.parts(), texts, self.options.progress, self.options.log)
 
     def _dataset(self) -> data.Dataset:

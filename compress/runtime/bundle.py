@@ -13,10 +13,11 @@ from compress.runtime.adaptive import Grid, asked_tolerance, solve_adaptively
 from compress.runtime.contents import null_condition, verify_files
 from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
 from compress.runtime.manifest import read_manifest
-from compress.runtime.parts import Decoder, TextEncoder
+from compress.runtime.parts import Autoencoder, open_decoder, open_encoder
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
 from compress.runtime.served import at_scale, at_steps
 from compress.runtime.signature import check_asked, check_signature
+from compress.runtime.texts import TextEncoders, open_texts
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
@@ -70,25 +71,23 @@ class Bundle:
         return graph
 
     @cached_property
-    def text(self) -> TextEncoder | None:
-        """What makes a condition of texts; None: the bundle takes conditions alone. Raises BundleError."""
-        if (about := self.manifest.get("text")) is None:
-            return None
-        ids = {"dtype": "int64", "shape": ["batch", about["tokens"]]}
-        states = {"dtype": "float32", "shape": ["batch", *self.inputs[about["condition"]]["shape"][1:]]}
-        graph = self._open(about["model"], {"input_ids": ids}, {"last_hidden_state": states}, about["scheme"])
-        return TextEncoder(self.path, about, lambda feeds: self._run(graph, feeds, None))
+    def text(self) -> TextEncoders | None:
+        """What makes conditions of texts; None: the bundle takes conditions alone. Raises BundleError."""
+        about, decoder = self.manifest.get("text"), self.manifest.get("decoder")
+        height, width = decoder["pixels"][1:] if decoder else (*self.sample_shape[1:], 1)[:2]
+        return about and open_texts(self.path, about, self._open, self._run, (height, width))
 
     @cached_property
-    def decoder(self) -> Decoder | None:
+    def decoder(self) -> Autoencoder | None:
         """What makes pixels of samples; None: samples are pixels, or whatever the net makes. Raises BundleError."""
-        if (about := self.manifest.get("decoder")) is None:
-            return None
-        latents, pixels = (
-            {"dtype": "float32", "shape": ["batch", *shape]} for shape in (self.sample_shape, about["pixels"])
-        )
-        graph = self._open(about["model"], {"latent_sample": latents}, {"sample": pixels}, about["scheme"])
-        return Decoder(about, lambda feeds: self._run(graph, feeds, None))
+        about = self.manifest.get("decoder")
+        return about and open_decoder(about, self.sample_shape, self._open, self._run)
+
+    @cached_property
+    def encoder(self) -> Autoencoder | None:
+        """What makes samples of pixels; None: it was not exported. Raises BundleError."""
+        about = self.manifest.get("encoder")
+        return about and open_encoder(about, self.sample_shape, self._open, self._run)
 
     def pixels(self, samples: np.ndarray) -> np.ndarray:
         """Pictures [n,c,h,w] of samples [n,…]: decoded where they are latents."""
@@ -96,14 +95,15 @@ class Bundle:
 
     def without(self, prompt: str) -> "Bundle":
         """The same bundle, guided away from a negative prompt. Raises BundleError where guidance leaves out no text."""
-        if self.text is None or self.text.about["condition"] not in self.null:
+        if self.text is None or not set(self.text.about["made"]) & set(self.null):
             raise BundleError(f"{self.path}: leaves out no text at each step, so it takes no negative prompt")
         other = copy.copy(self)
-        other.null = {self.text.about["condition"]: self.text.encode([prompt])[0]}
+        said = self.text.encode([prompt])
+        other.null = {name: said[name][0] if name in said else value for name, value in self.null.items()}
         return other
 
-    def _run(self, graph: Graph, feeds: Feeds, batch: int | None) -> np.ndarray:
-        """The output [n,…] for inputs [n,…], in batches of the size that was exported. Raises BundleError."""
+    def _run(self, graph: Graph, feeds: Feeds, batch: int | None) -> list[np.ndarray]:
+        """Outputs [n,…] for inputs [n,…], in batches of the size that was exported. Raises BundleError."""
         count = len(next(iter(feeds.values())))
         size = batch or count
         if count % size:
@@ -115,8 +115,8 @@ class Bundle:
             except Exception as error:  # of many kinds, by engine
                 said = str(error).strip().splitlines() or [type(error).__name__]
                 raise BundleError(f"{self.path}: {self.engine.name} cannot run it: {said[0]}") from error
-            parts.append(np.asarray(part[0]))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append([np.asarray(value) for value in part])
+        return parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     @property
     def size_bytes(self) -> int:
@@ -167,7 +167,7 @@ class Bundle:
         scalars = {"guidance_scale": np.full(count, self.guidance["scale"]), "steps": np.full(count, len(self.steps))}
         feeds = {"sample": sample, "timestep": np.broadcast_to(timestep, count), **scalars, **conditions}
         feeds = {name: np.asarray(feeds[name], dtype=spec["dtype"]) for name, spec in self.inputs.items()}
-        return self._run(self.graph, feeds, self.batch)
+        return self._run(self.graph, feeds, self.batch)[0]
 
     def guided(
         self, sample: np.ndarray, timestep: float | np.ndarray, conditions: Mapping[str, np.ndarray]
@@ -175,10 +175,8 @@ class Bundle:
         """Model output [b,c,h,w] with the bundle's own guidance. timestep: one, or [b]."""
         if self.guidance["kind"] != "cfg":
             return self.denoise(sample, timestep, conditions)
-        both = {
-            name: np.concatenate([value, np.broadcast_to(self.null.get(name, value).astype(value.dtype), value.shape)])
-            for name, value in conditions.items()
-        }
+        given = {name: self.null.get(name, value).astype(value.dtype) for name, value in conditions.items()}
+        both = {n: np.concatenate([value, np.broadcast_to(given[n], value.shape)]) for n, value in conditions.items()}
         times = np.broadcast_to(timestep, len(sample))
         output = self.denoise(np.concatenate([sample, sample]), np.concatenate([times, times]), both)
         conditional, unconditional = np.split(output, 2)
@@ -246,4 +244,4 @@ class Bundle:
         scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
         given = {"noise": noise, **scale, **conditions}
         feeds = {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
-        return self._run(self.sampler, feeds, self.batch)
+        return self._run(self.sampler, feeds, self.batch)[0]

@@ -42,8 +42,17 @@ def verify_files(path: Path, manifest: Mapping[str, Any], check_hashes: bool = T
 
 def graphs(manifest: Mapping[str, Any]) -> list[str]:
     """Names of all graphs of a bundle: of one evaluation, of the whole sampler, of the parts around them."""
-    around = [manifest[part]["model"] for part in ("text", "decoder") if manifest.get(part)]
+    around = [one["model"] for one in parts_around(manifest).values()]
     return [name for name in (manifest["model"], manifest.get("sampler"), *around) if name]
+
+
+def parts_around(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a `bundle.json` says of each graph around the net, by the part's name."""
+    named = {
+        **(manifest.get("text") or {"encoders": {}})["encoders"],
+        **{key: manifest.get(key) for key in ("decoder", "encoder")},
+    }
+    return {name: about for name, about in named.items() if about}
 
 
 def null_condition(path: Path, value: int | str, shape: Sequence[int]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What a `bundle.json` may say: one table, checked key by key."""
 
-import math
 import os
 import re
 import reprlib
@@ -11,24 +10,20 @@ from typing import Any
 
 from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
+from compress.runtime.agreement import Fault, check_agreement
 from compress.runtime.engines import DTYPES
 from compress.runtime.sampling import Step
 
 FORMAT = 1
-MOST_VALUES = 2**27  # in one item of an input
 _FILE = r"\w[\w.+-]{0,99}"  # a name in the folder, or in one within it
 
-Check = Callable[[Any, str], None]  # (value, its key) -> None; raises _Fault
-
-
-class _Fault(ValueError):
-    """What is wrong, and where."""
+Check = Callable[[Any, str], None]  # (value, its key) -> None; raises Fault
 
 
 def _if(what: str, holds: Callable[[Any], bool]) -> Check:
     def check(value: Any, key: str) -> None:
         if not holds(value):
-            raise _Fault(f"{key}: should be {what}; got {reprlib.repr(value)}")
+            raise Fault(f"{key}: should be {what}; got {reprlib.repr(value)}")
 
     return check
 
@@ -66,13 +61,13 @@ def _table(needed: Mapping[str, Check], others: Mapping[str, Check] | None = Non
     def check(value: Any, key: str) -> None:
         _if("a mapping", lambda v: type(v) is dict)(value, key)
         if alone and value.keys() - {**needed, **(others or {})}.keys():
-            raise _Fault(f"{key}: should hold {', '.join(needed)} alone; got {reprlib.repr(list(value))}")
+            raise Fault(f"{key}: should hold {', '.join(needed)} alone; got {reprlib.repr(list(value))}")
         for name, one in {**needed, **(others or {})}.items():
             inner = f"{key}.{name}".removeprefix(".")
             if name in value:
                 one(value[name], inner)
             elif name in needed:
-                raise _Fault(f"{inner}: is missing")
+                raise Fault(f"{inner}: is missing")
 
     return check
 
@@ -133,9 +128,41 @@ _sampling = _table(
 )
 _part = {"model": _onnx, "scheme": _text}
 _text_encoder = _table(
-    {**_part, "tokenizer": _text, "tokens": _whole(1, 2**16), "pad": _whole(0, 2**31), "condition": _text}
+    {
+        **_part,
+        "tokenizer": _text,
+        "tokens": _whole(1, 2**16),
+        "pad": _whole(0, 2**31),
+        "inputs": _list(_one_of("input_ids", "attention_mask"), 1),
+        "outputs": _mapping(_list(_whole(1, 2**20), 1)),
+        "lowered": _flag,
+    }
+)
+_row = _if(
+    'a number of tokens, or a list like ["text_encoder.last_hidden_state"]',
+    lambda v: (
+        (type(v) is int and 1 <= v <= 2**16) or (type(v) is list and v != [] and all(type(key) is str for key in v))
+    ),
+)
+_told = _if("a number, height, width or aspect", lambda v: _finite(v) or v in ("height", "width", "aspect"))
+_texts = _table(
+    {
+        "encoders": _mapping(_text_encoder),
+        "made": _mapping(_list(_row, 1)),
+        "told": _mapping(_list(_told, 1)),
+        "width": _whole(0, 2**20),
+    }
 )
 _decoder = _table({**_part, "scale": _number(1e-6), "shift": _number(), "pixels": _list(_whole(1, 2**16), 3)})
+_encoder = _table(
+    {
+        **_part,
+        "scale": _number(1e-6),
+        "shift": _number(),
+        "pixels": _list(_whole(1, 2**16), 3),
+        "gives": _one_of("latent_parameters", "latent_sample"),
+    }
+)
 _manifest = _table(
     {
         "name": _text,
@@ -159,8 +186,9 @@ _manifest = _table(
             _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
         ),
         "made_by": _text,
-        "text": _or_null(_text_encoder),
+        "text": _or_null(_texts),
         "decoder": _or_null(_decoder),
+        "encoder": _or_null(_encoder),
     },
 )
 
@@ -177,68 +205,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise BundleError(f"{file}: format {version}; this version reads format {FORMAT}")
         _table({"format": _whole(FORMAT, FORMAT)})(manifest, "")
         _manifest(manifest, "")
-        _fits(manifest)
-    except (Unreadable, _Fault) as fault:
+        check_agreement(manifest)
+    except (Unreadable, Fault) as fault:
         raise BundleError(f"{file}: is damaged: {str(fault).removeprefix(': ')}; export the model again") from None
     return dict(manifest)
-
-
-def _fits(manifest: Mapping[str, Any]) -> None:
-    """Raises _Fault if two entries contradict each other."""
-    inputs, sampling, classes = manifest["inputs"], manifest["sampling"], manifest.get("classes")
-    batch = manifest["batch"] or "batch"
-    for name, ranks in (("sample", (4, 3)), ("timestep", (1,))):
-        if name not in inputs or len(inputs[name]["shape"]) not in ranks:
-            wanted = " or ".join(map(str, ranks))
-            raise _Fault(f"inputs.{name}: should have {wanted} dimensions; got {inputs.get(name)}")
-    for name, spec in inputs.items():
-        first, *rest = spec["shape"]
-        if first != batch or "batch" in rest or math.prod(rest) > MOST_VALUES:
-            raise _Fault(f"inputs.{name}.shape: should be [{batch}, sizes]; got {spec['shape']}")
-    if "class_labels" in inputs and classes is None:
-        raise _Fault("classes: is missing, but there is an input class_labels")
-    for name, spec in manifest.get("outputs", {}).items():
-        if spec["shape"] != inputs["sample"]["shape"]:
-            raise _Fault(f"outputs.{name}.shape: should be that of inputs.sample; got {spec['shape']}")
-    if len(manifest.get("outputs", [0])) != 1:
-        raise _Fault(f"outputs: should be one; got {list(manifest['outputs'])}")
-    for place in ("alpha", "sigma") if "levels" in sampling else ():
-        if len(sampling["levels"][place]) != len(sampling["steps"]) + 1:
-            raise _Fault(f"sampling.levels.{place}: should be one more than there are steps")
-    known = manifest.get("timesteps")
-    paths = {f"others[{i}]": steps for i, steps in enumerate(sampling.get("others", []))} | {"steps": sampling["steps"]}
-    told = {f"{path}[{i}]": step["timestep"] for path, steps in paths.items() for i, step in enumerate(steps)}
-    for place, timestep in told.items() if inputs["timestep"]["dtype"].startswith("int") else ():
-        _whole(0)(timestep, f"sampling.{place}.timestep")
-    asked = set(told.values())
-    if known is not None and not asked <= set(known):
-        raise _Fault(f"timesteps: should hold those of sampling.steps; {sorted(asked - set(known))[0]} is not there")
-    null = sampling["guidance"].get("null", {})
-    others = set(null) - (set(inputs) - {"sample", "timestep"})
-    if others:
-        raise _Fault(f"sampling.guidance.null: should be of conditions; got {sorted(others)[0]!r}")
-    for name, value in null.items():
-        if isinstance(value, int) is not inputs[name]["dtype"].startswith("int"):
-            raise _Fault(f"sampling.guidance.null.{name}: should be a class for labels, a file for embeddings")
-    if sampling["guidance"]["kind"] == "cfg" and not null:
-        raise _Fault("sampling.guidance.null: is missing, but guidance takes a second evaluation without a condition")
-    _vouched(manifest)
-
-
-def _vouched(manifest: Mapping[str, Any]) -> None:
-    """Raises _Fault if a file that is named is not among `files`, or a part around the net does not fit it."""
-    named = {"model": manifest["model"], "sampler": manifest.get("sampler")}
-    null = manifest["sampling"]["guidance"].get("null", {})
-    named |= {f"sampling.guidance.null.{key}": name for key, name in null.items()}
-    for part in ("text", "decoder"):
-        about = manifest.get(part) or {}
-        named |= {f"{part}.{key}": about.get(key) for key in ("model", "tokenizer")}
-    text, inputs = manifest.get("text"), manifest["inputs"]
-    if text and (wanted := inputs.get(text["condition"], {}).get("shape", ()))[1:-1] != [text["tokens"]]:
-        raise _Fault(f"text: makes {text['tokens']} tokens of {text['condition']!r}, which the inputs say is {wanted}")
-    pixels, sides = (manifest.get("decoder") or {}).get("pixels"), inputs["sample"]["shape"][2:]
-    if pixels and (len(sides) != 2 or any(pixel % side for pixel, side in zip(pixels[1:], sides, strict=True))):
-        raise _Fault(f"decoder.pixels: should be channels and multiples of the sample's {sides}; got {pixels}")
-    for key, name in named.items():
-        if isinstance(name, str) and name not in manifest["files"]:
-            raise _Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")

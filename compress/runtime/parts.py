@@ -1,68 +1,63 @@
-"""What stands around a denoiser in a text-to-image bundle: texts to conditions, latents to pixels."""
+"""What stands behind a denoiser in a bundle: latents to pixels, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.errors import BundleError
-from compress.runtime.engines import Feeds
+from compress.runtime.engines import Feeds, Graph
 
-Run = Callable[[Feeds], np.ndarray]
+Run = Callable[[Graph, Feeds, int | None], Sequence[np.ndarray]]
 BATCH = 16  # items in one call
+MOMENTS = "latent_parameters"  # mean and logarithm of the variance, as channels one after the other
 
 
 @dataclass(frozen=True)
-class TextEncoder:
-    """about: `text` of a bundle.json. run: input_ids int64 [b,tokens] → states float32 [b,tokens,width]."""
-
-    folder: Path
-    about: Mapping[str, Any]
-    run: Run
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """Of the library tokenizers. Raises BundleError."""
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise BundleError(f"{self.folder}: texts need a tokenizer: pip install tokenizers") from None
-        file = self.folder / self.about["tokenizer"]
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exceptions
-            raise BundleError(f"{file}: cannot be read: {error}; copy or export it again") from None
-        tokens, pad = self.about["tokens"], self.about["pad"]
-        tokenizer.enable_truncation(tokens)
-        tokenizer.enable_padding(length=tokens, pad_id=pad, pad_token=tokenizer.id_to_token(pad))
-        return tokenizer
-
-    def cut(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that are longer than the encoder takes; it sees their beginnings alone."""
-        found = self.tokenizer.encode_batch(list(texts))
-        return [text for text, tokens in zip(texts, found, strict=True) if tokens.overflowing]
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """States float32 [n,tokens,width]; of each text its beginning."""
-        ids = np.array([found.ids for found in self.tokenizer.encode_batch(list(texts))], dtype=np.int64)
-        return _by_parts(lambda part: self.run({"input_ids": part}), ids)
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """about: `decoder` of a bundle.json. run: latent_sample [b,…] → pixels [b,c,h,w]."""
+class Autoencoder:
+    """Half of one. about: `decoder` or `encoder` of a bundle.json. run: its input [b,…] → its output [b,…]."""
 
     about: Mapping[str, Any]
-    run: Run
+    run: Callable[[np.ndarray], np.ndarray]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Pixels float32 [n,c,h,w] of about [-1, 1] from latents [n,…]."""
         scale, shift = np.float32(self.about["scale"]), np.float32(self.about["shift"])
-        return _by_parts(lambda part: self.run({"latent_sample": part}), latents.astype(np.float32) / scale + shift)
+        return self._by_parts(latents.astype(np.float32) / scale + shift)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Latents float32 [n,…] from pixels [n,c,h,w] in [-1, 1]; where they are a distribution, its mode."""
+        scale, shift = np.float32(self.about["scale"]), np.float32(self.about["shift"])
+        found = self._by_parts(pixels.astype(np.float32))
+        return ((np.split(found, 2, axis=1)[0] if self.about["gives"] == MOMENTS else found) - shift) * scale
+
+    def _by_parts(self, given: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.run(given[start : start + BATCH]) for start in range(0, len(given), BATCH)])
 
 
-def _by_parts(work: Callable[[np.ndarray], np.ndarray], given: np.ndarray) -> np.ndarray:
-    return np.concatenate([work(given[start : start + BATCH]) for start in range(0, len(given), BATCH)])
+def open_decoder(
+    about: Mapping[str, Any], latent: Sequence[int], opened: Callable[..., Graph], run: Run
+) -> Autoencoder:
+    """latent: shape of one. opened, run: as a Bundle opens and runs graphs. Raises BundleError."""
+    return _open(about, ("latent_sample", latent), ("sample", about["pixels"]), opened, run)
+
+
+def open_encoder(
+    about: Mapping[str, Any], latent: Sequence[int], opened: Callable[..., Graph], run: Run
+) -> Autoencoder:
+    """As `open_decoder`."""
+    channels, *sides = latent
+    found = [2 * channels if about["gives"] == MOMENTS else channels, *sides]
+    return _open(about, ("sample", about["pixels"]), (about["gives"], found), opened, run)
+
+
+def _open(
+    about: Mapping[str, Any],
+    given: tuple[str, Sequence[int]],
+    gives: tuple[str, Sequence[int]],
+    opened: Callable[..., Graph],
+    run: Run,
+) -> Autoencoder:
+    specs = ({name: {"dtype": "float32", "shape": ["batch", *shape]}} for name, shape in (given, gives))
+    graph = opened(about["model"], *specs, about["scheme"])
+    return Autoencoder(about, lambda values: run(graph, {given[0]: values}, None)[0])

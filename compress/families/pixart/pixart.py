@@ -17,6 +17,7 @@ from compress.families import transformer
 from compress.families.dit import attention
 from compress.families.family import Condition, Family, Layers, Lean
 from compress.families.replacements import Edit, Passthrough, writer, written_by
+from compress.families.texts import T5, Encoder, Texts
 
 _SIZES = {"resolution": (2,), "aspect_ratio": (1,)}  # that a net for 1024 pixels is told
 
@@ -34,6 +35,18 @@ def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
         "encoder_attention_mask": Condition(torch.float32, (tokens,), dropped=True),
         **{name: Condition(torch.float32, size) for name, size in _SIZES.items() if net.use_additional_conditions},
     }
+
+
+def _texts(config: Mapping[str, Any], index: Mapping[str, Any]) -> Texts:
+    """T5's, told where a text ends."""
+    large = config.get("use_additional_conditions")
+    large = config.get("sample_size") == 128 if large is None else large
+    tokens = 300 if index.get("_class_name") == "PixArtSigmaPipeline" else 120
+    return Texts(
+        {"text_encoder": Encoder(T5, "tokenizer", tokens, masked=True, lowered=True)},
+        {"encoder_hidden_states": (("text_encoder.last",),), "encoder_attention_mask": (("text_encoder.mask",),)},
+        told={"resolution": ("height", "width"), "aspect_ratio": ("aspect",)} if large else {},
+    )
 
 
 def _call(
@@ -101,6 +114,7 @@ FAMILY = Family(
     multiple=lambda config: config["patch_size"],
     conditions=_conditions,
     call=_call,
+    texts=_texts,
     scalars=_scalars,
     stages=_stages,
     channel_axis=2,

@@ -15,6 +15,7 @@ from torch import nn
 from compress.families import attention, transformer
 from compress.families.family import Condition, Family, Layers
 from compress.families.replacements import Edit, Passthrough, writer, written_by
+from compress.families.texts import CLIP_PROJECTED, T5, Encoder, Texts
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -48,6 +49,23 @@ def _conditions(net: Any, tokens: int) -> dict[str, Condition]:
         "encoder_hidden_states": Condition(torch.float32, (tokens, net.config.joint_attention_dim), dropped=True),
         "pooled_projections": Condition(torch.float32, (net.config.pooled_projection_dim,), dropped=True),
     }
+
+
+def _texts(config: Mapping[str, Any], _index: Mapping[str, Any]) -> Texts:
+    """The states of two CLIPs side by side, and those of T5, or zeros, behind them."""
+    first, second, third = "text_encoder", "text_encoder_2", "text_encoder_3"
+    return Texts(
+        {
+            first: Encoder(CLIP_PROJECTED, "tokenizer"),
+            second: Encoder(CLIP_PROJECTED, "tokenizer_2"),
+            third: Encoder(T5, "tokenizer_3", 256, optional=True),
+        },
+        {
+            "encoder_hidden_states": ((f"{first}.penultimate", f"{second}.penultimate"), (f"{third}.last",)),
+            "pooled_projections": ((f"{first}.pooled", f"{second}.pooled"),),
+        },
+        width=config.get("joint_attention_dim", 4096),
+    )
 
 
 def _call(
@@ -104,6 +122,7 @@ FAMILY = Family(
     multiple=lambda config: config["patch_size"],
     conditions=_conditions,
     call=_call,
+    texts=_texts,
     scalars=_scalars,
     stages=_stages,
     feature=lambda output: output[1],

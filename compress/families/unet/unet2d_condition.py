@@ -7,8 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from compress.families.family import Condition
+from compress.families.texts import CLIP, CLIP_PROJECTED, Encoder, Texts
 from compress.families.unet import common
 
+_DEFAULTS = {"encoder_hid_dim": None, "cross_attention_dim": 1280}  # diffusers' own
 _SIZES = (5, 6)  # numbers of sizes that SDXL takes: its refiner (height, width, crop, score) and itself
 
 
@@ -40,6 +42,24 @@ def _added(config: Mapping[str, Any]) -> dict[str, Condition]:
         "text_embeds": Condition(torch.float32, (width,), dropped=True),
         "time_ids": Condition(torch.float32, (count,)),
     }
+
+
+def _texts(config: Mapping[str, Any], index: Mapping[str, Any]) -> Texts | None:
+    """Stable Diffusion's, or SDXL's two encoders. Its refiner is told how a picture is liked, which no text says."""
+    first = Encoder(CLIP, "tokenizer")
+    if config.get("addition_embed_type") is None:
+        return Texts({"text_encoder": first}, {"encoder_hidden_states": (("text_encoder.last",),)})
+    if _added({**_DEFAULTS, **config})["time_ids"].shape != (_SIZES[1],):
+        return None
+    return Texts(
+        {"text_encoder": first, "text_encoder_2": Encoder(CLIP_PROJECTED, "tokenizer_2")},
+        {
+            "encoder_hidden_states": (("text_encoder.penultimate", "text_encoder_2.penultimate"),),
+            "text_embeds": (("text_encoder_2.pooled",),),
+        },
+        told={"time_ids": ("height", "width", 0, 0, "height", "width")},
+        zeros=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
 
 
 def _refuse(config: Mapping[str, Any]) -> str | None:
@@ -100,4 +120,5 @@ FAMILY = common.unet(
     conditions=_conditions,
     call=_call,
     told=_told,
+    texts=_texts,
 )
