@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
-from torch import nn
 
 from compress.judge.baseline import Baseline
 from compress.judge.cost import TEACHER, of_unit, student_row
@@ -17,7 +16,6 @@ from compress.report.report import Costs
 from compress.report.statistics import bootstrap_mean
 from compress.report.text_to_image import PipelinePart
 from compress.runtime import Bundle
-from compress.runtime.contents import parts_around
 from compress.runtime.schemes import SCHEMES
 
 COUNT = 30  # pictures in which one part alone is the student's
@@ -27,43 +25,47 @@ def measure(
     yardsticks: Yardsticks, bundle: Bundle, baseline: Baseline, drawn: Images, costs: Costs
 ) -> tuple[PipelinePart, ...]:
     """A row for each part that there is; nothing where a net stands alone."""
-    parts, sizes = baseline.parts, dict[str, int]()
-    if parts.text is not None and bundle.text is not None:
-        sizes["text encoder"] = sum(_size(one.net) for one in parts.text.encoders.values())
-    if parts.decoder is not None and bundle.decoder is not None:
-        sizes["decoder"] = _size(parts.decoder.net)
-    if not sizes:
+    parts = baseline.parts
+    texts = [one.net for one in parts.text.encoders.values()] if parts.text and bundle.text else []
+    decoders = [parts.decoder.net] if parts.decoder and bundle.decoder else []
+    named = {"text encoder": texts, "decoder": decoders}
+    nets = {
+        name: sum(parameter.numel() for net in found for parameter in net.parameters())
+        for name, found in named.items()
+        if found
+    }
+    if not nets:
         return ()
-    sizes["denoiser"] = baseline.bundle.manifest["params"]
+    nets["denoiser"] = baseline.bundle.manifest["params"]
     errors = blamed(yardsticks, bundle, baseline, drawn) if drawn.finite else {}
     ours, single = bytes_of(bundle), {row.name: row.ms for row in costs.latency if row.batch == 1}
     return tuple(
         PipelinePart(
             name=name,
-            teacher_bytes=round(SCHEMES["float"].bytes * sizes[name]),
+            teacher_bytes=round(SCHEMES["float"].bytes * nets[name]),
             student_bytes=ours[name],
             teacher_ms=_milliseconds(name, TEACHER, baseline.bundle, single),
             student_ms=_milliseconds(name, student_row(bundle), bundle, single),
             psnr=errors.get(name),
         )
         for name in ("text encoder", "denoiser", "decoder")
-        if name in sizes
+        if name in nets
     )
-
-
-def _size(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def bytes_of(bundle: Bundle) -> dict[str, int]:
     """What a device needs of each part, together `size_bytes`: what lies in the folders of text encoder and decoder,
     and all else, which is the denoiser's."""
     sizes = {name: int(entry["bytes"]) for name, entry in bundle.manifest["files"].items()}
-    found = {"text encoder": 0, "decoder": 0}
-    for part, about in parts_around(bundle.manifest).items():
-        folders = {PurePosixPath(about[file]).parent for file in ("model", "tokenizer") if file in about}
-        name = "decoder" if part in ("decoder", "encoder") else "text encoder"
-        found[name] += sum(size for file, size in sizes.items() if PurePosixPath(file).parent in folders)
+    texts = (bundle.manifest.get("text") or {}).get("encoders", {}).values()
+    owned = {
+        "text encoder": [one[file] for one in texts for file in ("model", "tokenizer")],
+        "decoder": [bundle.manifest["decoder"]["model"]] if bundle.manifest.get("decoder") else [],
+    }
+    found = {}
+    for name, files in owned.items():
+        folders = {PurePosixPath(file).parent for file in files}
+        found[name] = sum(size for file, size in sizes.items() if PurePosixPath(file).parent in folders)
     return {**found, "denoiser": bundle.size_bytes - sum(found.values())}
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from compress.judge.shares import blamed, bytes_of
 from compress.judge.yardsticks import Yardsticks
 from compress.model.reference import Drawn, silent
 from compress.runtime import Bundle
-from compress.runtime.parts import Decoder, TextEncoder
 from tests.text_to_image import apply, save_pipeline
 
 TEXTS = ["a b", "c", "h g", "d"]
@@ -28,25 +26,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return apply(folder, [{"export_onnx": {}}], guidance={"scale": 2.0}) / "onnx"
 
 
-def noisy(run: Any) -> Any:
-    """Gives something else by a hundredth."""
-    return lambda feeds: run(feeds) + 0.01 * np.random.default_rng(0).standard_normal(1).astype(np.float32)
-
-
 def changed(exported: Path, part: str) -> Bundle:
-    """The teacher's bundle with one part made worse."""
-    bundle = Bundle(exported)
+    """The teacher's bundle, with a hundredth added to what one part makes."""
+    bundle, more = Bundle(exported), np.float32(0.01)
+    text, decoder, graph = bundle.text, bundle.decoder, bundle.graph
+    assert text is not None and decoder is not None
     if part == "text encoder":
-        assert bundle.text is not None
-        bundle.text = TextEncoder(bundle.path, bundle.text.about, noisy(bundle.text.run))
-        bundle.null = {name: value + np.float32(0.01) for name, value in bundle.null.items()}
+        bundle.text = SimpleNamespace(encode=lambda texts: {name: x + more for name, x in text.encode(texts).items()})
+        bundle.null = {name: value + more for name, value in bundle.null.items()}
     elif part == "decoder":
-        assert bundle.decoder is not None
-        bundle.decoder = Decoder(bundle.decoder.about, noisy(bundle.decoder.run))
+        bundle.decoder = SimpleNamespace(decode=lambda latents: decoder.decode(latents) + more)
     else:
-        graph = bundle.graph
-        run = noisy(lambda feeds: graph.run(feeds)[0])
-        bundle.graph = SimpleNamespace(run=lambda feeds: [run(feeds)])
+        bundle.graph = SimpleNamespace(run=lambda feeds: [graph.run(feeds)[0] + more])
     return bundle
 
 
@@ -54,12 +45,12 @@ def changed(exported: Path, part: str) -> Bundle:
 def test_the_part_that_was_changed_is_blamed(exported: Path, part: str) -> None:
     teacher, student = Bundle(exported), changed(exported, part)
     assert teacher.text is not None and student.text is not None
-    states = torch.from_numpy(teacher.text.encode(TEXTS))
+    states = torch.from_numpy(teacher.text.encode(TEXTS)["encoder_hidden_states"])
     noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     told = {"encoder_hidden_states": states}
     latents = teacher.sample(noise.numpy(), encoder_hidden_states=states.numpy())
     twin = teacher.pixels(latents)
-    whole = student.pixels(student.sample(noise.numpy(), encoder_hidden_states=student.text.encode(TEXTS)))
+    whole = student.pixels(student.sample(noise.numpy(), **student.text.encode(TEXTS)))
     yardsticks = Yardsticks(lambda: Dataset(torch.zeros(4, 1), told, TEXTS), None, (), 0.9, silent)
     drawn = SimpleNamespace(
         pairs=Drawn(noise, told, torch.from_numpy(latents)), sets=SimpleNamespace(twin=twin, again=twin)
