@@ -106,6 +106,7 @@ def table(shown: tables.Table, columns: int | None = None) -> None:
 def report(content: Report) -> None:
     """Costs, quality, latency, gates, what is worse, and the verdict."""
     table(tables.costs(content))
+    table(tables.pipeline(content))
     for timed in tables.latency(content):
         table(timed)
     table(tables.quality(content), 3)

@@ -24,6 +24,7 @@ from compress.report.parts import (
     Verdict,
 )
 from compress.report.report import FORMAT, Report
+from compress.report.text_to_image import Attribute, PipelinePart
 
 TEACHER: dict[str, Any] = {"side": "teacher", "engine": "PyTorch", "scheme": "float"}
 ONNX, COMPILED, OPENVINO = ({**TEACHER, "engine": name} for name in ("onnxruntime", "torch.compile", "OpenVINO"))
@@ -88,6 +89,17 @@ ALWAYS = tuple(
 
 def gate(name: str, kind: Any, limit: float, value: float, bound: float, passed: bool = True) -> Decision:
     return Decision(name=name, kind=kind, limit=limit, value=value, bound=bound, passed=passed)
+
+
+def part(name: Any, theirs: int, ours: int, slow: float, fast: float, psnr: float) -> PipelinePart:
+    return PipelinePart(
+        name=name,
+        teacher_bytes=theirs,
+        student_bytes=ours,
+        teacher_ms=slow,
+        student_ms=fast,
+        psnr=entry(psnr, None, None, 0.4, "more"),
+    )
 
 
 def but(report: Report, **changes: Any) -> Report:
@@ -206,6 +218,23 @@ def full() -> Report:
         quantization=Quantization(simulated_sqnr_db=27.4, kernels_sqnr_db=27.2),
         reference=Reference(count=4000, paired=1000, identity="9f2c41d0", solver="dpmpp_2m", steps=20),
         seed=0,
+        attributes={
+            name: Attribute(
+                classes=count,
+                accuracy=0.9 - count / 100,
+                count=471,
+                metrics={
+                    "attribute_accuracy": entry(0.81 - count / 100, 0.83 - count / 100, 0.02, 0.015, "more"),
+                    "attribute_agreement": entry(0.95, 1.0, 0.0, 0.01, "more"),
+                },
+            )
+            for name, count in (("style", 3), ("colour", 11))
+        },
+        pipeline=(
+            part("text encoder", 3400000, 860000, 2.5, 0.8, 56.0),
+            part("denoiser", 34800000, 8700000, 930.0, 313.0, 34.1),
+            part("decoder", 8600000, 130000, 52.9, 4.2, 31.7),
+        ),
         environment=Environment(
             cpu="AMD EPYC", threads=1, python="3.11.7", torch="2.13.0+cpu", onnxruntime="1.32.0", compress="0.1.0"
         ),
@@ -213,6 +242,8 @@ def full() -> Report:
 
 
 EMPTY: dict[str, Any] = {
+    "attributes": {},
+    "pipeline": (),
     "latency": (),
     "failed": (),
     "process": (),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from compress import engine
+from compress.judge import leaps
 from compress.model.reference import silent
-from compress.passes import export_onnx
 from compress.pipeline import checkpoint
 from compress.recipe.inputs import Options
 from compress.recipe.recipe import read
@@ -56,7 +56,7 @@ def run(name: str, output: Path, *overrides: str) -> engine.Outcome:
 
 
 def test_adaptive_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_onnx, "CALIBRATION", 2)
+    monkeypatch.setattr(leaps, "CALIBRATION", 2)
     done = run("digits-adaptive.yaml", tmp_path / "out")
     table = Bundle(done.output / "onnx").manifest["sampling"]["adaptive"]
     assert table[0]["evaluations"] <= 2

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
+from PIL import Image
 
 from compress.data import Dataset, Folder, read_prompts
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
@@ -30,13 +31,14 @@ from tests.conftest import TEXT_CONFIG, make_denoiser, read_json, write_recipe
 from tests.data.helpers import write_image
 from tests.families.unet.configs import PNDM
 from tests.judge.classifiers import save_classifier
-from tests.text_to_image import apply, save_pipeline
+from tests.runtime.test_standalone import drawn as standalone_picture
+from tests.text_to_image import apply, save_clip, save_pipeline
 
 PROMPTS = ["a b", "c", "h g"]
 LONG = "a b c d e f g h"
 GUIDANCE = {"scale": 2.0}
 GATES = {"psnr": {"min": 1}, "bytes": {"max": 0.9}, "attribute_accuracy": {"margin": 1}}
-JUDGED = {"prompts": "held_out.jsonl", "attributes": "light.onnx", "gates": GATES}
+JUDGED = {"prompts": "held_out.jsonl", "attributes": "light.onnx", "alignment": "clip", "gates": GATES}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,7 @@ def compressed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     asked = [{"text": "d", "light": "dark"}, {"text": "e f", "light": "bright"}]
     (folder / "held_out.jsonl").write_text("\n".join(map(json.dumps, asked)))
     save_classifier(folder / "light.onnx")
+    save_clip(folder / "clip", folder / "teacher" / "tokenizer")
     data = {"source": "teacher", "prompts": "prompts.txt", "count": 12}
     passes: list[Any] = [
         {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1", "widths": "stock"}},
@@ -117,6 +120,7 @@ def test_texts_are_cut_as_diffusers_cuts_them(pipeline: Path, exported: Path) ->
 def test_all_that_is_compressed_is_judged_in_pixels(compressed: Path) -> None:
     report = reports.read(compressed)
     assert report.verdict == "pass"
+    assert "alignment" in report.quality or "does not tell the texts" in report.unmeasured["alignment"]
     named = report.attributes["light"].metrics
     assert named["attribute_accuracy"].count == named["attribute_agreement"].count == 10
     with np.load(compressed / "passes" / "05-verify" / "files" / "samples.npz") as shown:
@@ -132,6 +136,12 @@ def test_all_that_is_compressed_is_judged_in_pixels(compressed: Path) -> None:
     image = sum(single["student", "onnxruntime", unit] for unit in ("text", "decoding"))
     image += 2 * single["student", "onnxruntime", "guided call"]
     assert report.student.ms_per_image == pytest.approx(image, rel=0.5)
+    assert [part.name for part in report.pipeline] == ["text encoder", "denoiser", "decoder"]
+    for side in ("teacher", "student"):
+        assert sum(getattr(part, f"{side}_bytes") for part in report.pipeline) == getattr(report, side).bytes
+        total = sum(getattr(part, f"{side}_ms") for part in report.pipeline)
+        assert total == pytest.approx(getattr(report, side).ms_per_image, rel=0.5)
+    assert all(part.psnr is not None and part.psnr.count == 10 for part in report.pipeline)
 
 
 def test_the_student_is_a_pipeline_that_diffusers_loads_and_this_package_too(compressed: Path) -> None:
@@ -186,7 +196,7 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
         with pytest.raises(DataError) as caught:
             encode(parts(str(without(**changes)), None), ["a"], silent, print)
         assert said in str(caught.value)
-    with pytest.raises(DataError, match="of a hub id, unless `pipeline: true`"):
+    with pytest.raises(DataError, match="the checkpoint is a net alone"):
         encode(Parts(), ["a"], silent, print)
     deep = parts(str(without(vae=["diffusers", "AutoencoderDC"])), None)
     with pytest.raises(CheckpointError, match=r"one of AutoencoderKL.*; found vae: AutoencoderDC"):
@@ -395,3 +405,11 @@ def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) 
     assert read_json(exported / "model_index.json")["scheduler"] == ["diffusers", config["_class_name"]]
     found = from_scheduler_config(config, SamplingOptions(steps=2))
     assert [vars(step) for step in found.steps()] == [vars(step) for step in Bundle(exported).steps]
+
+
+def test_the_file_in_the_bundle_draws_the_same(exported: Path, compressed: Path, tmp_path: Path) -> None:
+    for folder in (exported, compressed / "onnx"):
+        for options in (["--prompt", "a b"], ["--prompt", "c", "--negative-prompt", "h g", "--seed", "5"]):
+            assert compress("sample", folder, "--out", "one.png", *options, folder=tmp_path).exit_code == 0
+            wanted = np.asarray(Image.open(tmp_path / "one.png"))
+            np.testing.assert_array_equal(standalone_picture(folder, tmp_path / "own.png", *options), wanted)

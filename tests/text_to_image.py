@@ -166,6 +166,23 @@ def save_inpainting(folder: Path) -> Path:
     return folder / "teacher"
 
 
+def save_clip(folder: Path, tokenizer: Path) -> Path:
+    """A CLIPModel of random weights for pictures 3×16×16, with what makes its inputs."""
+    words = transformers.CLIPTokenizer.from_pretrained(tokenizer)
+    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(words), "max_position_embeddings": 5, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)
+    for part in (
+        transformers.CLIPModel(config),
+        words,
+        transformers.CLIPImageProcessor(do_resize=False, do_center_crop=False),
+    ):
+        part.save_pretrained(folder)
+    return folder
+
+
 def apply(folder: Path, passes: list[Any], **head: Any) -> Path:
     """The result of a recipe with these passes and the checkpoint `teacher`."""
     content = {"name": "one", "checkpoint": "teacher", "sampling": {"steps": 2}, **head, "passes": passes}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from compress.errors import VerifyError
 from compress.judge import metrics
 from compress.judge.baseline import Baseline
 from compress.judge.classifier import Classifier
@@ -28,11 +29,14 @@ SHOWN = 40  # pairs of samples that are kept for pictures
 
 @dataclass(frozen=True)
 class Images:
-    """A student's pictures beside the teacher's from the same noise, the teacher's `others` from other noise, as they
-    are drawn, and parts of the report, the more where all is finite. texts: of each pair, where there are texts.
-    left_out: metrics that mean nothing for this student, and why."""
+    """A student's pictures beside the teacher's from the same noise; the teacher's samples of it, the `pairs`, and its
+    `others` from other noise, both as they are drawn; and parts of the report, the more where all is finite.
+
+    texts: of each pair, where there are texts. left_out: metrics that mean nothing for this student, and why.
+    """
 
     sets: metrics.Sets
+    pairs: Drawn
     others: Drawn
     finite: bool
     reference: Reference
@@ -49,6 +53,18 @@ class Images:
         texts = np.array(self.texts) if self.texts else None
         found = {"teacher": self.sets.twin, "student": self.sets.student, "labels": self.sets.labels, "texts": texts}
         return {name: values[:SHOWN] for name, values in found.items() if values is not None}
+
+
+def check_comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
+    """Raise VerifyError unless both draw images, and from the same inputs."""
+    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
+        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
+    if len(teacher.sample_shape) != 3:
+        raise VerifyError(
+            f"{name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
+            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
+            "the model, and `compress sample` draws from it"
+        )
 
 
 def measure(
@@ -81,9 +97,15 @@ def measure(
         few, other = latents[:AGAIN], baseline.draw if yardsticks.drawer is PYTORCH else PYTORCH.draw
         again = baseline.bundle.pixels(other(teacher, few.noise, few.conditions, lambda _: None).numpy())
     sets = yardsticks.sets(pairs, ours, again)
-    found = Images(sets, rest, finite, reference, quality, yardsticks.texts(pairs))
+    found = Images(sets, latents, rest, finite, reference, quality, yardsticks.texts(pairs))
     if not finite:
         return found
+    aligned = yardsticks.aligned(sets, found.texts)
+    if aligned is not None and aligned.fault:
+        left_out |= {"alignment": aligned.fault}
+    elif aligned is not None:
+        quality["chance_alignment"] = aligned.chance
+        sets = dataclasses.replace(sets, alignments=aligned.sides)
     return dataclasses.replace(
         found,
         quality=metrics.figures(sets) | quality,

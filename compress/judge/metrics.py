@@ -31,7 +31,7 @@ class Sets:
     training  images the teacher was trained on    held_out real images that it never saw
 
     labels, other_labels: int64 [n], what student and others were asked for. classes: what a classifier takes student
-    and twin for, two of int64 [n]. rounds: resamples.
+    and twin for, two of int64 [n]. alignments: of both with their texts, two of float [n]. rounds: resamples.
     """
 
     student: np.ndarray
@@ -43,6 +43,7 @@ class Sets:
     labels: Perhaps = None
     other_labels: Perhaps = None
     classes: Perhaps = None
+    alignments: Perhaps = None
     rounds: int = 200
 
     @property
@@ -199,6 +200,9 @@ METRICS = {
     "class_accuracy": Metric(
         ("classes",), "more", lambda sets, better: named_as_asked(sets.classes, sets.labels, better)
     ),
+    "alignment": Metric(
+        ("alignments",), "more", lambda sets, better: paired_means(sets.alignments, better, 1000)
+    ),  # of a picture with its text
     "attribute_agreement": Metric(("again", "attributes"), "more"),
     "attribute_accuracy": Metric(("attributes",), "more"),
     "output_error": Metric(("evaluations",)),
@@ -220,6 +224,7 @@ METRICS = {
 REASONS = {
     "again": "the student does not map noise to images as the teacher does",
     "classes": "the data have no labels",
+    "alignments": "no model of `alignment` is named",
     "attributes": "no classifier of `attributes` is named, or the prompts do not say what it names",
     "evaluations": "one evaluation of the student does the work of several of the teacher's",
     "guidance": "the teacher is not guided",

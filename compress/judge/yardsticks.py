@@ -14,6 +14,7 @@ import torch
 from compress.data import DataConfig, Dataset, FromTeacher
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
+from compress.judge.alignment import Aligned, Aligner
 from compress.judge.attributes import AttributeClassifier
 from compress.judge.classifier import Classifier, train_classifier
 from compress.judge.cost import ONNX
@@ -40,7 +41,8 @@ class Yardsticks:
 
     allow_pickle: whether extractors may be programs (TorchScript).
     drawer: what draws the teacher's samples; seed: of those that are drawn here. decoder: the bundle that makes pixels
-    of the teacher's latents. prompted: what to draw for; None: what the data say. named: what names attributes.
+    of the teacher's latents. prompted: what to draw for; None: what the data say. named: what names attributes;
+    aligner: what says how well a picture fits its text.
     """
 
     load: Callable[[], Dataset]
@@ -54,6 +56,7 @@ class Yardsticks:
     decoder: Bundle | None = None
     prompted: Callable[[], Dataset] | None = None
     named: AttributeClassifier | None = None
+    aligner: Aligner | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -108,6 +111,10 @@ class Yardsticks:
     def attributes(self, sets: Sets, texts: Sequence[str]) -> dict[str, Attribute]:
         """What the student's pictures show, beside the teacher's; nothing where no classifier is named."""
         return {} if self.named is None else self.named.compare(*sets.sides, texts, sets.again is not None)
+
+    def aligned(self, sets: Sets, texts: Sequence[str]) -> Aligned | None:
+        """How well pictures fit their texts; None where no model is named that says it."""
+        return None if self.aligner is None else self.aligner.compare(*sets.sides, texts)
 
     def spaces(self, pairs: Drawn, others: Drawn, ours: np.ndarray) -> dict[str, Space]:
         """Distances between distributions in every space that there are samples enough for."""

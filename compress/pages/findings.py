@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 
 from compress.judge.decision import on_quality
 from compress.pages.words import finding, held, limit, ms, name, where
@@ -41,6 +42,21 @@ def unjudged(report: Report) -> str:
     measured = {metric for metric, _, _ in report.figures()}
     settings = next((f"gates: {{{key}: {EXAMPLES[key]}}}" for key in EXAMPLES if key in measured), None)
     return f"{why}; add one, such as verify: {{{settings or 'samples: 1000, gates: {coverage: {margin: 0.1}}'}}}"
+
+
+def heaviest(report: Report) -> str:
+    """Which part of a pipeline takes most of the student's time and bytes, and which makes most of its error; nothing
+    where a net stands alone."""
+    parts = report.pipeline
+    if not parts:
+        return ""
+    slow, large = (max(parts, key=attrgetter(field)) for field in ("student_ms", "student_bytes"))
+    text = f"most of its time goes to the {slow.name}, most of its bytes to the {large.name}"
+    errors = [(part.psnr.value, part.name) for part in parts if part.psnr is not None]
+    if errors:
+        least, name = min(errors)
+        text += f"; the {name} makes most of its error: {least:.3g} dB PSNR when it alone is the student's"
+    return text[0].upper() + text[1:] + "."
 
 
 def groups(report: Report) -> list[tuple[str, list[Latency]]]:

@@ -11,6 +11,10 @@ from compress.pages.tables import Table
 from compress.report.report import Report
 
 COST = "Interleaved in one run; a fresh process: importing, loading and the first call. In small type: 95% intervals."
+PIPELINE = (
+    "Of one picture, batch 1: the teacher in PyTorch, fp32 → the student as it ships. “dB alone”: PSNR of pictures in "
+    "which this part alone is the student's and the others are the teacher's; the lowest is to blame."
+)
 GATES = f"What is held against the limit is the far end of the value's 95% interval, not the value. {findings.ALWAYS}"
 QUALITY = (
     "“Teacher's own” is the same figure of the teacher itself on other noise, and the floor how far that strays from "
@@ -47,6 +51,7 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
     steps = [(str(place), stage, stage.output_error) for place, stage in enumerate(stages, 1)]
     sections = [
         Section("Cost", COST, tables=[tables.costs(report), tables.processes(report)]),
+        Section("Parts of the pipeline", f"{PIPELINE} {findings.heaviest(report)}", tables=[tables.pipeline(report)]),
         Section("Gates", GATES, tables=[tables.gates(report)]),
         Section("Samples from the same noise", pictures=[picture(samples)] if samples else []),
         Section("Quality", QUALITY, tables=[tables.quality(report), tables.spaces(report)]),

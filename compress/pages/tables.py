@@ -1,6 +1,6 @@
 """The tables of a report, each written once: the page, the card, the comparison and the terminal only lay them out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,33 @@ def latency(report: Report) -> list[Table]:
         cells += [(row.name, f"failed: {row.reason}") for row in report.failed if row.batch == rows[0].batch]
         tables.append(Table(("engine", "median", "against the student", "speedup", "p90"), cells, title))
     return tables
+
+
+def pipeline(report: Report) -> Table:
+    """What each part costs a picture, the teacher's → the student's, and the error that it makes alone."""
+    rows: list[Cells] = []
+    slow, fast = (sum(getattr(part, f"{side}_ms") for part in report.pipeline) for side in ("teacher", "student"))
+    for part in report.pipeline:
+        size = _change(part.teacher_bytes, part.student_bytes, words.size)
+        time = _change(part.teacher_ms, part.student_ms, words.ms)
+        share = f"{part.teacher_ms / slow:.0%} → {part.student_ms / fast:.0%}"
+        rows.append((part.name, size, time, share, _decibels(part.psnr)))
+    if rows:
+        size, time = _change(report.teacher.bytes, report.student.bytes, words.size), _change(slow, fast, words.ms)
+        rows.append(("all of it", size, time, "", _decibels(report.quality.get("psnr"))))
+    return Table(("part", "bytes", "time", "share", "dB alone"), rows)
+
+
+def _change(before: float, after: float, say: Callable[[float], str]) -> str:
+    """Both, the unit once where it is the same."""
+    (first, unit), (last, other) = (say(value).split() for value in (before, after))
+    return f"{first} → {last} {other}" if unit == other else f"{first} {unit} → {last} {other}"
+
+
+def _decibels(figure: Figure | None) -> Cell | str:
+    if figure is None:
+        return "–"
+    return Cell(words.number(figure.value, digits=3), small=words.span(figure.interval, digits=3))
 
 
 def few_steps(report: Report) -> Table:

@@ -10,6 +10,8 @@ NAMES = {
     "ssim": "SSIM",
     "class_agreement": "same class as the teacher's",
     "class_accuracy": "class accuracy",
+    "alignment": "similarity to its own text",
+    "chance_alignment": "similarity of the teacher's to other texts",
     "attribute_agreement": "named as the teacher's",
     "attribute_accuracy": "named as asked",
     "classifier_accuracy": "accuracy of the classifier itself",

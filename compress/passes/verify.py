@@ -21,20 +21,19 @@ from compress.data import Dataset, read_prompts
 from compress.data.prompts import SUFFIX
 from compress.errors import VerifyError
 from compress.files import write_npz
-from compress.judge import attributes, cost, decision, images, metrics, probed, yardsticks
+from compress.judge import alignment, attributes, cost, decision, images, metrics, probed, shares, yardsticks
 from compress.judge import baseline as baselines
 from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
-from compress.model.denoiser import Denoiser
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
 from compress.runtime.engines import ENGINES
-from compress.settings import File, Many
+from compress.settings import Directory, File, Many
 
 if TYPE_CHECKING:
     Metric = str
@@ -72,6 +71,11 @@ class Config(PassConfig):
     attributes: File | None = Field(
         None, description="ONNX classifier of your own that names attributes of pictures, such as style or colour"
     )
+    alignment: Directory | None = Field(
+        None,
+        description="folder of a CLIPModel of your own, with tokenizer and processor, as transformers saves them: it "
+        "says how well pictures fit their prompts",
+    )
     guidance_scales: Many[float] = Field((), description="scales at which the guidance response is measured")
     few_steps: Many[int] = Field(
         (), description="numbers of steps at which the teacher itself is tried, as a baseline that needs no training"
@@ -96,6 +100,10 @@ class Config(PassConfig):
         unnamed = [name for name in self.gates if name in metrics.lacking("attributes")]
         if unnamed and self.attributes is None:
             raise ValueError(f"a gate on {unnamed[0]} needs `attributes`, a classifier")
+        if "alignment" in self.gates and self.alignment is None:
+            raise ValueError("a gate on alignment needs `alignment`, a model of texts and images")
+        if self.alignment is not None and self.prompts is None:
+            raise ValueError("alignment needs `prompts`")
         if "attribute_accuracy" in unnamed and (self.prompts is None or self.prompts.suffix.lower() != SUFFIX):
             raise ValueError("a gate on attribute_accuracy needs `prompts` that say what they ask for, a .jsonl")
         return self
@@ -115,7 +123,7 @@ class Config(PassConfig):
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
     bundle, teacher = Bundle(model.path, config.threads, engine=ENGINES[config.engine]), context.teacher()
-    _comparable(bundle, teacher, context.name)
+    images.check_comparable(bundle, teacher, context.name)
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
         known = bundle.guidance["scale"]
         context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
@@ -124,24 +132,13 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         return context.progress(f"{context.name}: {title}", total)
 
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
-    measured_with = yardsticks.Yardsticks(
-        context.pictures or context.dataset,
-        context.data,
-        config.features,
-        config.judge_accuracy,
-        progress,
-        context.allow_pickle,
-        baseline.drawer(context.log),
-        context.seed,
-        baseline.bundle,
-        cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
-        attributes.named(config.attributes, attributes.picture_shape(bundle), config.judge_accuracy, config.prompts),
-    )
+    measured_with = _yardsticks(config, context, bundle, baseline, progress)
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
         context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.clock, progress)
+    pipeline = shares.measure(measured_with, bundle, baseline, drawn, costs)
     # after all else: what was judged is what is there
     sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
@@ -167,11 +164,32 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         reference=drawn.reference,
         seed=context.seed,
         attributes=drawn.attributes,
+        pipeline=pipeline,
     )
     report.write(context.output)
     write_npz(context.output / "samples.npz", drawn.shown())
     values = {name: found[0].value for name, found in figures.items()}
     return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": values})
+
+
+def _yardsticks(
+    config: Config, context: Context, bundle: Bundle, baseline: baselines.Baseline, progress: Progress
+) -> yardsticks.Yardsticks:
+    """What samples are measured with."""
+    return yardsticks.Yardsticks(
+        context.pictures or context.dataset,
+        context.data,
+        config.features,
+        config.judge_accuracy,
+        progress,
+        context.allow_pickle,
+        baseline.drawer(context.log),
+        context.seed,
+        baseline.bundle,
+        cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
+        attributes.named(config.attributes, attributes.picture_shape(bundle), config.judge_accuracy, config.prompts),
+        alignment.load(config.alignment),
+    )
 
 
 def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
@@ -180,32 +198,21 @@ def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
     return Dataset(torch.zeros(len(texts), 1), encode(context.around(), texts, progress, context.log), texts)
 
 
-def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
-    """Raise VerifyError unless both draw images, and from the same inputs."""
-    if tuple(bundle.sample_shape) != teacher.sample_shape or set(bundle.conditions) != set(teacher.conditions):
-        raise VerifyError(f"{bundle.path}: has other inputs than the teacher; give the teacher that it was made from")
-    if len(teacher.sample_shape) != 3:
-        raise VerifyError(
-            f"{name}: judges images; samples of this model are {list(teacher.sample_shape)}, of which SSIM and "
-            "features of images say nothing: leave verify out of the recipe; export_onnx has checked the file against "
-            "the model, and `compress sample` draws from it"
-        )
-
-
 def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher, wanted = context.teacher(), config.samples + config.references
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
     if isinstance(model, Unwritten):
-        student = predicted.of_model(model.denoiser, model.batch, config.threads)
+        student = predicted.of_model(model.denoiser, context.parts(), model.batch, config.threads)
         shape = context.parts().picture_shape(model.denoiser.sample_shape)
     else:
         bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
         student, shape = predicted.of_bundle(bundle), attributes.picture_shape(bundle)
-    attributes.named(config.attributes, shape, config.judge_accuracy, config.prompts)  # what is wrong with it is told
-    missing, passes = max(0, wanted - files * BATCH), len(context.finished)
-    seconds = predicted.seconds(teacher, student, missing, config.samples, config.references, config.clock, passes)
-    return Forecast(model, seconds)
+    attributes.named(config.attributes, shape, config.judge_accuracy, config.prompts)  # what is wrong is told here
+    alignment.load(config.alignment)
+    asked = predicted.Wanted(config.samples, config.references, max(0, wanted - files * BATCH))
+    passes = len(context.finished)
+    return Forecast(model, predicted.seconds(teacher, context.around(), student, asked, config.clock, passes))
 
 
 def _not_at_hand(config: Config, figures: Mapping[str, Any], finite: bool, scheme: str) -> dict[str, str]:

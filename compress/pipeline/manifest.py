@@ -1,5 +1,6 @@
 """What a `bundle.json` says of a model: the writing side of `runtime.manifest`."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from compress.data import key
 from compress.diffusion.sampling import Sampling
 from compress.files import sha256, write_json
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.runtime.contents import SCRIPT, STANDALONE
 from compress.runtime.manifest import FORMAT
 
 MODEL, NULL = "denoiser.onnx", "null_{}.npy"
@@ -54,6 +56,7 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
     for name, value in sampling["guidance"].get("null", {}).items():
         if isinstance(value, str):
             np.save(folder / value, model.null[name].cpu().numpy())
+    shutil.copyfile(STANDALONE, folder / SCRIPT)
     size = batch or "batch"
     manifest = {
         "format": FORMAT,

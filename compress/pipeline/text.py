@@ -182,7 +182,7 @@ def load(
 
 def _read(folder: Path, kind: str, tokenizer: Path) -> tuple[Any, nn.Module]:
     """(tokenizer, net) of two folders. Raises CheckpointError."""
-    with _quiet() as transformers:
+    with quiet() as transformers:
         try:
             words = transformers.AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
             net, about = getattr(transformers, kind).from_pretrained(
@@ -201,7 +201,7 @@ def _read(folder: Path, kind: str, tokenizer: Path) -> tuple[Any, nn.Module]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
+def quiet() -> Iterator[Any]:
     """transformers, without its bars and advice; brought only by what has texts."""
     import transformers
     from transformers.utils import logging

@@ -28,7 +28,8 @@ def digest(content: Any) -> str:
 
 def step_identity(step: Step, before: str) -> str:
     """Hash of everything that the result of a step depends on. before: that of what the step is given."""
-    read = [sha256(path) for path in paths(step.config)]
+    files = [sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths(step.config)]
+    read = [sha256(file) for each in files for file in each if not file.is_dir()]
     return digest([before, step.kind, step.name, step.config.model_dump(mode="json"), read, code_identity(step.kind)])
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from compress.errors import ReportError
 from compress.files import JSON_BYTES, Unreadable, read_text, write_json
 from compress.report import parts
-from compress.report.text_to_image import Attribute
+from compress.report.text_to_image import Attribute, PipelinePart
 
 FORMAT: Literal[4] = 4
 
@@ -57,6 +57,7 @@ class Report(Costs):
     reference: parts.Reference
     seed: int
     attributes: dict[str, Attribute] = Field(default_factory=dict)
+    pipeline: tuple[PipelinePart, ...] = ()
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
         """(metric, space or attribute or nothing, figure) of every figure of quality, those of one metric beside each

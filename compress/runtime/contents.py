@@ -11,6 +11,9 @@ from compress.errors import BundleError
 from compress.files import sha256
 from compress.runtime.external import external_files
 
+STANDALONE = Path(__file__).with_name("standalone.py")
+SCRIPT = "sample.py"  # as which it lies in every bundle
+
 
 def find(path: Path) -> Path:
     """The bundle's folder: `path`, or within it where `path` is the result folder of a recipe."""

@@ -27,6 +27,7 @@ from tests import sample_report
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{$ [red]& {{ 7*7 }} -->"
 NAMES_OF_THE_FORMAT = {
     *("pass", "fail", "min", "max", "more", "less", "teacher", "student", "call", "guided call", "whole image"),
+    *("text encoder", "denoiser", "decoder"),
 }
 REFERENCES = {"src", "href", "xlink:href", "srcset", "data", "action", "background", "poster"}
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -104,6 +105,7 @@ def test_every_part_has_its_section(full: str) -> None:
         "Latency",
         "The teacher with fewer steps",
         "Cost",
+        "Parts of the pipeline",
         "What every pass cost and gained",
         "Quantization: simulated and real",
         "How it was made",
@@ -116,6 +118,7 @@ def test_every_part_has_its_section(full: str) -> None:
 @pytest.mark.parametrize(
     "part, heading",
     [
+        ("pipeline", "Parts of the pipeline"),
         ("probe", "Error along the trajectory"),
         ("by_class", "Class accuracy by class"),
         ("guidance", "Response to guidance"),
@@ -144,7 +147,8 @@ def test_what_is_worse_is_said_plainly(full: str) -> None:
     assert "8 evaluations, is faster an image: 77 ms against 88.8 ms" in text
     assert "12 evaluations, is faster" not in text
     assert "cold start is more than that of teacher, onnxruntime fp32" in text
-    assert "worse than the teacher's own figure: class accuracy, Fréchet distance FD∞ (classifier, pixels)" in text
+    worse = "class accuracy, named as the teacher's (style, colour), Fréchet distance FD∞ (classifier, pixels)"
+    assert f"worse than the teacher's own figure: {worse}" in text
     assert "failed: no C++ compiler was found on this machine" in text
     assert "left out" in text and "too few samples for its dimension" in text
     assert "Too few samples for so many" in text  # the space of 60 dimensions
@@ -198,7 +202,13 @@ def poisoned(content: Any) -> Any:
 
 def test_hostile_text_is_only_text(tmp_path: Path) -> None:
     report = poisoned(sample_report.full().model_dump(mode="json"))
-    for table in (report["quality"], report["spaces"], report["spaces"]["random"]["metrics"], report["guidance"]):
+    for table in (
+        report["quality"],
+        report["attributes"],
+        report["spaces"],
+        report["spaces"]["random"]["metrics"],
+        report["guidance"],
+    ):
         table[HOSTILE] = copy.deepcopy(next(iter(table.values())))
     report["unmeasured"][HOSTILE] = HOSTILE
     records = poisoned(sample_report.records())
@@ -227,7 +237,7 @@ def test_card_says_what_the_page_says() -> None:
     assert "| Fréchet distance FD∞ (random) ↓ | 0.14 not resolved (0.08 … 0.2) | 0.12 | ± 0.05 |" in made
     assert "- teacher, OpenVINO fp32 is faster" in made and "| left out |" in made
     blocks = [block for block in made.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:  # a table whose rows are of unequal length is no table
         assert len({line.count("|") for line in block.strip().splitlines()}) == 1, block
 
@@ -336,3 +346,21 @@ def test_every_example_of_a_gate_is_one_that_a_recipe_takes() -> None:
         )
         settings = yaml.safe_load(said.split("such as verify: ")[1])
         assert set(config.model_validate(settings).gates) == {measured or "coverage"}
+
+
+def test_parts_of_a_pipeline_say_which_is_slow_and_which_is_to_blame(full: str) -> None:
+    text = Outline(full).text
+    said = (
+        "Most of its time goes to the denoiser, most of its bytes to the denoiser; the decoder makes most of its "
+        "error: 31.7 dB PSNR when it alone is the student's."
+    )
+    assert said in text
+    made = card("digits-edge", sample_report.records(), sample_report.full(), bundle=True)
+    row = "| decoder | 8.6 MB → 130 kB | 52.9 → 4.2 ms | 5% → 1% | 31.7 (31.3 … 32.1) |"
+    assert said in made and row in made
+    assert findings.heaviest(sample_report.minimal()) == ""
+
+
+def test_an_attribute_stands_beside_the_accuracy_of_what_names_it() -> None:
+    made = card("digits-edge", sample_report.records(), sample_report.full(), bundle=True)
+    assert "| named as asked (style) ↑ (the classifier itself: 87.0% of 471) | 78.0% not resolved" in made

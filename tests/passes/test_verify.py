@@ -241,15 +241,29 @@ def test_too_few_samples_for_a_gate_are_refused_at_once() -> None:
     VERIFY.Config(samples=640, gates={"kid": {"max": 1}})
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"gates": {"attribute_agreement": {"min": 0.9}}}, "needs `attributes`, a classifier"),
+        ({"gates": {"attribute_accuracy": {"margin": 0}}, "attributes": "a.onnx", "prompts": "a.txt"}, "a .jsonl"),
+        ({"gates": {"alignment": {"margin": 0.02}}, "prompts": "a.txt"}, "needs `alignment`, a model of texts"),
+        ({"alignment": "clip"}, "alignment needs `prompts`"),
+    ],
+)
+def test_judges_that_are_not_named_are_asked_for_at_once(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        VERIFY.Config.model_validate(settings)
+
+
 def test_forecast_counts_only_what_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     model = make_denoiser(SHALLOW_CONFIG)
     bundle, context = exported(model, tmp_path), make_context(model, tmp_path)
     truly, missing = VERIFY.predicted.seconds, []
 
-    def noted(teacher: Denoiser, bundle: Bundle, count: int, *more: Any) -> float:
-        missing.append(count)
-        return float(truly(teacher, bundle, count, *more))
+    def noted(teacher: Denoiser, around: Any, bundle: Bundle, wanted: Any, *more: Any) -> float:
+        missing.append(wanted.missing)
+        return float(truly(teacher, around, bundle, wanted, *more))
 
     monkeypatch.setattr(VERIFY.predicted, "seconds", noted)
 
