@@ -208,6 +208,7 @@ def table(found: dict[str, Any]) -> str:
             ended = f" ({row['ended']})" if row["ended"] else ""
             figures = f"{row['own'] / 1e9:.2f} | {beyond:.2f} | {row['resident'] / 1e9:.2f} | {row['seconds']:,.0f}"
             parts.append(f"| {step}{ended} | {figures} |")
+        parts += [f"\n{one['note']}"] if "note" in one else []
         parts.append(f"\nThe program itself, before it reads anything: {one['program']['own'] / 1e9:.2f} GB.\n")
     return "\n".join([*parts, f"{processor()}, 2 threads.\n"])
 

@@ -72,7 +72,7 @@ def export_parts(
     """Write text encoders, tokenizers and decoder into a bundle's folder, with the configs by which diffusers' clients
     know them; `text`, `decoder` and `encoder` of its bundle.json. Nothing where the net stands alone.
 
-    any_size: of latents that are decoded; else they are the model's.
+    any_size: of latents that are decoded, and of pictures that are encoded; else they are the model's.
     """
     found: dict[str, Any] = {}
     if not parts.folders:
@@ -86,7 +86,8 @@ def export_parts(
         found["text"] = {"encoders": encoders, **parts.text.about}
     if parts.decoder is not None:
         found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked, 1 if any_size else None)
-        found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset) if asked.encoder else None
+        sides = parts.decoder.factor if any_size else None
+        found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset, sides) if asked.encoder else None
     model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
@@ -133,11 +134,13 @@ def _decoder(
     }
 
 
-def _encoder(decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int) -> dict[str, Any]:
+def _encoder(
+    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, multiple: int | None
+) -> dict[str, Any]:
     name, pixels = f"vae_encoder/{GRAPH}", decoder.shape(sample_shape)
     module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
     gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
-    _write(module, (example,), ["sample"], [gives], folder / name, opset)
+    _write(module, (example,), ["sample"], [gives], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
     return {"model": name, "scheme": "float", **about, "gives": gives}
