@@ -4,7 +4,7 @@ A pass is one file in `compress/passes/`; the file's name is its name in a recip
 
     class Config(PassConfig)         see `compress.settings`; the field descriptions are the documentation
     def run(model, config, context) -> PassResult[Denoiser | Quantized | Bundle]
-    def forecast(model, config, context) -> Forecast       only if `run` trains or judges: what `compress plan` calls
+    def forecast(model, config, context) -> Forecast       only if `run` takes long: what `compress plan` calls
 
 What a pass accepts and returns is read from the annotations of `run`.
 """
@@ -49,6 +49,15 @@ class PassResult(Generic[Model]):
     model: Model
     changed: bool
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A bundle as a plan foresees it, of a model that takes too long to export for that. size_bytes: about."""
+
+    denoiser: Denoiser
+    batch: int | None
+    size_bytes: int
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 from compress.errors import CompressError, OutputError
 
 JSON_BYTES = 32 * 2**20
+LARGE = 2**20  # bytes of a file that is not worth a second copy
 NESTING = 50  # of lists and mappings within each other; what is read from is walked recursively
+_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -53,6 +56,22 @@ def write_atomically(path: Path, write: Callable[[Path], object], parents: bool 
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file. A large one gets a second name instead, where that is safe, and nobody may write into it any more.
+
+    Both names can then be deleted, moved, or given another file, and the other one keeps what it has. A file that has
+    other names already and may be written into is copied: somebody else made those.
+    """
+    found = source.stat()
+    safe = found.st_nlink == 1 or not found.st_mode & _WRITE
+    if safe and found.st_size >= LARGE and sys.platform != "win32":  # where no file that is read-only can be deleted
+        with contextlib.suppress(OSError):  # a disk that has no such names
+            target.hardlink_to(source)
+            target.chmod(found.st_mode & ~_WRITE)
+            return
+    shutil.copy2(source, target)
 
 
 def check_target(path: Path) -> None:

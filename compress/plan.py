@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import passes, training
-from compress.contract import Finished, Forecast
+from compress.contract import Finished, Forecast, Unwritten
 from compress.data import FromTeacher
 from compress.measure import counts
 from compress.model.denoiser import Denoiser
@@ -38,7 +38,7 @@ class Row:
 def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
     """One row for the checkpoint and one for each pass.
 
-    Passes that say so forecast what they would give, from a few steps; all others are done for real.
+    Passes that say so forecast what they would give, from a few steps or by estimate; all others are done for real.
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Inputs(recipe, options, Path(folder))
@@ -77,6 +77,6 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
 def _row(name: str, net: Denoiser, forecast: Forecast) -> Row:
     held = counts.weight_bytes(net)
     size = held if forecast.model is net else None
-    if isinstance(forecast.model, Bundle):
+    if isinstance(forecast.model, Bundle | Unwritten):
         size = forecast.model.size_bytes
     return Row(name, counts.parameters(net), counts.macs(net), size, forecast.seconds, held + forecast.memory_bytes)

@@ -2,9 +2,10 @@
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,9 @@ class Sample:
         None
     )
     steps: Annotated[int | None, typer.Option(min=1, help="of those that the bundle serves")] = None
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="of pictures that the bundle takes; default: its own")
+    ] = None
     psnr: Annotated[
         float | None, typer.Option(help="as many steps as each image needs for this many dB to the bundle's own steps")
     ] = None
@@ -65,9 +69,10 @@ def sample(asked: Sample) -> None:
     model = model if asked.negative_prompt is None else model.without(asked.negative_prompt)
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
+    sides = model.sample_shape[1:] if asked.size is None else _sides(model, asked.size)
     conditions = _conditions(model, asked)
-    size = (asked.number, *model.sample_shape)
-    noise = np.random.default_rng(asked.seed).standard_normal(size, dtype=np.float32)
+    drawn = (asked.number, model.sample_shape[0], *sides)
+    noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
     else:
@@ -88,6 +93,16 @@ def sample(asked: Sample) -> None:
     print(asked.out)
 
 
+def _sides(model: "Bundle", size: str) -> list[int]:
+    """Sides of the samples whose pictures have the size that --size names. Raises BundleError."""
+    from compress.runtime.signature import sides_for
+
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None:
+        raise BundleError(f"--size {size}: should be HEIGHTxWIDTH, e.g. 48x64")
+    return sides_for(model.path, model.manifest, [int(found[1]), int(found[2])])
+
+
 def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
     """The conditions [n, …] that the bundle takes, by name. Raises BundleError, and DataError of the embeddings."""
     label, turns = asked.class_, np.arange(asked.number)
@@ -105,7 +120,9 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
             raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
         for text, tokens in model.text.cut([*asked.prompt, asked.negative_prompt or ""]).items():
             print(f"prompt is cut to {tokens} tokens: {short(text)}", file=sys.stderr)
-        conditions |= {name: made[turns % len(made)] for name, made in model.text.encode(asked.prompt).items()}
+        height, width = map(int, asked.size.split("x")) if asked.size else model.text.picture
+        told = replace(model.text, picture=(height, width)).encode(asked.prompt)
+        conditions |= {name: made[turns % len(made)] for name, made in told.items()}
     if asked.image is not None or asked.mask is not None:
         conditions |= {name: np.repeat(one, asked.number, axis=0) for name, one in _painted(model, asked).items()}
     others = [name for name in others if name not in conditions]

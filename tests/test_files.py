@@ -4,9 +4,11 @@ import errno
 import json
 import math
 import os
+import sys
 
 import pytest
 
+from compress import files
 from compress.errors import OutputError
 from compress.files import write_atomically, write_json, write_text
 
@@ -172,3 +174,42 @@ def test_what_no_text_can_hold_is_read_back_from_json(tmp_path):
     content = {"path": os.fsdecode(b"/data/\xff"), "words": "σ² ≥ 0"}
     write_json(tmp_path / "x.json", content)
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == content
+
+
+def linked(folder, content: bytes = b"weights") -> bool:
+    """Whether `copy` makes a second name for a large file; the copy holds the same in any case."""
+    (folder / "one").write_bytes(content)
+    files.copy(folder / "one", folder / "two")
+    assert (folder / "two").read_bytes() == content
+    return (folder / "one").samefile(folder / "two")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are copied there")
+def test_a_large_file_gets_a_second_name_that_nobody_can_write_into(tmp_path, monkeypatch):
+    assert not linked(tmp_path) and (tmp_path / "one").stat().st_mode & 0o200
+    monkeypatch.setattr(files, "LARGE", 5)
+    (tmp_path / "two").unlink()
+    assert linked(tmp_path)
+    assert not (tmp_path / "one").stat().st_mode & 0o222
+    files.copy(tmp_path / "two", tmp_path / "three")  # our own names, which are safe
+    assert (tmp_path / "one").samefile(tmp_path / "three")
+    (tmp_path / "one").unlink()
+    write_atomically(tmp_path / "two", write_file("other"))
+    assert tree(tmp_path) == {"three": "weights", "two": "other"}
+
+
+def test_a_file_that_is_linked_already_or_cannot_be_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 5)
+    (tmp_path / "one").write_bytes(b"")
+    (tmp_path / "theirs").hardlink_to(tmp_path / "one")
+    assert not linked(tmp_path)
+    assert (tmp_path / "theirs").stat().st_mode & 0o200  # somebody else's, who may write into it
+
+    def refused(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    for path in tmp_path.iterdir():
+        path.unlink()
+    monkeypatch.setattr(os, "link", refused)
+    assert not linked(tmp_path)
+    assert all(path.stat().st_mode & 0o200 for path in tmp_path.iterdir())

@@ -98,6 +98,7 @@ class Family:
     refuse: why a config of this class cannot be used, or None.
     classes: number of labels, the null class included; None: it takes none.
     multiple: of which number the sides of a sample should be a multiple; of a net for one size alone, that size.
+    any_size: whether a net takes samples of other sizes than its config's, in multiples of that number.
     conditions: the conditions of a net in its order; `tokens` is the text length.
     call: what a net gives for (itself, sample, timestep, conditions, scalars): a tensor whose first channels are the
         prediction. Conditions that are concatenated are part of the sample. scalars [b]: `told`, then those that were
@@ -159,6 +160,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     once: tuple[str, ...] = ()
     dimensions: int = 2
+    any_size: bool = False
 
     def sample_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """(channels, length) or (channels, height, width) of one sample."""

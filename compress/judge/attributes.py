@@ -68,11 +68,11 @@ class AttributeClassifier:
         return {attribute: np.concatenate([part[attribute] for part in parts]) for attribute in self.known}
 
 
-def named(path: Path | None, bundle: Bundle, least: float, prompts: Path | None) -> AttributeClassifier | None:
-    """The classifier of a recipe, if it names one, for the pictures of a bundle. Raises VerifyError or DataError."""
+def named(path: Path | None, shape: Sequence[int], least: float, prompts: Path | None) -> AttributeClassifier | None:
+    """The classifier of a recipe, if it names one, for pictures of `shape` (c,h,w). Raises VerifyError or DataError."""
     if path is None:
         return None
-    return load(path, picture_shape(bundle), least, read_asked(prompts) if prompts else ())
+    return load(path, shape, least, read_asked(prompts) if prompts else ())
 
 
 def picture_shape(bundle: Bundle) -> tuple[int, ...]:

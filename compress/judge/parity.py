@@ -1,49 +1,77 @@
-"""Where a file's kernels compute something else than its graph says."""
+"""Whether a file computes what its model does, and where its kernels compute something else than its graph says."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
+import torch
 
 from compress.judge.quality import sqnr
+from compress.model.denoiser import Denoiser
+from compress.randomness import Draw, generator
 from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
 
+CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def first_wrong_layer(
-    graph: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], scheme: str, least: float
+    model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]], scheme: str, least: float
 ) -> tuple[str, float] | None:
     """(name, dB) of the first product whose result, as onnxruntime's kernels give it, is nearer than `least` dB to
     noise against the same graph computed node by node; None: there is none.
 
-    graph: whose nodes are `named`, as `onnx_graph.export.to_onnx` does. feeds: inputs by name.
+    model: whose nodes are `named`, as `onnx_graph.export.to_onnx` does; it is changed. feeds: inputs by name.
     """
-    kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    looked: dict[str, str] = {}  # output → layer, in the order of the graph
-    for node in graph.graph.node:
+    graph, looked = model.graph, dict[str, str]()  # output → layer, in the order of the graph
+    for node in graph:
         if node.op_type not in PRODUCTS:
             continue
-        (output,), kind = node.output, onnx.TensorProto.FLOAT
-        after = readers.get(output, [])
+        (output,), kind = node.outputs, ir.DataType.FLOAT
+        after = [use.node for use in output.uses()]
         if [reader.op_type for reader in after] == ["QuantizeLinear"]:  # kernels give bytes: there are no floats
-            (output,), kind = after[0].output, kinds[after[0].input[2]]
-        if output not in {value.name for value in graph.graph.output}:
-            graph.graph.output.append(onnx.helper.make_tensor_value_info(output, kind, None))
-        looked[output] = node.name.partition("/")[0]
-    content = graph.SerializeToString()
+            (output,), kind = after[0].outputs, after[0].inputs[2].const_value.dtype
+        if not output.is_graph_output():
+            output.type = ir.TensorType(kind)
+            graph.outputs.append(output)
+        looked[output.name] = node.name.partition("/")[0]
     answers = []
-    for engine in (OnnxRuntime(optimized=False), ONNXRUNTIME):
-        opened = engine.open(content, 1, scheme)
-        found = [dict(zip(opened.outputs, opened.run(given), strict=True)) for given in feeds]
-        answers.append([np.concatenate([outputs[name].reshape(-1) for outputs in found]) for name in looked])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "named.onnx")
+        ir.save(model, file, external_data="weights.bin")
+        for engine in (OnnxRuntime(optimized=False), ONNXRUNTIME):
+            opened = engine.open(file, 1, scheme)
+            found = [dict(zip(opened.outputs, opened.run(given), strict=True)) for given in feeds]
+            answers.append([np.concatenate([outputs[name].reshape(-1) for outputs in found]) for name in looked])
     for layer, plain, kernels in zip(looked.values(), *answers, strict=True):
         wanted = plain.astype(np.float64)
         agreement = sqnr(wanted - wanted.mean(), kernels.astype(np.float64) - wanted.mean())
         if not agreement >= least:
             return layer, agreement
     return None
+
+
+def questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], seed: int) -> list[torch.Tensor]:
+    """(sample, timestep, *inputs), each [n,…], to ask model and file: noise at the model's own timesteps.
+
+    inputs: examples of what the file takes, of its batch size.
+    """
+    random = generator(seed, Draw.EXPORT_CHECK)
+    numbers, fewest, most = CHECKED
+    own = model.sampling.told(torch.tensor(model.sampling.timesteps))
+    count = min(max(-(-numbers // inputs[0].numel()), fewest), most)
+    found = []
+    for i in range(count):
+        conditions = []
+        for (name, condition), example in zip(model.inputs.items(), inputs[2:], strict=True):
+            if condition.dtype == torch.int64:
+                conditions.append(torch.randint(model.classes or 1, example.shape, generator=random))
+            elif name in model.conditions:
+                conditions.append(torch.randn(example.shape, generator=random))
+            else:
+                conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
+        sample = torch.randn(inputs[0].shape, generator=random)
+        found.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]

@@ -1,8 +1,9 @@
 """Whether the graphs around a net compute what PyTorch computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch.nn import functional
 
 from compress.errors import ExportError
 from compress.judge.quality import sqnr
@@ -16,11 +17,17 @@ LEAST_PART_DB = {"float": 60.0, "int8_weights": 20.0, "int8": 15.0}  # to float
 
 
 def check_parts(
-    parts: Parts, bundle: Bundle, given: Callable[[], torch.Tensor], seed: int, name: str
+    parts: Parts,
+    bundle: Bundle,
+    given: Callable[[], torch.Tensor],
+    others: Sequence[tuple[int, ...]],
+    seed: int,
+    name: str,
 ) -> dict[str, float]:
     """SQNR in dB of the graphs around a net against PyTorch, for the record. name: of the pass. Raises ExportError.
 
-    given: latents [n,…] by which a decoder was calibrated, if it was; else it is held against itself on noise.
+    given: latents [n,…] by which a decoder was calibrated, if it was; else it is held against itself on noise. others:
+    sides of latents at which it is compared, too; stretched to them.
     """
     random, found = generator(seed, Draw.PARTS_CHECK), {}
     encoders = {} if parts.text is None or bundle.text is None else bundle.text.encoders
@@ -34,7 +41,8 @@ def check_parts(
     if parts.decoder is not None:
         latents = torch.randn(CHECKED_PARTS, *bundle.sample_shape, generator=random)
         latents = given()[:CHECKED_PARTS] if bundle.manifest["decoder"]["scheme"] == "int8" else latents
-        found["decoder"] = sqnr(parts.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy()))
+        asked = [latents, *(functional.interpolate(latents, sides) for sides in others)]
+        found["decoder"] = min(sqnr(parts.decoder.decode(each).numpy(), bundle.pixels(each.numpy())) for each in asked)
     if parts.decoder is not None and bundle.encoder is not None:
         pixels = torch.rand(CHECKED_PARTS, *bundle.encoder.about["pixels"], generator=random) * 2 - 1
         found["encoder"] = sqnr(parts.decoder.encode(pixels).numpy(), bundle.encoder.encode(pixels.numpy()))

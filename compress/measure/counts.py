@@ -1,6 +1,5 @@
 """Size and arithmetic of a model."""
 
-import copy
 import dataclasses
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.families.replacements import LowRank, channel_axis
+from compress.model.copies import shadow
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.model.paths import watched
 
@@ -33,9 +33,9 @@ def macs(model: Denoiser) -> int:
     shapes = [tensor.shape for tensor in (*inputs, *model.net.parameters())]
     key = repr((model.net, sorted(model.config.items()), shapes))
     if key not in _COUNTED:
-        shadow = model.family.positional(copy.deepcopy(model.net).to("meta"))
+        empty = model.family.positional(shadow(model.net))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            shadow(*inputs)
+            empty(*inputs)
         _COUNTED[key] = int(counter.get_total_flops()) // 2
     return _COUNTED[key]
 
@@ -52,14 +52,14 @@ def places(model: Denoiser) -> dict[str, int]:
 
     Layers of low rank count as one; layers that are never called are left out.
     """
-    shadow = dataclasses.replace(model, net=copy.deepcopy(model.net).to("meta"))
+    empty = dataclasses.replace(model, net=shadow(model.net))
     kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, LowRank)
-    layers = [path for path, module in shadow.net.named_modules() if isinstance(module, kinds)]
+    layers = [path for path, module in empty.net.named_modules() if isinstance(module, kinds)]
     found: dict[str, int] = {}
 
     def count(path: str, layer: nn.Module, _inputs: object, _named: object, output: torch.Tensor) -> None:
         found[path] = found.get(path, 0) + output.numel() // output.shape[channel_axis(layer)]
 
-    with torch.no_grad(), watched(shadow.net, layers, count):
-        shadow.module(*(tensor.to("meta") for tensor in example_inputs(shadow, batch=1)))
+    with torch.no_grad(), watched(empty.net, layers, count):
+        empty.module(*(tensor.to("meta") for tensor in example_inputs(empty, batch=1)))
     return found

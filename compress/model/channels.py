@@ -5,8 +5,10 @@ Which layers must keep equal widths is read off the net by torch-pruning's depen
 others of its layer; which ones it loses is its own affair.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +16,20 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from compress.families.replacements import writer
+from compress.families.family import Family
+from compress.families.replacements import writer, written_by
+from compress.model.copies import shadow, sharing
 from compress.model.denoiser import Denoiser, example_inputs
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 WEIGHED = (*CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+# What layers call the channels that they write and those that they read.
+WIDTHS: dict[Any, tuple[str, str]] = {
+    nn.modules.conv._ConvNd: ("out_channels", "in_channels"),
+    nn.Linear: ("out_features", "in_features"),
+    nn.GroupNorm: ("num_channels", "num_channels"),
+    nn.Embedding: ("embedding_dim", "embedding_dim"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Member:
 class Coupled:
     """Channels 0 … count − 1 of one width of the net. parts: equal runs of them that must lose equally many.
 
-    heads: 0, or the number of attention heads that the channels are divided into. root, handler: for torch-pruning.
+    heads: 0, or the number of attention heads that the channels are divided into.
     """
 
     name: str
@@ -47,95 +58,106 @@ class Coupled:
     parts: int
     heads: int
     members: tuple[Member, ...]
-    root: nn.Module
-    handler: Any
 
 
-class Couplings:
-    """The coupled sets of a model but of its family's protected layers, found once, and taken out in place."""
+def couplings(model: Denoiser) -> list[Coupled]:
+    """The coupled sets of a model but of its family's protected layers."""
+    read = dataclasses.replace(model, net=shadow(model.net).requires_grad_(True))  # off autograd's graph
+    family, net = model.family, read.net
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(read.module, example_inputs(read, batch=2))
+    groups = graph.get_all_groups(family.protected(net), (nn.modules.conv._ConvNd, nn.Linear))
+    paths, heads = {module: path for path, module in net.named_modules()}, family.heads(net)
+    return [_coupled(group, graph, paths, heads) for group in groups]
 
-    def __init__(self, model: Denoiser) -> None:
-        self.model = model
-        self._paths = {module: path for path, module in model.net.named_modules()}
-        self._heads = model.family.heads(model.net)
-        model.net.requires_grad_(True)  # the graph is read off autograd's
-        with torch.enable_grad():
-            self._graph = tp.DependencyGraph().build_dependency(model.module, example_inputs(model, batch=2))
-        protected = model.family.protected(model.net)
-        groups = self._graph.get_all_groups(protected, (nn.modules.conv._ConvNd, nn.Linear))
-        self.sets = [self._coupled(group) for group in groups]
 
-    def _coupled(self, group: Any) -> Coupled:
-        layers = [item for item in group if isinstance(item.dep.target.module, (*CONVOLUTIONS, nn.Linear))]
-        readers = [item for item in layers if self._reads(item.dep.handler)]
-        narrow = min((len(item.idxs) for item in readers), default=len(group[0].idxs))
-        heads = max((self._heads.get(item.dep.target.module, 0) for item in layers if item not in readers), default=0)
-        if narrow < len(group[0].idxs) or heads:
-            # a gated feed-forward layer has two channels for every one that is read: the reader numbers the set
-            reader = next(item.dep for item in readers if len(item.idxs) == narrow)
-            group = self._graph.get_pruning_group(reader.target.module, reader.handler, list(range(narrow)))
-        root, handler, width = group[0].dep.target.module, group[0].dep.handler, len(group[0].idxs)
-        members, parts = [], [heads or 1]
-        for item in group:
-            module = item.dep.target.module
-            if not isinstance(module, WEIGHED) or module not in self._paths:
-                continue
-            reads = self._reads(item.dep.handler)
-            if isinstance(module, nn.GroupNorm):
-                parts.append(module.num_groups)
-            dim = 1 if isinstance(module, nn.Embedding) else 0
-            if isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.ConvTranspose2d)):
-                dim = int(reads != isinstance(module, nn.ConvTranspose2d))
-            places, channels = (torch.tensor(list(found)) for found in (item.idxs, item.root_idxs))
-            members.append(Member(self._paths[module], dim, places, channels))
-        writers = (item.dep.target.module for item in layers if item not in readers)
-        return Coupled(self._paths[next(writers, root)], width, math.lcm(*parts), heads, tuple(members), root, handler)
+def _coupled(group: Any, graph: Any, paths: Mapping[nn.Module, str], heads: Mapping[nn.Module, int]) -> Coupled:
+    def reads(item: Any) -> bool:
+        return bool(graph.is_in_channel_pruning_fn(item.dep.handler))
 
-    def _reads(self, handler: Any) -> bool:
-        return bool(self._graph.is_in_channel_pruning_fn(handler))
+    layers = [item for item in group if isinstance(item.dep.target.module, (*CONVOLUTIONS, nn.Linear))]
+    readers = [item for item in layers if reads(item)]
+    narrow = min((len(item.idxs) for item in readers), default=len(group[0].idxs))
+    attending = max((heads.get(item.dep.target.module, 0) for item in layers if item not in readers), default=0)
+    if narrow < len(group[0].idxs) or attending:
+        # a gated feed-forward layer has two channels for every one that is read: the reader numbers the set
+        reader = next(item.dep for item in readers if len(item.idxs) == narrow)
+        group = graph.get_pruning_group(reader.target.module, reader.handler, list(range(narrow)))
+    members, parts = [], [attending or 1]
+    for item in group:
+        module = item.dep.target.module
+        if not isinstance(module, WEIGHED) or module not in paths:
+            continue
+        if isinstance(module, nn.GroupNorm):
+            parts.append(module.num_groups)
+        dim = 1 if isinstance(module, nn.Embedding) else 0
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.ConvTranspose2d)):
+            dim = int(reads(item) != isinstance(module, nn.ConvTranspose2d))
+        places, channels = (torch.tensor(list(found)) for found in (item.idxs, item.root_idxs))
+        members.append(Member(paths[module], dim, places, channels))
+    writers = (item.dep.target.module for item in layers if item not in readers)
+    name = paths[next(writers, group[0].dep.target.module)]
+    return Coupled(name, len(group[0].idxs), math.lcm(*parts), attending, tuple(members))
 
-    def remove(self, chosen: Mapping[str, Sequence[int]], heads: bool = False) -> dict[str, tuple[int, ...]]:
-        """Take channels out of the sets they are named for, in place; what survives at every stage of the net.
 
-        heads: those of attention are whole heads.
-        """
-        net, family = self.model.net, self.model.family
-        writers = {tap: name for tap, (_, name) in family.stages(net).items()}
-        widths = {tap: len(net.get_submodule(name).get_parameter("weight")) for tap, name in writers.items()}
-        lost: dict[str, set[int]] = {name: set() for name in writers.values()}
-        for one in self.sets:
-            gone = sorted(chosen.get(one.name, ()))
-            if not gone:
-                continue
-            self._graph.get_pruning_group(one.root, one.handler, gone).prune()
-            for member in one.members:
-                if member.dim == 0 and member.path in lost:
-                    lost[member.path].update(member.places[torch.isin(member.channels, torch.tensor(gone))].tolist())
-            if one.heads:
-                self._attend(one, len(gone), heads)
-        family.repair(net)
-        before = {tap: self.model.kept.get(tap, range(width)) for tap, width in widths.items()}
-        return {
-            tap: tuple(channel for i, channel in enumerate(before[tap]) if i not in lost[name])
-            for tap, name in writers.items()
-        }
+def remove(
+    model: Denoiser, sets: Iterable[Coupled], chosen: Mapping[str, Sequence[int]], heads: bool = False
+) -> Denoiser:
+    """A copy, frozen, without the channels that are chosen, by name, from its coupled sets.
 
-    def _attend(self, one: Coupled, gone: int, whole: bool) -> None:
-        """Attention over fewer heads; or over narrower ones, with queries scaled so that the scores keep their size.
+    heads: those of attention are whole heads. Weights that lose nothing are the model's own.
+    """
+    net, family = sharing(model.net).requires_grad_(False).eval(), model.family
+    gone: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
+    narrowed = [one for one in sets if chosen.get(one.name)]
+    for one in narrowed:
+        for member in one.members:
+            taken = torch.isin(member.channels, torch.tensor(chosen[one.name]))
+            gone[member.path, member.dim].append(member.places[taken])
+    for (path, dim), places in gone.items():
+        _narrow(net.get_submodule(path), dim, torch.cat(places))
+    for one in narrowed:
+        if one.heads:
+            _attend(net, family, one, len(chosen[one.name]), heads)
+    family.repair(net)
+    kept = {}
+    for tap, (_, name) in family.stages(net).items():
+        before = model.kept.get(tap, range(len(model.net.get_submodule(name).get_parameter("weight"))))
+        lost = {place for places in gone.get((name, 0), ()) for place in places.tolist()}
+        kept[tap] = tuple(channel for place, channel in enumerate(before) if place not in lost)
+    return dataclasses.replace(model, net=net, kept=kept)
 
-        Scores are divided by √d of the width d of a head (Vaswani et al. 2017, eq. 1), which has become smaller.
-        """
-        net = self.model.net
-        written = {member.path for member in one.members if member.dim == 0}
-        for path, block in self.model.family.attention(net).items():
-            query = writer(net.get_submodule(block.query))
-            if self._paths[query] not in written:
-                continue
-            if whole:
-                net.get_submodule(path).heads = block.heads - gone * one.heads // one.count  # type: ignore[assignment]
-            else:
-                for tensor in query.parameters():
-                    tensor.data.mul_(math.sqrt((one.count - gone) / one.count))
+
+def _narrow(layer: Any, dim: int, places: torch.Tensor) -> None:
+    """Take out what stands at `places` in a dimension of a layer's weight, and of its bias if the layer writes it."""
+    left = torch.ones(layer.weight.shape[dim], dtype=torch.bool).index_fill_(0, places, value=False)
+    index = left.nonzero().flatten().to(layer.weight.device)
+    writes = dim == int(isinstance(layer, nn.ConvTranspose2d | nn.Embedding))
+    narrowed = [("weight", dim)] + [("bias", 0)] * (writes and getattr(layer, "bias", None) is not None)
+    for name, axis in narrowed:
+        setattr(layer, name, nn.Parameter(getattr(layer, name).index_select(axis, index), requires_grad=False))
+    for kind, (written, read) in WIDTHS.items():
+        if isinstance(layer, kind):
+            setattr(layer, written if writes else read, len(index))
+    if isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = (len(index),)
+
+
+def _attend(net: nn.Module, family: Family, one: Coupled, gone: int, whole: bool) -> None:
+    """Attention over fewer heads; or over narrower ones, with queries scaled so that the scores keep their size.
+
+    Scores are divided by √d of the width d of a head (Vaswani et al. 2017, eq. 1), which has become smaller.
+    """
+    written = {member.path for member in one.members if member.dim == 0}
+    for path, block in family.attention(net).items():
+        query = net.get_submodule(block.query)
+        if written_by(block.query, query) not in written:
+            continue
+        if whole:
+            net.get_submodule(path).heads = block.heads - gone * one.heads // one.count  # type: ignore[assignment]
+        else:
+            for tensor in writer(query).parameters():
+                tensor.data.mul_(math.sqrt((one.count - gone) / one.count))  # narrowed, so no longer the model's
 
 
 def importance(one: Coupled, net: nn.Module, score: Callable[[nn.Parameter], torch.Tensor]) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """`Denoiser`: a torch model and everything needed to draw a sample from it."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +8,6 @@ from typing import Any, NewType
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from compress.devices import send
 from compress.diffusion.levels import spread
@@ -233,10 +231,3 @@ def example_inputs(model: Denoiser, batch: int) -> tuple[torch.Tensor, ...]:
         *(torch.zeros(batch, *c.shape, dtype=c.dtype, device=device) for c in model.conditions.values()),
         *(torch.ones(batch, device=device) for _ in scalars.names(model.net, model.family)),
     )
-
-
-def any_batch(module: nn.Module, inputs: tuple[torch.Tensor, ...], batch: Any) -> dict[str, Any]:
-    """What torch.export takes as dynamic_shapes: `batch`, a Dim, is the first dimension of every input."""
-    named = inspect.signature(module.forward).bind(*inputs).arguments
-    shapes: dict[str, Any] = tree_map(lambda _: {0: batch}, dict(named))
-    return shapes

@@ -32,6 +32,15 @@ class Question:
         """Sample, timestep and conditions."""
         return self.sample, self.timestep, self.conditions
 
+    def __getitem__(self, part: slice) -> "Question":
+        return Question(
+            self.sample[part],
+            self.timestep[part],
+            {name: value[part] for name, value in self.conditions.items()},
+            None if self.levels is None else (self.levels[0][part], self.levels[1][part]),
+            None if self.answer is None else self.answer[part],
+        )
+
 
 def noised(
     model: Denoiser,

@@ -11,10 +11,9 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset20
 from torch import nn
-from torch.export import Dim
 
 from compress.errors import ExportError
-from compress.model.denoiser import any_batch
+from compress.model.open_sizes import left_open
 from compress.onnx_graph.byte_products import check_products, drop_idle_clips, layer
 from compress.onnx_graph.clean import clean
 from compress.onnx_graph.dequantize_late import dequantize_late
@@ -39,24 +38,29 @@ def to_onnx(
     batch: int | None,
     opset: int,
     timesteps: Sequence[int] = (),
-    named: bool = False,
+    multiple: int | None = None,
 ) -> ir.Model:
     """The lean graph of `module`, inputs called `names`, output `out_sample`.
 
     inputs: examples [b,...]. batch: a fixed batch size, equal to that of the examples; None: any. timesteps: the only
-    ones that it will be asked for; none: any. named: nodes are called as their layers are in the net, with a
-    number behind a slash, which takes bytes. Raises ExportError.
+    ones that it will be asked for; none: any. multiple: of what the sides of a sample may be any; None: they are those
+    of the example. Raises ExportError.
     """
-    return lean(as_exported(module, inputs, names, batch, opset), timesteps=timesteps, named=named)
+    return lean(as_exported(module, inputs, names, batch, opset, multiple), timesteps=timesteps)
 
 
 def as_exported(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], batch: int | None, opset: int
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    names: list[str],
+    batch: int | None,
+    opset: int,
+    multiple: int | None = None,
 ) -> ir.Model:
     """The graph as PyTorch's exporter writes it, simplified; arguments as for `to_onnx`. Raises ExportError."""
+    inputs, shapes = left_open(module, inputs, batch, multiple)
     # None until torchao is loaded, and then there is no graph that holds it
     rounding = getattr(torch.ops.quantized_decomposed, "quantize_per_tensor", None)
-    dimension = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on quantized graphs
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"), torch.no_grad():
             program = torch.onnx.export(
@@ -64,7 +68,7 @@ def as_exported(
                 inputs,
                 input_names=names,
                 output_names=["out_sample"],
-                dynamic_shapes=None if batch else any_batch(module, inputs, dimension),
+                dynamic_shapes=shapes,
                 opset_version=opset,
                 dynamo=True,
                 custom_translation_table={rounding.default: _quantize} if rounding else None,
@@ -97,7 +101,8 @@ def lean(
     """The same computation in fewer kernels and bytes. Changes `model`.
 
     left_out: a rewrite to do without. timesteps: if given, the only ones at which the graph computes. named: nodes are
-    called as their layers. Raises ExportError for products of bytes that some processors would get wrong.
+    called as their layers are in the net, with a number behind a slash, which takes bytes. Raises ExportError for
+    products of bytes that some processors would get wrong.
     """
     for rewrite in REWRITES:
         if rewrite is not left_out:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,17 @@ class Precisions:
 
 
 def export_parts(
-    model: Denoiser, parts: Parts, folder: Path, opset: int, precisions: Precisions | None = None
+    model: Denoiser,
+    parts: Parts,
+    folder: Path,
+    opset: int,
+    precisions: Precisions | None = None,
+    any_size: bool = False,
 ) -> dict[str, Any]:
     """Write text encoders, tokenizers and decoder into a bundle's folder, with the configs by which diffusers' clients
     know them; `text`, `decoder` and `encoder` of its bundle.json. Nothing where the net stands alone.
+
+    any_size: of latents that are decoded, and of pictures; else they are the model's.
     """
     found: dict[str, Any] = {}
     if not parts.folders:
@@ -78,8 +85,11 @@ def export_parts(
         }
         found["text"] = {"encoders": encoders, **parts.text.about}
     if parts.decoder is not None:
-        found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked)
-        found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset) if asked.encoder else None
+        multiple = 1 if any_size else None
+        found["decoder"] = _decoder(parts.decoder, folder, model.sample_shape, opset, asked, multiple)
+        multiple = parts.factor if any_size else None
+        whole = _encoder(parts.decoder, folder, model.sample_shape, opset, multiple) if asked.encoder else None
+        found["encoder"] = whole
     model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
     write_json(folder / INDEX, index_of(model, parts))
     (folder / "scheduler").mkdir()
@@ -92,7 +102,7 @@ def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: in
     file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, text.module
     given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]
     outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
-    _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
+    _write(_in(scheme, module, given), dict(zip(text.inputs, given, strict=True)), list(outputs), file, opset)
     text.config.save_pretrained(file.parent)
     shutil.copytree(tokenizer, words)
     rules = words / "tokenizer.json"  # older tokenizers have their rules in other files
@@ -110,12 +120,12 @@ def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: in
 
 
 def _decoder(
-    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, asked: Precisions
+    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, asked: Precisions, multiple: int | None
 ) -> dict[str, Any]:
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
-    module = _in(asked.decoder, Pixels(decoder.net), (given,))
-    _write(module, (example,), ["latent_sample"], ["sample"], folder / name, opset)
+    module = _in(asked.decoder, Pixels(decoder.net), (given,), multiple)
+    _write(module, {"latent_sample": example}, ["sample"], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     return {
         "model": name,
@@ -126,24 +136,31 @@ def _decoder(
     }
 
 
-def _encoder(decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int) -> dict[str, Any]:
+def _encoder(
+    decoder: Decoder, folder: Path, sample_shape: tuple[int, ...], opset: int, multiple: int | None
+) -> dict[str, Any]:
     name, pixels = f"vae_encoder/{GRAPH}", decoder.shape(sample_shape)
     module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
     gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
-    _write(module, (example,), ["sample"], [gives], folder / name, opset)
+    _write(module, {"sample": example}, [gives], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
     return {"model": name, "scheme": "float", **about, "gives": gives}
 
 
-def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...]) -> nn.Module:
-    return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme)
+def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...], multiple: int | None = None) -> nn.Module:
+    return module.eval() if scheme == "float" else quantized_part(module.eval(), points, scheme, multiple)
 
 
 def _write(
-    module: nn.Module, example: tuple[torch.Tensor, ...], given: list[str], gives: list[str], file: Path, opset: int
+    module: nn.Module,
+    given: Mapping[str, torch.Tensor],
+    gives: Sequence[str],
+    file: Path,
+    opset: int,
+    multiple: int | None = None,
 ) -> None:
-    graph = to_onnx(module, example, given, None, opset)
+    graph = to_onnx(module, tuple(given.values()), list(given), None, opset, multiple=multiple)
     for value, name in zip(graph.graph.outputs, gives, strict=True):
         value.name = name
     file.parent.mkdir()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.files import write_atomically, write_json, write_text
+from compress.files import copy, write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
 from compress.pages.page import page
@@ -23,7 +23,10 @@ def check(output: Path) -> None:
 
 
 def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str | None:
-    """Copy what the passes left to its place in `output`; the verdict of the last `verify`, if any."""
+    """Put what the passes left in its place in `output`; the verdict of the last `verify`, if any.
+
+    Large files are there once, under two names.
+    """
     samples = None
     for number, record in enumerate(records, start=1):
         folder = output / "passes" / f"{number:02d}-{record['name']}"
@@ -59,6 +62,10 @@ def write_page(folder: Path, report: Report, records: Sequence[Mapping[str, Any]
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        write_folder(target, lambda part: shutil.copytree(source, part, dirs_exist_ok=True))
+        write_folder(target, lambda part: shutil.copytree(source, part, copy_function=_one, dirs_exist_ok=True))
     else:
         write_atomically(target, lambda part: shutil.copyfile(source, part))
+
+
+def _one(source: str, target: str) -> None:
+    copy(Path(source), Path(target))

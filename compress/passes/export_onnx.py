@@ -6,6 +6,9 @@ PyTorch model on noise; an int8 file against its simulation. `sampler.onnx`, if 
 to image in one graph; it is checked against the step-by-step runtime.
 """
 
+import time
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,32 +16,33 @@ import onnx_ir as ir
 import torch
 from pydantic import Field
 
-from compress.contract import Context, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
-from compress.files import write_json
-from compress.judge.parity import first_wrong_layer
+from compress.judge.adaptive_steps import TOLERANCES, calibrate
+from compress.judge.parity import first_wrong_layer, questions
 from compress.judge.parts import check_parts
-from compress.judge.quality import psnr, sqnr
+from compress.judge.quality import sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
+from compress.model.open_sizes import Sizes, asked_sizes, resized
 from compress.model.reference import conditions_for, noise_like
-from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.export import as_exported, lean, to_onnx
 from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.pipeline.manifest import input_names, write_manifest
 from compress.quantization.calibration import answers
-from compress.randomness import Draw, generator
+from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
+from compress.settings import Listed, Pair
 
 SAMPLER = "sampler.onnx"
-TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
-CALIBRATION = 60  # images that adaptive steps are calibrated on
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
-CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
+LARGE = 2**28  # bytes of a file from which a plan does without one
+SECONDS, MEMORY = 3e-8, 1.1  # that an export takes a byte on two cores, and bytes: the engine holds the weights too
 LATENTS = 100  # by which a decoder is calibrated
 TOGETHER = 8  # samples of them in one evaluation by PyTorch
 
@@ -56,6 +60,11 @@ class Config(PassConfig):
     sampler: bool = Field(
         False, description="also sampler.onnx: (noise, conditions) to image in one call, all steps inside"
     )
+    size: Literal["free"] | Listed[Pair[int]] | None = Field(
+        None,
+        description="[height, width] of pictures that can be drawn beside those of the config's size, e.g. "
+        "[[512, 768], [640, 640]]; free: whatever the net can take; of latents, where no decoder is beside the net",
+    )
     adaptive: bool = Field(
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
@@ -69,14 +78,20 @@ class Config(PassConfig):
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
     """Export, check, and describe."""
-    _refuse(model, config, context)
+    sizes = _refuse(model, config, context)
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
+    multiple = None if sizes is None else sizes.multiple
+    if multiple is not None and model.precision is not None and model.precision.ranges:
+        from compress.quantization import quantized  # brings torchao, which only quantized models need
+
+        made = model.precision
+        model = quantized.rebuild(model.in_float(), made.scheme, made.ranges, made.float_layers, multiple)
     inputs = example_inputs(model, batch=config.batch or 2)
     names = input_names(model)
     timesteps = _own(model) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
-        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps)
+        graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
@@ -89,7 +104,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     graph = for_clients(graph) if parts.folders else graph
     ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
-        around = export_parts(model, parts, folder, config.opset, precisions)
+        around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
     stock = stock_scheduler(model.sampling, model.scheduler)
     if parts.folders and stock.warning:
@@ -102,6 +117,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         **around,
         "sampler": SAMPLER if config.sampler else None,
         "timesteps": timesteps or None,
+        "sizes": sizes and asdict(sizes),
         "params": counts.parameters(model),
         "macs": counts.macs(model),
         "data": None if context.data is None else context.data.source,
@@ -109,40 +125,64 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     }
     write_manifest(folder, model, config.batch, about)
     bundle = Bundle(folder)
+    others = sizes.beside(model.sample_shape) if sizes else []
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph),
         **_check(model, bundle, inputs, config, context),
-        **check_parts(parts, bundle, precisions.latents, context.seed, context.name),
+        **check_parts(parts, bundle, precisions.latents, others, context.seed, context.name),
     }
+    for sides in others:
+        _check(model, bundle, resized(inputs, sides), config, context)
+    return PassResult(bundle, changed=True, notes=notes | _sampled(model, bundle, config, context))
+
+
+def _sampled(model: Denoiser, bundle: Bundle, config: Config, context: Context) -> dict[str, Any]:
+    """What is found by drawing from the bundle, where that is asked for."""
+    notes: dict[str, Any] = {}
     if config.adaptive:
-        notes["adaptive"] = _calibrate(model, bundle, context)
+        conditions = partial(conditions_for, model, dataset=context.dataset, seed=context.seed)
+        with context.progress(f"{context.name}: calibrating steps", len(TOLERANCES)) as task:
+            notes["adaptive"] = calibrate(model, bundle, conditions, context.seed, task.advance)
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
-    return PassResult(bundle, changed=True, notes=notes)
+    return notes
 
 
-def _refuse(model: Denoiser, config: Config, context: Context) -> None:
-    """Raise PassError for what this model cannot be exported as."""
+def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
+    """Raise PassError for what cannot be exported as asked; else the sizes that are asked for."""
+    name, size = context.name, config.size
     hindered = {
         "the steps of this model were distilled": model.sampling.distilled,
         "they need batch: 1, or any": (config.batch or 1) > 1,
         "the solver unipc corrects what is behind": model.sampling.solver == "unipc",
     }
     for why in (why for why, found in hindered.items() if config.adaptive and found):
-        raise PassError(f"{context.name}: adaptive: steps cannot adapt, because {why}; set it to false")
+        raise PassError(f"{name}: adaptive: steps cannot adapt, because {why}; set it to false")
     if config.encoder and context.parts().decoder is None:
-        raise PassError(f"{context.name}: encoder: true, and the checkpoint has no VAE; leave it out")
+        raise PassError(f"{name}: encoder: true, and the checkpoint has no VAE; leave it out")
     if config.timesteps == "own" and model.sampling.dtype != torch.int64:
-        raise PassError(
-            f"{context.name}: timesteps: own needs whole numbers, which this model is not told; set it to any"
-        )
+        raise PassError(f"{name}: timesteps: own needs whole numbers, which this model is not told; set it to any")
     if model.sampling.guidance.kind == "classifier":
         raise PassError(
-            f"{context.name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
+            f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
+    try:
+        return None if size is None else asked_sizes(model, size, context.parts().factor)
+    except ValueError as error:
+        raise PassError(f"{name}: size: {error}") from None
+
+
+def forecast(model: Denoiser | Quantized, config: Config, context: Context) -> Forecast:
+    """A model is really exported, but for a large one, whose size and time are those of its weights."""
+    size = counts.parameters(model) * SCHEMES[model.scheme].bytes
+    if size <= LARGE:
+        began = time.monotonic()
+        return Forecast(run(model, config, context).model, time.monotonic() - began)
+    _refuse(model, config, context)
+    return Forecast(Unwritten(model, config.batch, size), size * SECONDS, round(size * MEMORY))
 
 
 def _own(model: Denoiser) -> list[int]:
@@ -150,28 +190,6 @@ def _own(model: Denoiser) -> list[int]:
     sampling = model.sampling
     paths = (sampling.timesteps, *sampling.others)
     return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
-
-
-def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
-    """PSNR in dB to sampling without leaps, and evaluations an image, by tolerance; also written to the bundle."""
-    noise = noise_like(model, CALIBRATION, context.seed, Draw.ADAPTIVE_STEPS).numpy()
-    conditions = conditions_for(model, len(noise), context.dataset, context.seed)
-    given: dict[str, Any] = {name: value.numpy() for name, value in conditions.items()}
-    wanted = bundle.sample(noise, **given)
-    rows = []
-    with context.progress(f"{context.name}: calibrating steps", len(TOLERANCES)) as task:
-        for tolerance in TOLERANCES:
-            found, evaluations = bundle.sample_adaptively(noise, tolerance=tolerance, **given)
-            row = {
-                "tolerance": tolerance,
-                "psnr": float(psnr(wanted, found).mean()),
-                "evaluations": float(evaluations.mean()),
-            }
-            rows.append({name: round(value, 4) for name, value in row.items()})
-            task.advance()
-    bundle.manifest["sampling"]["adaptive"] = rows
-    write_json(bundle.path / "bundle.json", bundle.manifest)
-    return rows
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
@@ -196,11 +214,9 @@ def _check(
 ) -> dict[str, float]:
     """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
     size, names = len(inputs[0]), input_names(model)
-    points = _points(model, inputs, context)
-    questions = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
-    got = np.concatenate(
-        [bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in questions]
-    )
+    points = questions(model, inputs, context.seed)
+    asked = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
+    got = np.concatenate([bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in asked])
 
     def answered(module: Denoiser) -> np.ndarray:
         given = [value.to(inputs[0].device) for value in points]
@@ -218,32 +234,11 @@ def _check(
     if agreement >= least:
         return found
     with model.family.lean.within(model.net):
-        named = to_onnx(model.module, inputs, names, config.batch, config.opset, named=True)
-    feeds = [dict(zip(names, parts, strict=True)) for parts in questions]
-    wrong = first_wrong_layer(ir.to_proto(named), feeds, model.scheme, WRONG_LAYER_DB)
+        named = lean(as_exported(model.module, inputs, names, config.batch, config.opset), named=True)
+    feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
+    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
     blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{context.name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
         f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
     )
-
-
-def _points(model: Denoiser, inputs: tuple[torch.Tensor, ...], context: Context) -> list[torch.Tensor]:
-    """(sample, timestep, *inputs), each [n,…], to ask model and file: noise at the model's own timesteps."""
-    random = generator(context.seed, Draw.EXPORT_CHECK)
-    numbers, fewest, most = CHECKED
-    own = model.sampling.told(torch.tensor(model.sampling.timesteps))
-    count = min(max(-(-numbers // inputs[0].numel()), fewest), most)
-    questions = []
-    for i in range(count):
-        conditions = []
-        for (name, condition), example in zip(model.inputs.items(), inputs[2:], strict=True):
-            if condition.dtype == torch.int64:
-                conditions.append(torch.randint(model.classes or 1, example.shape, generator=random))
-            elif name in model.conditions:
-                conditions.append(torch.randn(example.shape, generator=random))
-            else:
-                conditions.append(1 + 3 * torch.rand(example.shape, generator=random))
-        sample = torch.randn(inputs[0].shape, generator=random)
-        questions.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
-    return [torch.cat(parts) for parts in zip(*questions, strict=True)]

@@ -6,21 +6,23 @@ compare the student's features with the teacher's. For several rounds, write the
 after each: a target is a fraction of the model so far.
 """
 
-import copy
 import dataclasses
+import math
+import time
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
-from compress.contract import Context, PassConfig, PassResult
+from compress.contract import Context, Forecast, PassConfig, PassResult
+from compress.data import FromTeacher
 from compress.measure import counts, target
-from compress.model import channels, plain_widths
-from compress.model.channels import Coupled, Couplings
-from compress.model.denoiser import Denoiser, predict
+from compress.measure.latency import taken
+from compress.model import channels, plain_widths, taylor
+from compress.model.channels import Coupled
+from compress.model.copies import shadow, sharing
+from compress.model.denoiser import Denoiser, example_inputs
 from compress.model.noising import noised, with_null
 from compress.model.paths import meant
 from compress.randomness import Draw, generator
@@ -28,6 +30,8 @@ from compress.settings import Many
 
 GRAIN = 2**12  # steps that the share of channels to remove is searched in
 BATCH = 64
+PART = 4 * 10**11  # multiply-accumulates that are differentiated at once
+LONG = 5 * 10**12  # of all gradients, from which a plan does without them
 
 
 class Target(target.Target):
@@ -112,7 +116,7 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
     """Prune to the target and report the surviving widths."""
     if config.target.fraction == 1:
         return PassResult(model, changed=False, notes=target.REACHED)
-    source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+    source = dataclasses.replace(model, net=sharing(model.net).requires_grad_(True))
     if "taylor" in config.importance:
         _accumulate_gradients(source, config, context)
     pruned = _search(source, config, context)
@@ -127,7 +131,7 @@ def _accumulate_gradients(model: Denoiser, config: Config, context: Context) -> 
     … until the loss is under 5% of its maximum (Fang et al. 2023, "Structural Pruning for Diffusion Models", eq. 8).
     """
     dataset, known = context.training_data(), model.sampling.training
-    along = config.importance == "diffusion_taylor"
+    along, parts = config.importance == "diffusion_taylor", math.ceil(BATCH * counts.macs(model) / PART)
     largest = 0.0
     with context.progress(f"{context.name}: importance", config.batches) as task:
         for step in range(config.batches):
@@ -136,19 +140,34 @@ def _accumulate_gradients(model: Denoiser, config: Config, context: Context) -> 
             batch = dataset.batch(BATCH, *key).to(context.device)
             at = known[step * len(known) // config.batches].expand(BATCH) if along else None
             question = with_null(model, noised(model, batch, random, at=at), random)
-            assert question.answer is not None
-            loss = nn.functional.mse_loss(predict(model, *question.asked), question.answer)
-            largest = max(largest, float(loss.detach()))
-            if along and float(loss.detach()) < 0.05 * largest:
-                break
-            loss.backward()
+            if along:
+                found = taylor.loss(model, question, parts)
+                largest = max(largest, found)
+                if found < 0.05 * largest:
+                    break
+            taylor.add_gradients(model, question, parts)
             task.advance()
+
+
+def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
+    """A model is really pruned; where gradients would take long, by magnitude, which leaves as much."""
+    began, evaluations = time.monotonic(), BATCH * config.batches
+    differentiates = "taylor" in config.importance and config.target.fraction < 1
+    if not differentiates or 3 * evaluations * counts.macs(model) < LONG:
+        return Forecast(run(model, config, context).model, time.monotonic() - began)
+    if context.data is None or not isinstance(context.data, FromTeacher):  # which would be drawn
+        context.training_data()
+    result = run(model, config.model_copy(update={"importance": "l1"}), context)
+    with torch.no_grad():
+        each = taken(lambda: model.module(*example_inputs(model, 1)), times=1)
+    seconds = time.monotonic() - began + 3 * evaluations * each  # backward takes twice as long
+    return Forecast(result.model, seconds, counts.weight_bytes(model))
 
 
 def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]:
     """What may go from every coupled set. model: with gradients, where importance needs them."""
     net = model.net
-    sets = Couplings(model).sets
+    sets = channels.couplings(model)
     layers = sorted({member.path for one in sets for member in one.members})
     protected = meant(config.protect, layers, f"{where}: protect", "layer")
     applied = None if config.target.kind in ("params", "bytes") else counts.places(model)
@@ -160,7 +179,7 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
             random = generator(seed, Draw.RANDOM_IMPORTANCE, place)
             scores = torch.rand(one.count, generator=random, dtype=torch.float64)
         else:
-            scores = channels.importance(one, net, SCORES[config.importance])
+            scores = channels.importance(one, net, taylor.SCORES[config.importance])
         remove = one.heads and config.heads == "remove"
         units, sums = channels.whole_heads(scores, one.heads) if remove else channels.units(scores, one.parts)
         if config.order == "per_cost":
@@ -169,18 +188,6 @@ def rank(model: Denoiser, config: Config, seed: int, where: str) -> list[Ranked]
             sums = sums / sums.mean().clamp_min(1e-30)
         found.append(Ranked(one, units, sums))
     return found
-
-
-SCORES: dict[str, Callable[[nn.Parameter], torch.Tensor]] = {
-    "taylor": lambda weight: (weight * _gradient(weight)).abs(),
-    "diffusion_taylor": lambda weight: (weight * _gradient(weight)).abs(),
-    "l1": lambda weight: weight.abs(),
-    "l2": lambda weight: weight.square(),
-}
-
-
-def _gradient(weight: nn.Parameter) -> torch.Tensor:
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
 def choose(ranked: list[Ranked], config: Config, share: float) -> dict[str, list[int]]:
@@ -197,28 +204,31 @@ def choose(ranked: list[Ranked], config: Config, share: float) -> dict[str, list
 
 def prune(model: Denoiser, ranked: list[Ranked], config: Config, share: float) -> Denoiser:
     """A pruned copy without gradients. share: of max_ratio, in 0 … 1."""
-    copied = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
     stock = None
     if config.widths == "stock":
         stock = plain_widths.narrower(model, share * config.max_ratio, config.multiple_of, config.heads)
         chosen = {one.coupled.name: one.down_to(plain_widths.width(one.coupled, stock)) for one in ranked}
     else:
         chosen = choose(ranked, config, share)
-    kept = Couplings(copied).remove(chosen, config.heads == "remove")
-    copied.net.requires_grad_(False).zero_grad(set_to_none=True)
-    pruned = dataclasses.replace(copied, kept=kept)
+    pruned = channels.remove(model, [one.coupled for one in ranked], chosen, config.heads == "remove")
     return plain_widths.conform(pruned, stock) if stock else pruned
 
 
 def _search(model: Denoiser, config: Config, context: Context) -> Denoiser:
-    """The least pruning that meets the target: bisection over the share of channels to remove."""
+    """The least pruning that meets the target: bisection over the share of channels to remove.
+
+    On the way models are pruned without their weights, unless they are to be timed.
+    """
     wanted = config.target
     ranked = rank(model, config, context.seed, context.name)
+    model.net.zero_grad(set_to_none=True)  # gradients have been counted
     if wanted.channels is not None:
         return prune(model, ranked, config, min(1.0, (1 - wanted.channels) / config.max_ratio))
 
+    tried = model if wanted.kind == "latency" else dataclasses.replace(model, net=shadow(model.net))
+
     def left(step: int) -> float:
-        return target.LEFT[wanted.kind](prune(model, ranked, config, step / GRAIN), model)
+        return target.LEFT[wanted.kind](prune(tried, ranked, config, step / GRAIN), model)
 
     least = left(GRAIN)
     if least > wanted.fraction:

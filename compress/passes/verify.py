@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from compress.contract import Context, Forecast, PassConfig, PassResult, Task
+from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
 from compress.data import Dataset, read_prompts
 from compress.data.prompts import SUFFIX
 from compress.errors import VerifyError
@@ -135,7 +135,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.seed,
         baseline.bundle,
         cache(partial(_prompted, config.prompts, context, progress)) if config.prompts else None,
-        attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts),
+        attributes.named(config.attributes, attributes.picture_shape(bundle), config.judge_accuracy, config.prompts),
     )
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
@@ -192,14 +192,19 @@ def _comparable(bundle: Bundle, teacher: Denoiser, name: str) -> None:
         )
 
 
-def forecast(model: Bundle, config: Config, context: Context) -> Forecast:
+def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher, wanted = context.teacher(), config.samples + config.references
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
-    bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
-    attributes.named(config.attributes, bundle, config.judge_accuracy, config.prompts)  # what is wrong with it is told
+    if isinstance(model, Unwritten):
+        student = predicted.of_model(model.denoiser, model.batch, config.threads)
+        shape = context.parts().picture_shape(model.denoiser.sample_shape)
+    else:
+        bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+        student, shape = predicted.of_bundle(bundle), attributes.picture_shape(bundle)
+    attributes.named(config.attributes, shape, config.judge_accuracy, config.prompts)  # what is wrong with it is told
     missing, passes = max(0, wanted - files * BATCH), len(context.finished)
-    seconds = predicted.seconds(teacher, bundle, missing, config.samples, config.references, config.clock, passes)
+    seconds = predicted.seconds(teacher, student, missing, config.samples, config.references, config.clock, passes)
     return Forecast(model, seconds)
 
 

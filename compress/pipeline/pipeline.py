@@ -76,6 +76,10 @@ class Parts:
         """What makes pixels of samples, if it is of a kind that is known. Raises CheckpointError."""
         return self.made or decoder.load(self.folders, self.kinds)
 
+    def picture_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(c,h,w) of what is seen of a sample."""
+        return sample_shape if self.decoder is None else self.decoder.shape(sample_shape)
+
     @property
     def factor(self) -> int:
         """By what the sides of a picture are longer than those of its sample."""

@@ -32,9 +32,9 @@ def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], fold
         if name in wanted and tensor.shape != wanted[name].shape:
             faults.append(f"{name} is {list(tensor.shape)} and should be {list(wanted[name].shape)}")
     filled = {}
-    for name, tensor in {} if faults else tensors.items():
+    for name in [] if faults else list(tensors):
         try:
-            filled[name] = as_float32(tensor)
+            filled[name] = as_float32(tensors.pop(name))  # of which one is held twice
         except ValueError as error:
             faults.append(f"{name} {error}")
     if faults:

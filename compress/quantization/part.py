@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from compress.families.family import Layers, Lean
+from compress.model.open_sizes import left_open
 from compress.quantization.quantized import put, ranges
 from compress.quantization.quantizer import BytesQuantizer
 from compress.runtime.schemes import SCHEMES
@@ -18,17 +18,20 @@ _LAYERS = Layers(ends=(), tables=("*",))
 
 @torch.no_grad()
 def quantized_part(
-    module: nn.Module, points: tuple[torch.Tensor, ...], scheme: str, advance: Callable[[int], object] = lambda _: None
+    module: nn.Module,
+    points: tuple[torch.Tensor, ...],
+    scheme: str,
+    multiple: int | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> nn.Module:
     """f(*points, each [b,…]) in the arithmetic of a scheme of bytes; tables of embeddings are rounded too.
 
-    points: each [n,…], two at least, by which ranges of activations are set, for least squared error. advance: told
-    how many of them are done.
+    points: each [n,…], two at least, by which ranges of activations are set, for least squared error. multiple: of what
+    the sides of images may be any; None: they are those of the points. advance: told how many of them are done.
     """
     row = SCHEMES[scheme]
-    program = torch.export.export(
-        module, tuple(one[:2] for one in points), dynamic_shapes=({0: Dim("batch", min=1, max=63)},) * len(points)
-    )
+    inputs, shapes = left_open(module, tuple(one[:2] for one in points), None, multiple)
+    program = torch.export.export(module, inputs, dynamic_shapes=shapes)
 
     def prepared(histogram: bool) -> torch.fx.GraphModule:
         return prepare_pt2e(program.module(), BytesQuantizer(row, _LAYERS, Lean(), (), histogram))

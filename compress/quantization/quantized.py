@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, HistogramObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from compress.model.denoiser import Denoiser, Precision, Quantized, any_batch, example_inputs
+from compress.model.denoiser import Denoiser, Precision, Quantized, example_inputs
+from compress.model.open_sizes import left_open
 from compress.quantization import four_bits, rounding
 from compress.quantization.quantizer import BytesQuantizer, largest_weight, matches
 from compress.runtime.schemes import SCHEMES
@@ -24,23 +24,34 @@ from compress.runtime.schemes import SCHEMES
 Ranges = Mapping[str, torch.Tensor]  # [2, channels or 1] of every observer, by its name
 
 
-def exported(model: Denoiser) -> torch.fx.GraphModule:
-    """The model as a graph with a dynamic batch dimension, its attention in lean form."""
-    inputs = example_inputs(model, batch=2)
-    batch = Dim("batch", min=1, max=63)  # torch.export rejects a bound of 64 on this path
+def exported(model: Denoiser, multiple: int | None = None) -> torch.fx.GraphModule:
+    """The model as a graph of any batch size, its attention in lean form.
+
+    multiple: of what the sides of a sample may be any; None: they are the model's own.
+    """
+    inputs, shapes = left_open(model.module, example_inputs(model, batch=2), None, multiple)
     with model.family.lean.within(model.net):
-        program = torch.export.export(model.module, inputs, dynamic_shapes=any_batch(model.module, inputs, batch))
+        program = torch.export.export(model.module, inputs, dynamic_shapes=shapes)
     return program.module()
 
 
-def observed(model: Denoiser, scheme: str, float_layers: tuple[str, ...], histogram: bool = False) -> Quantized:
-    """The model with observers that note values while it runs: histograms of activations, or their ends alone."""
+def observed(
+    model: Denoiser,
+    scheme: str,
+    float_layers: tuple[str, ...],
+    histogram: bool = False,
+    multiple: int | None = None,
+) -> Quantized:
+    """The model with observers that note values while it runs: histograms of activations, or their ends alone.
+
+    multiple: as for `exported`.
+    """
     row, kept = SCHEMES[scheme], float_layers
     if row.four_bits:
         paths = four_bits.layers(model, float_layers)
         model, kept = four_bits.on_grid(model, paths), (*float_layers, *paths)
     quantizer = BytesQuantizer(row, model.family.layers, model.family.lean, kept, histogram)
-    return _quantized(model, scheme, prepare_pt2e(exported(model), quantizer), {}, float_layers)
+    return _quantized(model, scheme, prepare_pt2e(exported(model, multiple), quantizer), {}, float_layers)
 
 
 def ranges(observed: nn.Module) -> dict[str, torch.Tensor]:
@@ -63,13 +74,22 @@ def put(observed: nn.Module, saved: Ranges) -> None:
         observer.min_val, observer.max_val = (low, high) if per_channel else (low[0], high[0])
 
 
-def rebuild(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...] = ()) -> Quantized:
-    """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError."""
+def rebuild(
+    source: Denoiser,
+    scheme: str,
+    saved: Ranges,
+    float_layers: tuple[str, ...] = (),
+    multiple: int | None = None,
+) -> Quantized:
+    """The quantized model that a float model, a scheme and saved ranges determine. Raises ValueError.
+
+    multiple: as for `exported`.
+    """
     if SCHEMES[scheme].weight_bits is None:
         return _quantized(
             source, scheme, source.family.positional(source.family.half(copy.deepcopy(source.net))), {}, ()
         )
-    module = convert_pt2e(_settled(source, scheme, saved, float_layers))
+    module = convert_pt2e(_settled(source, scheme, saved, float_layers, multiple))
     return _quantized(source, scheme, module, dict(saved), float_layers)
 
 
@@ -145,9 +165,11 @@ def _observers(module: nn.Module) -> dict[str, Any]:
     return {name: each for name, each in module.named_modules() if isinstance(each, UniformQuantizationObserverBase)}
 
 
-def _settled(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...]) -> torch.fx.GraphModule:
+def _settled(
+    source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...], multiple: int | None = None
+) -> torch.fx.GraphModule:
     """The model with observers that have met the ends of these ranges. Raises ValueError."""
-    module: Any = observed(source, scheme, float_layers).module
+    module: Any = observed(source, scheme, float_layers, multiple=multiple).module
     missing = sorted(set(_observers(module)) - set(saved))
     if missing:
         raise ValueError(f"quantization.safetensors: the range of {missing[0]} is missing")

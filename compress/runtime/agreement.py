@@ -75,6 +75,9 @@ def _vouched(manifest: Mapping[str, Any]) -> None:
             wanted = manifest["inputs"].get(name, {}).get("shape", [])[1:]
             if shape != wanted:
                 raise Fault(f"text: makes {shape} of {written(name)}, which the inputs say is {wanted}")
+    pixels, sides = (manifest.get("decoder") or {}).get("pixels"), manifest["inputs"]["sample"]["shape"][2:]
+    if pixels and (len(sides) != 2 or any(pixel % side for pixel, side in zip(pixels[1:], sides, strict=True))):
+        raise Fault(f"decoder.pixels: should be channels and multiples of the sample's {sides}; got {pixels}")
     for key, name in named.items():
         if isinstance(name, str) and name not in manifest["files"]:
             raise Fault(f"{key}: {reprlib.repr(name)} is not among `files`, which vouch for what is read")

@@ -67,7 +67,7 @@ class Bundle:
     def _open(self, name: str, inputs: Specs, outputs: Specs, scheme: str | None = None) -> Graph:
         """One of the bundle's graphs. Raises BundleError unless it takes and gives what was exported."""
         graph = self.engine.open(self.path / name, self.threads, scheme or self.manifest["scheme"])
-        check_signature(self.path / name, graph, inputs, outputs)
+        check_signature(self.path / name, graph, inputs, outputs, bool(self.manifest.get("sizes")))
         return graph
 
     @cached_property

@@ -182,6 +182,9 @@ _manifest = _table(
         "sampler": _or_null(_onnx),
         "outputs": _mapping(_tensor),
         "timesteps": _or_null(_list(_whole(0), 1)),
+        "sizes": _or_null(
+            _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
+        ),
         "made_by": _text,
         "text": _or_null(_texts),
         "decoder": _or_null(_decoder),

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -13,7 +12,7 @@ from compress.errors import ExportError
 from compress.families.unet.attention import channels_first
 from compress.judge import parity
 from compress.model.denoiser import Denoiser, example_inputs
-from compress.onnx_graph.export import to_onnx
+from compress.onnx_graph.export import as_exported, lean
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
 from compress.runtime.engines import Graph, OnnxRuntime
@@ -43,7 +42,7 @@ def broken(graph: onnx.ModelProto, layer: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("layer", [None, "mid_block.resnets.0.conv1", "up_blocks.1.resnets.1.conv2"])
 def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with channels_first(int8.net):
-        graph = ir.to_proto(to_onnx(int8.module, example_inputs(int8, 1), NAMES, 1, 20, named=True))
+        graph = lean(as_exported(int8.module, example_inputs(int8, 1), NAMES, 1, 20), named=True)
     random = np.random.default_rng(0)
     feeds = [
         {
@@ -55,10 +54,10 @@ def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monke
     ]
     truly = OnnxRuntime.open
 
-    def kernels(self: OnnxRuntime, content: bytes, threads: int, scheme: str) -> Graph:
-        graph = onnx.ModelProto.FromString(content)
+    def kernels(self: OnnxRuntime, file: Path, threads: int, scheme: str) -> Graph:
         wrong = self.optimized and layer is not None
-        return truly(self, broken(graph, layer).SerializeToString() if wrong else content, threads, scheme)
+        given = broken(onnx.load(file), layer).SerializeToString() if wrong else file
+        return truly(self, given, threads, scheme)
 
     monkeypatch.setattr(OnnxRuntime, "open", kernels)
     found = parity.first_wrong_layer(graph, feeds, "int8", export_onnx.WRONG_LAYER_DB)

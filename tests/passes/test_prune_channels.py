@@ -12,9 +12,9 @@ from torch import nn
 from compress.errors import PassError
 from compress.measure import counts
 from compress.measure.target import LEFT
-from compress.model import edits, low_rank
-from compress.model.channels import Couplings, importance
-from compress.model.denoiser import predict
+from compress.model import edits, low_rank, taylor
+from compress.model.channels import couplings, importance, remove
+from compress.model.denoiser import Denoiser, predict
 from compress.passes import prune_channels
 from compress.pipeline import checkpoint
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, inputs_for, make_context, make_denoiser
@@ -34,6 +34,8 @@ CONFIGS = {
     "two layers, odd groups": {**CLASS_CONFIG, "layers_per_block": 2, "norm_num_groups": 2, "attention_head_dim": 4},
     "linear projections": {**TEXT_CONFIG, "use_linear_projection": True},
 }
+
+LEFT_BEFORE = dict(LEFT)
 
 
 def prune(name: str, folder: Path, **settings: object):  # type: ignore[no-untyped-def]
@@ -136,7 +138,7 @@ def test_channels_that_do_nothing_go_first_and_are_not_missed(name: str, tmp_pat
     model = make_denoiser(CONFIGS[name])
     model.net.requires_grad_(True)
     config = prune_channels.Config.model_validate({"target": {"params": 0.9}, "importance": "l2"})
-    sets = Couplings(model).sets
+    sets = couplings(model)
     inner = {one.name: one for one in sets if one.heads or one.name.endswith(".proj")}
     wanted = {}
     for one in inner.values():
@@ -154,8 +156,7 @@ def test_channels_that_do_nothing_go_first_and_are_not_missed(name: str, tmp_pat
     inputs = inputs_for(model)
     with torch.no_grad():
         whole = predict(model, *inputs)
-        copied = dataclasses.replace(model, net=copy.deepcopy(model.net))
-        Couplings(copied).remove(chosen)
+        copied = remove(model, sets, chosen)
         torch.testing.assert_close(predict(copied, *inputs), whole, atol=2e-5, rtol=1e-4)
     assert counts.parameters(copied) < counts.parameters(model)
 
@@ -192,7 +193,7 @@ def test_importance_is_the_sum_over_all_layers() -> None:
     """Against a sum by hand, for the inner channels of one residual block."""
     model = make_denoiser(CLASS_CONFIG)
     block = model.net.down_blocks[0].resnets[0]
-    one = next(o for o in Couplings(model).sets if o.name == "down_blocks.0.resnets.0.conv1")
+    one = next(o for o in couplings(model) if o.name == "down_blocks.0.resnets.0.conv1")
     found = importance(one, model.net, torch.Tensor.abs)
     layers = (
         block.conv1.weight,
@@ -217,14 +218,74 @@ def test_attention_whose_queries_are_of_low_rank_is_told_of_its_heads(tmp_path: 
     )
     scores = []
     for each in (model, low):
-        copied = dataclasses.replace(each, net=copy.deepcopy(each.net))
-        couplings = Couplings(copied)
-        written = {one.name: {member.path for member in one.members if member.dim == 0} for one in couplings.sets}
-        (one,) = (o for o in couplings.sets if o.heads and {block.query, f"{block.query}.up"} & written[o.name])
+        sets = couplings(each)
+        written = {one.name: {member.path for member in one.members if member.dim == 0} for one in sets}
+        (one,) = (o for o in sets if o.heads and {block.query, f"{block.query}.up"} & written[o.name])
         gone = list(range(8)) if heads == "remove" else list(range(0, width, 2))
-        couplings.remove({one.name: gone}, heads == "remove")
-        attention = copied.net.get_submodule(path)
+        attention = remove(each, sets, {one.name: gone}, heads == "remove").net.get_submodule(path)
         assert attention.heads == block.heads - (heads == "remove")
         with torch.no_grad():
             scores.append(attention.to_q(torch.ones(1, 3, attention.to_q.in_features)))
     torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", [{"macs": 0.6}, {"bytes": 0.6}, {"params": 0.6, "widths": "stock"}])
+def test_the_search_holds_no_weights(target: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kind, fraction), *settings = target.items()
+    tried: list[str] = []
+
+    def left(less: Denoiser, whole: Denoiser) -> float:
+        tried.append(next(less.net.parameters()).device.type)
+        return LEFT_BEFORE[kind](less, whole)
+
+    monkeypatch.setitem(LEFT, kind, left)
+    _, pruned = prune("text", tmp_path, importance="l2", target={kind: fraction}, **dict(settings))
+    assert set(tried) == {"meta"} and len(tried) > 10
+    assert pruned.device.type == "cpu"
+
+
+def test_what_loses_nothing_is_not_copied_and_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    before = copy.deepcopy(model.net.state_dict())
+    config = prune_channels.Config.model_validate({"target": {"params": 0.7}, "batches": 1, "protect": ["mid_block.*"]})
+    pruned = prune_channels.run(model, config, make_context(model, tmp_path)).model
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.net.state_dict().items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.net.parameters())
+    ours, theirs = pruned.net.state_dict(), model.net.state_dict()
+    same = [name for name in ours if ours[name].shape == theirs[name].shape]
+    assert same and {ours[name].data_ptr() for name in same} == {theirs[name].data_ptr() for name in same}
+
+
+@pytest.mark.parametrize("importance", ["taylor", "diffusion_taylor"])
+def test_gradients_in_parts_are_those_of_the_whole_batch(
+    importance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    config = prune_channels.Config.model_validate({"target": {"params": 0.7}, "importance": importance, "batches": 2})
+    found, seen = [], []
+    truly = taylor.predict
+    monkeypatch.setattr(taylor, "predict", lambda m, sample, *more: seen.append(len(sample)) or truly(m, sample, *more))
+    for at_once in (prune_channels.BATCH, 25):
+        monkeypatch.setattr(prune_channels, "PART", at_once * counts.macs(model))
+        source = dataclasses.replace(model, net=copy.deepcopy(model.net).requires_grad_(True))
+        prune_channels._accumulate_gradients(source, config, make_context(model, tmp_path))
+        found.append(torch.cat([parameter.grad.flatten() for parameter in source.net.parameters()]))
+    assert set(seen) == {64, 22, 20}
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-6)
+
+
+def test_a_plan_of_a_large_net_takes_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    config = prune_channels.Config.model_validate({"target": {"params": 0.7}, "batches": 1})
+    context = make_context(model, tmp_path)
+    exact = prune_channels.forecast(model, config, context)
+    done = prune_channels.run(model, config, context)
+    assert counts.macs(exact.model) == counts.macs(done.model)
+    monkeypatch.setattr(prune_channels, "LONG", 1)
+    monkeypatch.setattr(taylor, "predict", lambda *_: pytest.fail("took a gradient"))
+    about = prune_channels.forecast(model, config, context)
+    left = counts.parameters(about.model) / counts.parameters(model)
+    assert 0.6 < left <= 0.7 and about.seconds > 0 and about.memory_bytes == counts.weight_bytes(model)
+    without_data = dataclasses.replace(context, data=None, dataset=lambda: pytest.fail("looked for images"))
+    with pytest.raises(pytest.fail.Exception, match="looked for images"):  # as `run` does
+        prune_channels.forecast(model, config, without_data)

@@ -158,6 +158,7 @@ unet = partial(
     folder="unet",
     classes=classes,
     multiple=lambda config: 2 ** (len(config["block_out_channels"]) - 1),
+    any_size=True,
     scalars=scalars,
     stages=stages,
     channel_axis=1,
