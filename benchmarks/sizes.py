@@ -32,7 +32,7 @@ from compress.families import FAMILIES
 from compress.files import write_json, write_npz, write_text
 from compress.measure.latency import processor
 from compress.model.denoiser import DEFAULT_TOKENS
-from compress.pipeline.source import STOCK_WEIGHTS
+from compress.pipeline.variants import STOCK_WEIGHTS
 
 RESULT = Path(__file__).parent / "results" / "sizes.json"
 SHARD = 2**31  # bytes of weights in one file

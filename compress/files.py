@@ -130,6 +130,15 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, write)
 
 
+def link(file: Path, target: Path) -> None:
+    """Let `target` be the same file, or a copy if that lies on another disk; nobody should write to it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(file.resolve())
+    except OSError:  # on another disk, or somebody else's
+        shutil.copyfile(file, target)
+
+
 def cache_folder() -> Path:
     """Where results that belong to no recipe are kept: $COMPRESS_CACHE, or ~/.cache/compress."""
     return Path(os.environ.get("COMPRESS_CACHE") or Path.home() / ".cache" / "compress")

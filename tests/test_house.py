@@ -72,7 +72,6 @@ EXAMPLES = {
     "passes/prune_blocks.py": {"mid_block", "down_blocks", "resnets"},
     "passes/prune_channels.py": {"mid_block"},
     "passes/new_student.py": {"block_out_channels"},
-    "pipeline/source.py": {"UNet2DConditionModel"},  # reads files of many nets, and writes them apart
 }
 
 

@@ -186,7 +186,7 @@ def test_what_no_pipeline_can_do_is_refused(pipeline: Path, tmp_path: Path) -> N
         with pytest.raises(DataError) as caught:
             encode(parts(str(without(**changes)), None), ["a"], silent, print)
         assert said in str(caught.value)
-    with pytest.raises(DataError, match="of a hub id, unless `pipeline: true`"):
+    with pytest.raises(DataError, match="the checkpoint is a net alone"):
         encode(Parts(), ["a"], silent, print)
     deep = parts(str(without(vae=["diffusers", "AutoencoderDC"])), None)
     with pytest.raises(CheckpointError, match=r"one of AutoencoderKL.*; found vae: AutoencoderDC"):
@@ -328,6 +328,36 @@ def test_a_student_is_judged_by_its_own_text_encoder(compressed: Path, pipeline:
     assert 15 < sqnr(drawn.conditions["encoder_hidden_states"].numpy(), told.numpy()) < 60
 
 
+def test_pictures_of_other_sizes_are_decoded_too(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    bundle = Bundle(apply(tmp_path, [{"export_onnx": {"size": "free"}}], guidance=GUIDANCE) / "onnx")
+    noise = torch.randn(2, 4, 4, 12, generator=torch.Generator().manual_seed(1))
+    wanted = drawn(pipeline, PROMPTS[:2], noise, height=8, width=24)
+    assert wanted.shape == (2, 3, 8, 24)
+    assert sqnr(wanted, by_bundle(bundle, PROMPTS[:2], noise)) > 60
+    sized = compress("sample", "out", "--prompt", "a b", "--size", "8x24", "--out", "one.npz", folder=tmp_path)
+    assert sized.returncode == 0, sized.stderr
+    with np.load(tmp_path / "one.npz") as found:
+        assert found["samples"].shape == (1, 3, 8, 24)
+    odd = compress("sample", "out", "--prompt", "a b", "--size", "12x18", "--out", "one.npz", folder=tmp_path)
+    assert odd.returncode == 2 and "of [16, 16] (or sides that are multiples of 4); got [12, 18]" in odd.stderr
+
+
+def test_listed_sizes_are_of_pictures_and_an_int8_decoder_takes_them(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    data = {"source": "teacher", "prompts": "prompts.txt", "count": 4}
+    asked = {"size": [[12, 20]], "decoder": "int8"}
+    bundle = Bundle(apply(tmp_path, [{"export_onnx": asked}], data=data, guidance=GUIDANCE) / "onnx")
+    assert bundle.manifest["sizes"] == {"multiple": 2, "listed": [[6, 10]]}
+    latents = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
+    own = parts(str(pipeline), None).decoder
+    assert own is not None
+    assert 15 < sqnr(own.decode(latents).numpy(), bundle.pixels(latents.numpy())) < 60
+    with pytest.raises(PassError, match=r"size: \[12, 18\]: sides of its pictures are multiples of 4"):
+        apply(tmp_path, [{"export_onnx": {"size": [[12, 18]]}}], guidance=GUIDANCE)
+
+
 @pytest.mark.parametrize(
     ("name", "solver", "least"),
     [
@@ -365,33 +395,3 @@ def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) 
     assert read_json(exported / "model_index.json")["scheduler"] == ["diffusers", config["_class_name"]]
     found = from_scheduler_config(config, SamplingOptions(steps=2))
     assert [vars(step) for step in found.steps()] == [vars(step) for step in Bundle(exported).steps]
-
-
-def test_pictures_of_other_sizes_are_decoded_too(pipeline: Path, tmp_path: Path) -> None:
-    shutil.copytree(pipeline, tmp_path / "teacher")
-    bundle = Bundle(apply(tmp_path, [{"export_onnx": {"size": "free"}}], guidance=GUIDANCE) / "onnx")
-    noise = torch.randn(2, 4, 4, 12, generator=torch.Generator().manual_seed(1))
-    wanted = drawn(pipeline, PROMPTS[:2], noise, height=8, width=24)
-    assert wanted.shape == (2, 3, 8, 24)
-    assert sqnr(wanted, by_bundle(bundle, PROMPTS[:2], noise)) > 60
-    sized = compress("sample", "out", "--prompt", "a b", "--size", "8x24", "--out", "one.npz", folder=tmp_path)
-    assert sized.returncode == 0, sized.stderr
-    with np.load(tmp_path / "one.npz") as found:
-        assert found["samples"].shape == (1, 3, 8, 24)
-    odd = compress("sample", "out", "--prompt", "a b", "--size", "12x18", "--out", "one.npz", folder=tmp_path)
-    assert odd.returncode == 2 and "of [16, 16] (or sides that are multiples of 4); got [12, 18]" in odd.stderr
-
-
-def test_listed_sizes_are_of_pictures_and_an_int8_decoder_takes_them(pipeline: Path, tmp_path: Path) -> None:
-    shutil.copytree(pipeline, tmp_path / "teacher")
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    data = {"source": "teacher", "prompts": "prompts.txt", "count": 4}
-    asked = {"size": [[12, 20]], "decoder": "int8"}
-    bundle = Bundle(apply(tmp_path, [{"export_onnx": asked}], data=data, guidance=GUIDANCE) / "onnx")
-    assert bundle.manifest["sizes"] == {"multiple": 2, "listed": [[6, 10]]}
-    latents = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
-    own = parts(str(pipeline), None).decoder
-    assert own is not None
-    assert 15 < sqnr(own.decode(latents).numpy(), bundle.pixels(latents.numpy())) < 60
-    with pytest.raises(PassError, match=r"size: \[12, 18\]: sides of its pictures are multiples of 4"):
-        apply(tmp_path, [{"export_onnx": {"size": [[12, 18]]}}], guidance=GUIDANCE)

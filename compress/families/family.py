@@ -126,6 +126,8 @@ class Family:
         that share, heads being narrowed or removed; None: there is none. PassError: why a config cannot say that.
     sinusoids: weights [out,in] whose inputs are sines of a number at frequencies in equal ratios, then cosines.
     renamed: parts of parameters' names in old checkpoints → today's.
+    lora: (tensors of a LoRA file without alphas, config of a net) → the same by the names that diffusers has for them,
+        `folder.layer…`, `text_encoder.layer…`; None: it reads none for this class.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Family:
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    lora: Callable[[dict[str, torch.Tensor], Any], dict[str, torch.Tensor]] | None = None
     once: tuple[str, ...] = ()
     dimensions: int = 2
     any_size: bool = False

@@ -10,7 +10,8 @@ from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
 from compress.pages.page import page
 from compress.pages.pictures import draw_pairs
-from compress.pipeline.source import NETS, OWN_WEIGHTS
+from compress.pipeline.source import NETS
+from compress.pipeline.variants import OWN_WEIGHTS
 from compress.report.report import Report, read
 
 _PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder

@@ -8,7 +8,6 @@ to image in one graph; it is checked against the step-by-step runtime.
 
 import time
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +18,10 @@ from pydantic import Field
 from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
-from compress.judge.adaptive_steps import TOLERANCES, calibrate
+from compress.files import write_json
 from compress.judge.parity import first_wrong_layer, questions
 from compress.judge.parts import check_parts
-from compress.judge.quality import sqnr
+from compress.judge.quality import psnr, sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.open_sizes import Sizes, asked_sizes, resized
@@ -39,6 +38,8 @@ from compress.runtime.schemes import SCHEMES
 from compress.settings import Listed, Pair
 
 SAMPLER = "sampler.onnx"
+TOLERANCES = tuple(0.1 / 2 ** (i / 2) for i in range(14))  # of one step, root mean square in pixels' units
+CALIBRATION = 60  # images that adaptive steps are calibrated on
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
 WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 LARGE = 2**28  # bytes of a file from which a plan does without one
@@ -135,19 +136,11 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     }
     for sides in others:
         _check(model, bundle, resized(inputs, sides), config, context)
-    return PassResult(bundle, changed=True, notes=notes | _sampled(model, bundle, config, context))
-
-
-def _sampled(model: Denoiser, bundle: Bundle, config: Config, context: Context) -> dict[str, Any]:
-    """What is found by drawing from the bundle, where that is asked for."""
-    notes: dict[str, Any] = {}
     if config.adaptive:
-        conditions = partial(conditions_for, model, dataset=context.dataset, seed=context.seed)
-        with context.progress(f"{context.name}: calibrating steps", len(TOLERANCES)) as task:
-            notes["adaptive"] = calibrate(model, bundle, conditions, context.seed, task.advance)
+        notes["adaptive"] = _calibrate(model, bundle, context)
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
-    return notes
+    return PassResult(bundle, changed=True, notes=notes)
 
 
 def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
@@ -190,6 +183,28 @@ def _own(model: Denoiser) -> list[int]:
     sampling = model.sampling
     paths = (sampling.timesteps, *sampling.others)
     return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
+
+
+def _calibrate(model: Denoiser, bundle: Bundle, context: Context) -> list[dict[str, float]]:
+    """PSNR in dB to sampling without leaps, and evaluations an image, by tolerance; also written to the bundle."""
+    noise = noise_like(model, CALIBRATION, context.seed, Draw.ADAPTIVE_STEPS).numpy()
+    conditions = conditions_for(model, len(noise), context.dataset, context.seed)
+    given: dict[str, Any] = {name: value.numpy() for name, value in conditions.items()}
+    wanted = bundle.sample(noise, **given)
+    rows = []
+    with context.progress(f"{context.name}: calibrating steps", len(TOLERANCES)) as task:
+        for tolerance in TOLERANCES:
+            found, evaluations = bundle.sample_adaptively(noise, tolerance=tolerance, **given)
+            row = {
+                "tolerance": tolerance,
+                "psnr": float(psnr(wanted, found).mean()),
+                "evaluations": float(evaluations.mean()),
+            }
+            rows.append({name: round(value, 4) for name, value in row.items()})
+            task.advance()
+    bundle.manifest["sampling"]["adaptive"] = rows
+    write_json(bundle.path / "bundle.json", bundle.manifest)
+    return rows
 
 
 def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:

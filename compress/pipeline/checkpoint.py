@@ -19,7 +19,8 @@ from compress.model import noise_classifier, scalars, trial
 from compress.model import structure as structures
 from compress.model.denoiser import Denoiser
 from compress.pipeline import weights
-from compress.pipeline.source import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS, Source, build, locate, read_object
+from compress.pipeline.source import Source, build, locate, read_object
+from compress.pipeline.variants import CLASSIFIER, OWN_WEIGHTS, STOCK_WEIGHTS
 from compress.runtime.schemes import SCHEMES
 from compress.settings import plain
 

@@ -1,6 +1,5 @@
 """A whole pipeline, as diffusers keeps one: a denoiser and the parts around it, which no pass changes yet."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 from compress.errors import CheckpointError, DataError, written
 from compress.families.family import sides
 from compress.families.texts import Texts
-from compress.files import write_json
+from compress.files import link, write_json
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress
 from compress.pipeline import checkpoint, decoder, text
@@ -87,13 +86,13 @@ class Parts:
 
 
 def parts(reference: str | None, wanted: bool | None) -> Parts:
-    """What a checkpoint holds beside its net. wanted: None: if it is a folder; of a hub id it would be downloaded.
+    """What a model folder holds beside its net. wanted: None: if there is anything.
 
-    Raises CheckpointError if they are wanted, and the checkpoint holds a net alone.
+    Raises CheckpointError if they are wanted, and the folder holds a net alone.
     """
-    if reference is None or not (Path(reference).is_dir() if wanted is None else wanted):
+    if reference is None or wanted is False:
         return Parts()
-    source = locate(reference, whole=True)
+    source = locate(reference)
     if not (source.root / INDEX).is_file():
         if wanted:
             raise CheckpointError(
@@ -128,8 +127,7 @@ def decoder_of(parts: Parts, name: str) -> Decoder:
 
 def check_texts(parts: Parts) -> None:
     """Raise DataError where there is no text encoder. Reads no weights."""
-    alone = "is a net alone (of a hub id, unless `pipeline: true`)"
-    why = text.lacking(parts.rule, parts.kinds) if parts.index else alone
+    why = text.lacking(parts.rule, parts.kinds) if parts.index else "is a net alone"
     if why is not None:
         raise DataError(f"prompts and captions need a text encoder; the checkpoint {why}: give `embeddings` in an .npz")
 
@@ -177,12 +175,7 @@ class Pipeline:
         if not self.parts.index:
             return
         for name, file in self.parts.files.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(file.resolve())
-            except OSError:  # on another disk, or somebody else's
-                shutil.copyfile(file, target)
+            link(file, folder / name)
         if self.parts.made is not None:
             self.parts.made.net.save_pretrained(folder / self.parts.made.name)  # type: ignore[operator]
         write_json(folder / INDEX, index_of(self.denoiser, self.parts))

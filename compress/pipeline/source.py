@@ -14,13 +14,9 @@ from compress.families import FAMILIES
 from compress.families.family import Family
 from compress.files import raising, read_json
 from compress.model import trial
+from compress.pipeline.variants import CLASSIFIER, best, variant_of, weights_of
 
 INDEX = "model_index.json"  # of a whole pipeline
-STOCK_WEIGHTS = "diffusion_pytorch_model"
-# Of a net that its config.json does not describe. diffusers would load one without a word and draw at random what it
-# does not find; of this name it finds nothing, and says so.
-OWN_WEIGHTS = "needs_structure_json.safetensors"
-CLASSIFIER = "classifier.pt"
 _BESIDE = (
     "structure.json",
     "sampling.json",
@@ -32,8 +28,6 @@ _BESIDE = (
 )
 NETS = tuple(dict.fromkeys(family.folder for family in FAMILIES.values()))
 _ADAPTER = re.compile(r"(pytorch_\w+_weights|adapter_model|.*lora.*)\.(safetensors|bin|pt)", re.IGNORECASE)
-_VARIANT = re.compile(r"\.(fp16|bf16|non_ema)(?=[.-])")
-_OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".xml")
 _SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -52,44 +46,48 @@ class Source:
     files: tuple[Path, ...]
 
 
-def locate(reference: str | Path, whole: bool = False) -> Source:
+def locate(reference: str | Path, whole: bool = False, subfolder: str = "", variant: str = "") -> Source:
     """Find the model folder that a path or a hub id ("owner/name") means. whole: download the rest of its pipeline too.
 
+    subfolder: of the net, where it is not its family's; variant: of the weights, as in `model.fp16.safetensors`.
     Raises CheckpointError if it is neither a diffusers pipeline with a net nor a bare model folder.
     """
     root = Path(reference)
     try:
         if not root.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(reference)):
-            root = _download(str(reference), whole)
+            root = _download(str(reference), whole, subfolder, variant)
         if root.is_file() and root.suffix in _SINGLE:
             raise CheckpointError(f"{root}: {_single(root.name)}")
         if not root.is_dir():
             reason = "no such folder; give a diffusers model folder or a hub id (owner/name)"
             raise CheckpointError(f"{reference}: {reason}")
-        folder, read = _choose(_names(root), str(root))
+        folder, read = _choose(_names(root, subfolder), str(root), subfolder, variant)
     except (OSError, ValueError) as error:  # a path may be too long, hold a null character or be unreadable
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CheckpointError(f"{str(reference)[:200]}: cannot be read: {reason.lower()}") from None
     files = tuple(root / name for name in read)
     model = root / folder
     scheduler = next((file for file in files if file.name == "scheduler_config.json"), None)
-    return Source(root, model, scheduler, tuple(model / name for name in _weights(folder, read)), files)
+    return Source(root, model, scheduler, tuple(model / name for name in weights_of(folder, read, variant)), files)
 
 
-def _names(root: Path) -> list[str]:
+def _names(root: Path, subfolder: str) -> list[str]:
     """Paths of a folder's files within it, as a hub would list them; an empty folder ends in a slash."""
     found = []
     for child in sorted(root.iterdir()):
-        if child.name in (*NETS, "scheduler") and child.is_dir():
+        if child.name in (*NETS, subfolder, "scheduler") and child.is_dir():
             found += [f"{child.name}/", *(f"{child.name}/{inner.name}" for inner in child.iterdir())]
         else:
             found.append(child.name)
     return found
 
 
-def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
+def _choose(names: Collection[str], where: str, subfolder: str, variant: str) -> tuple[str, list[str]]:
     """("unet/", …, or "", the files that are read) of a listing. Raises CheckpointError if that is no model of ours."""
-    folder = next((f"{one}/" for one in NETS if any(name.startswith(f"{one}/") for name in names)), "")
+    nets = (subfolder,) if subfolder else NETS
+    folder = next((f"{one}/" for one in nets if any(name.startswith(f"{one}/") for name in names)), "")
+    if subfolder and not folder:
+        raise CheckpointError(f"{where}: has no folder {subfolder} (subfolder)")
     supported = f"supported models: {', '.join(FAMILIES)}"
     if f"{folder}config.json" not in names:
         inside = ", ".join(dict.fromkeys(name.split("/")[0] for name in sorted(names)[:200]))[:200] or "nothing"
@@ -104,32 +102,24 @@ def _choose(names: Collection[str], where: str) -> tuple[str, list[str]]:
         place, _, file = name.rpartition("/")
         if place in ("", folder.rstrip("/")) and _ADAPTER.fullmatch(file):
             raise CheckpointError(
-                f"{where}: {name} looks like a LoRA or another adapter, which is not applied here; fuse it into the "
-                "net first (diffusers: load_lora_weights, fuse_lora, unload_lora_weights, then save_pretrained), or "
-                "take it out of the folder to go without"
+                f"{where}: {name} looks like a LoRA or another adapter, which is not applied by itself; take it out of "
+                "the folder, and name it under `lora` in the recipe if it is to be fused into the net"
             )
-    own = [f"{folder}config.json", *(folder + name for name in _weights(folder, names))]
+    found = weights_of(folder, names, variant)
+    if variant and not found:
+        known = {variant_of(name.removeprefix(folder)) for name in names if name.startswith(folder)} - {None, ""}
+        there = ", ".join(sorted(map(str, known))) or "none"
+        raise CheckpointError(f"{where}: {folder}: no weights of the variant {variant!r}; there are: {there}")
+    own = [f"{folder}config.json", *(folder + name for name in found)]
     return folder, own + [name for name in _BESIDE if name in names]
 
 
-def _weights(folder: str, names: Collection[str]) -> list[str]:
-    """Names of the weights' files in a net's folder, in one precision: an index and its shards, or one file."""
-    inside = {name.removeprefix(folder) for name in names if name.startswith(folder)}
-    index = f"{STOCK_WEIGHTS}.safetensors.index.json"
-    if index in inside and OWN_WEIGHTS not in inside:
-        shard = re.compile(rf"{STOCK_WEIGHTS}-\d+-of-\d+\.safetensors")
-        return [index, *sorted(name for name in inside if shard.fullmatch(name))]
-    variants = [name for name in inside if re.fullmatch(rf"{STOCK_WEIGHTS}\.[\w-]+\.safetensors", name)]
-    variants.sort(key=lambda name: ("ema" in name, name))
-    pickles = sorted(n for n in inside if n.endswith((".bin", ".pt", ".pth", ".ckpt")) and n != CLASSIFIER)
-    preferred = [OWN_WEIGHTS, f"{STOCK_WEIGHTS}.safetensors", *variants, *pickles]
-    return [name for name in preferred if name in inside][:1]
-
-
 def _single(name: str) -> str:
+    if Path(name).suffix != ".safetensors":
+        return "is a single file and a pickle, which can run code when it is opened; convert it to safetensors first"
     return (
-        f"is a single file, which has no config beside it; convert it first, e.g. with diffusers: "
-        f"UNet2DConditionModel.from_single_file({name!r}).save_pretrained(FOLDER), with its scheduler in FOLDER as well"
+        "is a single file, which has no config beside it; name it as `checkpoint` of a recipe, and as its `config` the "
+        "folder of a pipeline of the same architecture, whose configs and tokenizer it shall have"
     )
 
 
@@ -171,7 +161,7 @@ def parts_of(index: Mapping[str, Any], net: str) -> dict[str, str]:
     }
 
 
-def _download(name: str, whole: bool) -> Path:
+def _download(name: str, whole: bool, subfolder: str, variant: str) -> Path:
     """The snapshot of a repository on the hub: what is read, and nothing else. Raises CheckpointError."""
     try:
         names = list_repo_files(name)
@@ -180,21 +170,14 @@ def _download(name: str, whole: bool) -> Path:
             return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise CheckpointError(_no_download(name, error)) from None
-    folder, wanted = _choose(names, name)
+    folder, wanted = _choose(names, name, subfolder, variant)
     root = _snapshot(name, [f"{folder}config.json", *([INDEX] if whole and INDEX in names else [])])
     build(read_object(root / folder / "config.json"), f"{name}/{folder}".rstrip("/"))  # before its weights
     if whole and INDEX in names:
         for part in parts_of(read_object(root / INDEX), folder.rstrip("/")):
-            wanted += _best([one for one in names if one.startswith(f"{part}/")])
+            wanted += best([one for one in names if one.startswith(f"{part}/") and part not in NETS], variant)
         wanted.append(INDEX)
     return _snapshot(name, wanted)
-
-
-def _best(names: Sequence[str]) -> list[str]:
-    """A part's files, of its weights those in safetensors and in full precision alone, where there are such."""
-    stock = any(name.endswith(".safetensors") for name in names)
-    left = [name for name in names if not (stock and name.endswith(_OTHER_WEIGHTS))]
-    return [name for name in left if (plain := _VARIANT.sub("", name)) == name or plain not in left]
 
 
 def _snapshot(name: str, wanted: Sequence[str]) -> Path:

@@ -11,9 +11,10 @@ from torch import nn
 
 from compress.errors import CheckpointError
 from compress.files import Unreadable, check_regular, raising, read_json
-from compress.pipeline.source import STOCK_WEIGHTS
+from compress.pipeline.variants import STOCK_WEIGHTS
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+Tensor = torch.Tensor
 _Tensors = dict[str, torch.Tensor]  # those of safetensors lie in the mapped file until they are copied
 
 
@@ -25,7 +26,7 @@ def fill(net: nn.Module, renamed: Mapping[str, str], files: Sequence[Path], fold
     Strictly: every weight is used, none is missing, shapes agree, all are finite. Raises CheckpointError.
     """
     wanted = net.state_dict()
-    tensors = {_current(name, wanted, renamed): one for name, one in _open(files, folder, allow_pickle).items()}
+    tensors = {_current(name, wanted, renamed): one for name, one in open_files(files, folder, allow_pickle).items()}
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unknown {name}" for name in tensors if name not in wanted]
     for name, tensor in tensors.items():
@@ -59,7 +60,7 @@ def as_float32(tensor: torch.Tensor) -> torch.Tensor:
 def load(file: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file, in float32. Raises CheckpointError."""
     found = {}
-    for name, tensor in _open_safetensors(file).items():
+    for name, tensor in open_safetensors(file).items():
         try:
             found[name] = as_float32(tensor)
         except ValueError as error:
@@ -75,11 +76,12 @@ def save(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     file.chmod(mode)
 
 
-def _open(files: Sequence[Path], folder: Path, allow_pickle: bool) -> _Tensors:
+def open_files(files: Sequence[Path], folder: Path, allow_pickle: bool) -> _Tensors:
+    """The tensors of files as `Source` has them, in their own type. Raises CheckpointError."""
     if not files:
         raise CheckpointError(f"{folder}: holds no weights ({STOCK_WEIGHTS}.safetensors)")
     if files[0].suffix == ".safetensors":
-        return _open_safetensors(files[0])
+        return open_safetensors(files[0])
     if files[0].suffix != ".json":
         return _open_pickle(files[0], allow_pickle)
     with raising(CheckpointError, files[0]):
@@ -93,11 +95,12 @@ def _open(files: Sequence[Path], folder: Path, allow_pickle: bool) -> _Tensors:
             raise CheckpointError(f"{files[0]}: names a file outside its folder")
         if folder / name not in files:
             raise CheckpointError(f"{folder / name}: is missing, or has no shard's name; copy or download it again")
-        found |= _open_safetensors(folder / name)
+        found |= open_safetensors(folder / name)
     return found
 
 
-def _open_safetensors(file: Path) -> _Tensors:
+def open_safetensors(file: Path) -> _Tensors:
+    """The tensors of one file, which lie in it until they are used. Raises CheckpointError."""
     try:
         check_regular(file)
         opened = safe_open(file, framework="pt")

@@ -18,6 +18,7 @@ from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset
 from compress.pipeline import checkpoint
 from compress.pipeline.pipeline import Parts, check_texts, encode, null, parts
+from compress.pipeline.reference import folder_of
 from compress.pipeline.source import locate
 from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
@@ -57,7 +58,8 @@ class Inputs:
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
         self.teacher = cache(self._teacher)
         self.pictures, self.dataset = cache(self._pictures), cache(self._dataset)
-        self.parts = cache(lambda: parts(recipe.head.checkpoint, recipe.head.pipeline))
+        self.checkpoint = cache(lambda: str(folder_of(recipe.head, options.allow_pickle, options.log)))
+        self.parts = cache(lambda: parts(self.checkpoint() if recipe.head.checkpoint else None, recipe.head.pipeline))
 
     @property
     def guidance(self) -> Guidance:
@@ -73,7 +75,7 @@ class Inputs:
         guidance, allow_pickle = self.guidance if asked else None, self.options.allow_pickle
         if isinstance(head.data, data.FromTeacher) and head.data.prompts is not None:
             check_texts(self.parts())  # before weights are read
-        model = checkpoint.load(head.checkpoint, allow_pickle, head.sampling, guidance)
+        model = checkpoint.load(self.checkpoint(), allow_pickle, head.sampling, guidance)
         if asked is not None and asked.null_embedding is not None:
             model = dataclasses.replace(model, null=read_null(asked.null_embedding, model.dropped))
         elif asked is None or asked.by_text:
@@ -161,7 +163,7 @@ class Inputs:
     def identity(self) -> str:
         """Hash of everything the recipe reads besides the settings of its passes."""
         head = self.recipe.head
-        read = [*locate(head.checkpoint).files, *self.parts().files.values()] if head.checkpoint else []
+        read = [*locate(self.checkpoint()).files, *self.parts().files.values()] if head.checkpoint else []
         for path in paths(head):
             read += path.rglob("*") if path.is_dir() else [path]
         files = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}

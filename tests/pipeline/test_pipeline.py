@@ -67,7 +67,6 @@ def test_a_student_that_diffusers_cannot_load_is_put_into_its_pipeline_by_hand(l
 
 def test_nothing_is_carried_that_is_not_wanted_or_not_there(latent: Path) -> None:
     assert not parts(str(latent / "teacher"), False).index
-    assert not parts("owner/name", None).index
     assert not (run(latent, [PRUNE], pipeline=False) / "model_index.json").exists()
     (latent / "teacher" / "model_index.json").unlink()
     assert parts(str(latent / "teacher"), None) == Parts()

@@ -8,6 +8,7 @@ import pytest
 
 from compress.errors import CheckpointError
 from compress.pipeline import source
+from compress.pipeline.variants import OWN_WEIGHTS
 from tests.conftest import TEXT_CONFIG
 
 W = "diffusion_pytorch_model"
@@ -75,7 +76,7 @@ SHARDS = shards("00001-of-00002", "00002-of-00002")
         ([n for n in PIPELINE if n != f"unet/{W}.safetensors"], [f"unet/{W}.fp16.safetensors"]),
         ([n for n in PIPELINE if not n.endswith(".safetensors")], [f"unet/{W}.bin"]),
         (["unet/config.json", INDEX, *SHARDS, *shards("fp16-00001-of-00002")], [INDEX, *SHARDS]),
-        (["unet/config.json", f"unet/{source.OWN_WEIGHTS}", f"unet/{W}.bin"], [f"unet/{source.OWN_WEIGHTS}"]),
+        (["unet/config.json", f"unet/{OWN_WEIGHTS}", f"unet/{W}.bin"], [f"unet/{OWN_WEIGHTS}"]),
     ],
     ids=["whole", "half", "pickled", "shards", "own"],
 )
@@ -200,7 +201,7 @@ def test_a_folder_of_a_whole_pipeline(tmp_path: Path) -> None:
     ],
 )
 def test_an_adapter_beside_the_net_is_not_ignored(tmp_path: Path, name: str) -> None:
-    refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "fuse_lora")
+    refused(folder_of(tmp_path, [*PIPELINE, name]), name, "not applied", "`lora` in the recipe")
 
 
 @pytest.mark.parametrize(
@@ -222,10 +223,10 @@ def test_a_transformer_in_a_config_of_its_old_class(hub: Any) -> None:
     assert source.locate("owner/name").weights == (hub.folder / f"transformer/{W}.bin",)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "v1-5.ckpt"])
-def test_a_single_file_is_named_as_the_reason(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "remedy"), [("model.safetensors", "as its `config`"), ("v1-5.ckpt", "a pickle")])
+def test_a_single_file_is_named_as_the_reason(tmp_path: Path, name: str, remedy: str) -> None:
     folder_of(tmp_path, [name])
-    assert "from_single_file" in refused(tmp_path / name, f"{tmp_path / name}: is a single file")
+    assert remedy in refused(tmp_path / name, f"{tmp_path / name}: is a single file")
     refused(tmp_path, f"{tmp_path}: {name} is a single file")
 
 

@@ -15,7 +15,7 @@ from compress.model import blocks, edits, scalars
 from compress.model.denoiser import Denoiser, predict
 from compress.passes import prune_channels
 from compress.pipeline import checkpoint
-from compress.pipeline.source import OWN_WEIGHTS
+from compress.pipeline.variants import OWN_WEIGHTS
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, inputs_for, make_denoiser, read_json
 from tests.pipeline.test_checkpoint import WEIGHTS, output
 

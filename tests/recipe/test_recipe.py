@@ -255,7 +255,7 @@ def test_duplicate_keys(home: Path) -> None:
     [
         ("sed: 1", "unknown key 'sed'; did you mean 'seed'?"),
         ("pass: 1", "unknown key 'pass'; did you mean 'passes'?"),
-        ("zzzz: 1", "unknown key 'zzzz'; known: name, checkpoint, data"),
+        ("zzzz: 1", "unknown key 'zzzz'; known: checkpoint, config, subfolder"),
         ("seed: many", "seed: should be a whole number"),
         ("seed: -1", "seed: should be greater than or equal to 0; got -1"),
         ("seed: 2147483648", "seed: should be less than 2147483648"),

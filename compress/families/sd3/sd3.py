@@ -113,6 +113,12 @@ def _removable(net: Any) -> dict[str, Edit]:
     return {path: {"kind": Passthrough.kind} for path, block in _blocks(net).items() if not block.context_pre_only}
 
 
+def _lora(tensors: dict[str, torch.Tensor], _config: Any) -> dict[str, torch.Tensor]:
+    from diffusers.loaders import SD3LoraLoaderMixin  # brings transformers and peft
+
+    return cast(dict[str, torch.Tensor], SD3LoraLoaderMixin.lora_state_dict(tensors))
+
+
 FAMILY = Family(
     name="SD3Transformer2DModel",
     folder="transformer",
@@ -138,4 +144,5 @@ FAMILY = Family(
         small_inputs=("*.norm1.*", "*.norm1_context.*", "norm_out.*", "time_text_embed.*"),
         large=("transformer_blocks.*", "context_embedder"),
     ),
+    lora=_lora,
 )

@@ -113,6 +113,13 @@ def _guidance(scale: torch.Tensor, width: int) -> torch.Tensor:
     return torch.nn.functional.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, width % 2))
 
 
+def _lora(tensors: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin  # brings transformers and peft
+
+    found: dict[str, torch.Tensor] = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors, unet_config=config)[0]
+    return found
+
+
 FAMILY = common.unet(
     name="UNet2DConditionModel",
     build=lambda config: UNet2DConditionModel.from_config(dict(config)),
@@ -120,5 +127,6 @@ FAMILY = common.unet(
     conditions=_conditions,
     call=_call,
     told=_told,
+    lora=_lora,
     texts=_texts,
 )
