@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,8 +69,8 @@ def sample(asked: Sample) -> None:
     model = model if asked.negative_prompt is None else model.without(asked.negative_prompt)
     model = model if asked.guidance_scale is None else model.at_scale(asked.guidance_scale)
     model = model if asked.steps is None else model.at_steps(asked.steps)
-    conditions = _conditions(model, asked)
     sides = model.sample_shape[1:] if asked.size is None else _sides(model, asked.size)
+    conditions = _conditions(model, asked)
     drawn = (asked.number, model.sample_shape[0], *sides)
     noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
     if asked.psnr is None and asked.milliseconds is None:
@@ -120,7 +120,9 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
             raise BundleError(f"{model.path}: has no text encoder; leave --prompt out")
         for text, tokens in model.text.cut([*asked.prompt, asked.negative_prompt or ""]).items():
             print(f"prompt is cut to {tokens} tokens: {short(text)}", file=sys.stderr)
-        conditions |= {name: made[turns % len(made)] for name, made in model.text.encode(asked.prompt).items()}
+        height, width = map(int, asked.size.split("x")) if asked.size else model.text.picture
+        told = replace(model.text, picture=(height, width)).encode(asked.prompt)
+        conditions |= {name: made[turns % len(made)] for name, made in told.items()}
     if asked.image is not None or asked.mask is not None:
         conditions |= {name: np.repeat(one, asked.number, axis=0) for name, one in _painted(model, asked).items()}
     others = [name for name in others if name not in conditions]

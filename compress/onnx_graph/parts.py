@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: in
     file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, text.module
     given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]
     outputs = dict(zip(text.outputs, (list(value.shape[1:]) for value in module(*given)), strict=True))
-    _write(_in(scheme, module, given), given, text.inputs, list(outputs), file, opset)
+    _write(_in(scheme, module, given), dict(zip(text.inputs, given, strict=True)), list(outputs), file, opset)
     text.config.save_pretrained(file.parent)
     shutil.copytree(tokenizer, words)
     rules = words / "tokenizer.json"  # older tokenizers have their rules in other files
@@ -123,7 +123,7 @@ def _decoder(
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
     module = _in(asked.decoder, Pixels(decoder.net), (given,), multiple)
-    _write(module, (example,), ["latent_sample"], ["sample"], folder / name, opset, multiple)
+    _write(module, {"latent_sample": example}, ["sample"], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     return {
         "model": name,
@@ -140,7 +140,7 @@ def _encoder(
     name, pixels = f"vae_encoder/{GRAPH}", decoder.shape(sample_shape)
     module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
     gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
-    _write(module, (example,), ["sample"], [gives], folder / name, opset, multiple)
+    _write(module, {"sample": example}, [gives], folder / name, opset, multiple)
     decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
     about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
     return {"model": name, "scheme": "float", **about, "gives": gives}
@@ -152,14 +152,13 @@ def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...], multip
 
 def _write(
     module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    given: list[str],
-    gives: list[str],
+    given: Mapping[str, torch.Tensor],
+    gives: Sequence[str],
     file: Path,
     opset: int,
     multiple: int | None = None,
 ) -> None:
-    graph = to_onnx(module, example, given, None, opset, multiple=multiple)
+    graph = to_onnx(module, tuple(given.values()), list(given), None, opset, multiple=multiple)
     for value, name in zip(graph.graph.outputs, gives, strict=True):
         value.name = name
     file.parent.mkdir()
