@@ -26,7 +26,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Report], str]:
 
 def test_the_whole_report_fits_a_screen_or_two(shown: Callable[[Report], str]) -> None:
     text = shown(sample_report.full())
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 90  # of all that a report may hold, of a class model and of a pipeline at once
     assert "verdict: pass" in text
     worse = next(line for line in text.splitlines() if line.startswith("worse: "))
     assert "teacher, OpenVINO fp32 is faster at batch 1" in worse and "class accuracy" in worse

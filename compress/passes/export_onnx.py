@@ -8,6 +8,7 @@ to image in one graph; it is checked against the step-by-step runtime.
 
 import time
 from dataclasses import asdict
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -81,11 +82,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     folder = context.output / "onnx"
     folder.mkdir(parents=True)
     multiple = None if sizes is None else sizes.multiple
-    if multiple is not None and model.precision is not None and model.precision.ranges:
-        from compress.quantization import quantized  # brings torchao, which only quantized models need
-
-        made = model.precision
-        model = quantized.rebuild(model.in_float(), made.scheme, made.ranges, made.float_layers, multiple)
+    model = model if multiple is None else _left_open(model, multiple)
     inputs = example_inputs(model, batch=config.batch or 2)
     names = input_names(model)
     timesteps = _own(model) if config.timesteps == "own" else []
@@ -93,11 +90,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
         task.advance()
     beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
-    parts, key = context.parts(), (context.seed, Draw.DECODER_CALIBRATION)
-    encoder = draws_from_pictures(parts) if config.encoder is None else config.encoder
-    precisions = Precisions(
-        config.text_encoder, config.decoder, encoder, lambda: context.training_data().batch(LATENTS, *key).images
-    )
+    parts, precisions = context.parts(), _precisions(config, context)
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
     graph = for_clients(graph) if parts.folders else graph
@@ -135,10 +128,29 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     for sides in others:
         _check(model, bundle, resized(inputs, sides), config, context)
     if config.adaptive:
-        notes["adaptive"] = leaps.calibrate(model, bundle, context)
+        notes["adaptive"] = leaps.calibrate(
+            model, bundle, context.seed, context.dataset, context.progress, context.name
+        )
     if config.sampler:
         notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _left_open(model: Denoiser | Quantized, multiple: int) -> Denoiser | Quantized:
+    """The model in a form that takes samples whose sides are multiples of a number; a quantized one is traced anew."""
+    if model.precision is None or not model.precision.ranges:
+        return model
+    from compress.quantization import quantized  # brings torchao, which only quantized models need
+
+    made = model.precision
+    return quantized.rebuild(model.in_float(), made.scheme, made.ranges, made.float_layers, multiple)
+
+
+def _precisions(config: Config, context: Context) -> Precisions:
+    key = context.seed, Draw.DECODER_CALIBRATION
+    encoder = draws_from_pictures(context.parts()) if config.encoder is None else config.encoder
+    latents = cache(lambda: context.training_data().batch(LATENTS, *key).images)
+    return Precisions(config.text_encoder, config.decoder, encoder, latents)
 
 
 def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:

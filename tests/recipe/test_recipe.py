@@ -752,7 +752,9 @@ LISTS = [
     (kind, name, str(field.annotation))
     for kind in passes.names()
     for name, field in passes.module(kind).Config.model_fields.items()
-    if "tuple[" in str(field.annotation) and ", ...]" in str(field.annotation)  # and not the pair `scales`
+    if "tuple[" in str(field.annotation)
+    and ", ...]" in str(field.annotation)  # and not the pair `scales`
+    and "int, int]" not in str(field.annotation)  # nor pairs in a list, each of which is one itself
 ]
 
 
