@@ -155,7 +155,7 @@ def _encoders(parts: Parts, texts: Sequence[str], log: Callable[[str], None]) ->
     cut = parts.text.cut(texts)
     if cut:
         first, tokens = next(iter(cut.items()))
-        log(f"{len(cut)} texts are cut, e.g. to {tokens} tokens {written(first)}")
+        log(f"{len(cut)} texts are cut, e.g. {written(first)} to {tokens} tokens")
     return parts.text
 
 
