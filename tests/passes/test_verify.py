@@ -1,6 +1,7 @@
 """`verify` from end to end on tiny models: the teacher itself passes and is not told apart; faults are."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,7 @@ def altered(bundle: Bundle, folder: Path, change: Any) -> Bundle:
     """A copy of a bundle with its manifest changed."""
     manifest = {**bundle.manifest}
     change(manifest)
-    folder.mkdir()
-    (folder / manifest["model"]).write_bytes((bundle.path / manifest["model"]).read_bytes())
+    shutil.copytree(bundle.path, folder)
     write_json(folder / "bundle.json", manifest)
     return Bundle(folder)
 
