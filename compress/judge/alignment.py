@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from compress.judge.features import explained
-from compress.pipeline.text import quiet
+from compress.pipeline.quiet import quiet
 from compress.report.parts import Figure
 from compress.report.statistics import bootstrap_mean
 

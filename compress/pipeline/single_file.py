@@ -1,7 +1,5 @@
 """Checkpoints in a single file, in the layout of the code that first trained them, as diffusers takes them apart."""
 
-import contextlib
-from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,32 +11,13 @@ from torch import nn
 from compress.errors import CheckpointError
 from compress.files import link
 from compress.pipeline import weights
+from compress.pipeline.quiet import quiet
 from compress.pipeline.source import INDEX, NETS, build, read_object
 
 _NET = "model.diffusion_model."  # how names of the net's tensors begin; without it a file holds a net alone
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and advice of diffusers and transformers."""
-    import transformers  # by what has texts alone
-
-    kept = []
-    for library in (diffusers, transformers):
-        logging = library.utils.logging
-        kept.append((logging, logging.get_verbosity(), logging.is_progress_bar_enabled()))
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logging, level, bars in kept:
-            logging.set_verbosity(level)
-            if bars:
-                logging.enable_progress_bar()
-
-
-@_quiet()
+@quiet()
 def convert(file: Path, config: Path, whole: bool, folder: Path) -> None:
     """Write the model folder of a .safetensors file. Nothing is downloaded, and weights keep their type.
 

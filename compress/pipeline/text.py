@@ -1,7 +1,6 @@
 """From texts to what a denoiser is told: tokenizers and text encoders, as transformers keeps them."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from compress.errors import CheckpointError
 from compress.families.texts import CLIP_PROJECTED, Encoder, Texts
+from compress.pipeline.quiet import quiet
 from compress.runtime.texts import IDS, MASK, conditions_of, cut_by
 
 CONDITION = "encoder_hidden_states"
@@ -198,20 +198,3 @@ def _read(folder: Path, kind: str, tokenizer: Path) -> tuple[Any, nn.Module]:
     if missing:
         raise CheckpointError(f"{folder}: has no weights for {', '.join(missing[:3])}; save it again")
     return words, net.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[Any]:
-    """transformers, without its bars and advice; brought only by what has texts."""
-    import transformers
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield transformers
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
