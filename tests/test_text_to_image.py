@@ -410,6 +410,6 @@ def test_the_scheduler_beside_a_bundle_is_the_one_that_draws_so(exported: Path) 
 def test_the_file_in_the_bundle_draws_the_same(exported: Path, compressed: Path, tmp_path: Path) -> None:
     for folder in (exported, compressed / "onnx"):
         for options in (["--prompt", "a b"], ["--prompt", "c", "--negative-prompt", "h g", "--seed", "5"]):
-            assert compress("sample", folder, "--out", "one.png", *options, folder=tmp_path).exit_code == 0
+            assert compress("sample", folder, "--out", "one.png", *options, folder=tmp_path).returncode == 0
             wanted = np.asarray(Image.open(tmp_path / "one.png"))
             np.testing.assert_array_equal(standalone_picture(folder, tmp_path / "own.png", *options), wanted)

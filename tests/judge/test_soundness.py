@@ -37,12 +37,12 @@ def write(bundle: Bundle, **changes: object) -> None:
 
 def test_listed_files_are_those_that_are_there(bundle):
     found = listed_files(bundle)
-    assert (found.value, found.count) == (1.0, 2)
+    assert (found.value, found.count) == (1.0, 3)
     bundle.manifest["sampler"] = None
     assert listed_files(bundle).value == 1
 
 
-@pytest.mark.parametrize("name", ["denoiser.onnx", "sampler.onnx", "bundle.json"])
+@pytest.mark.parametrize("name", ["denoiser.onnx", "sampler.onnx", "bundle.json", "sample.py"])
 @pytest.mark.parametrize("how", ["changed", "gone"])
 def test_a_file_that_changed_while_it_was_judged_is_found(bundle, name, how):
     if how == "gone":

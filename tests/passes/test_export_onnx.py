@@ -59,7 +59,7 @@ def export(model: Denoiser, folder: Path, **settings: object) -> Bundle:
 def test_a_file_beyond_the_limit_has_its_weights_beside_it(model: Denoiser, tmp_path: Path, limited: None) -> None:
     bundle = export(model, tmp_path / "beside", sampler=True)
     sizes = {file.name: file.stat().st_size for file in bundle.path.iterdir()}
-    assert set(sizes) == {"bundle.json", "denoiser.onnx", "weights.bin", "sampler.onnx", "sampler.bin"}
+    assert set(sizes) == {"bundle.json", "sample.py", "denoiser.onnx", "weights.bin", "sampler.onnx", "sampler.bin"}
     for name, weights in (("denoiser", "weights"), ("sampler", "sampler")):
         assert external_files(bundle.path / f"{name}.onnx") == {f"{weights}.bin"}
         assert sizes[f"{name}.onnx"] < LIMIT < sizes[f"{weights}.bin"]
