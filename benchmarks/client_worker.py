@@ -41,7 +41,7 @@ def openvino_genai(folder: Path, work: Path, noise: np.ndarray, asked: dict[str,
     shutil.copytree(folder, converted, dirs_exist_ok=True)
     if "scheduler" in asked:
         scheduler = converted / "scheduler" / "scheduler_config.json"
-        content = {**json.loads(scheduler.read_text()), "_class_name": asked["scheduler"]}
+        content = {**json.loads(scheduler.read_text()), "_class_name": asked["scheduler"], "clip_sample": False}
         scheduler.write_text(json.dumps(content))
     for part in ("unet", "text_encoder", "vae_decoder"):
         model = openvino.convert_model(folder / part / "model.onnx")

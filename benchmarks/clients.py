@@ -49,9 +49,9 @@ PASSES: dict[str, list[dict[str, Any]]] = {
 }
 PROMPT, STEPS, SCALE = "flat, red apple", 10, 3.0
 # PSNR in dB to our own runtime's pictures: float graphs in the same engine differ by rounding alone, pictures of eight
-# bits by a last bit; int8 kernels of another engine round otherwise.
+# bits by a last bit; int8 kernels of another engine, and of onnxruntime without our session's options, round otherwise.
 LEAST = {
-    "optimum": {"float": 80.0, "int8": 60.0, EDGE: 60.0},
+    "optimum": {"float": 80.0, "int8": 25.0, EDGE: 25.0},
     "openvino_genai": {"float": 45.0, "int8": 25.0, EDGE: 25.0},
 }
 

@@ -413,3 +413,11 @@ def test_the_file_in_the_bundle_draws_the_same(exported: Path, compressed: Path,
             assert compress("sample", folder, "--out", "one.png", *options, folder=tmp_path).returncode == 0
             wanted = np.asarray(Image.open(tmp_path / "one.png"))
             np.testing.assert_array_equal(standalone_picture(folder, tmp_path / "own.png", *options), wanted)
+
+
+def test_clients_know_the_decoder_whatever_it_is(exported: Path, compressed: Path) -> None:
+    for folder in (exported, compressed / "onnx"):
+        config, decoder = read_json(folder / "vae_decoder" / "config.json"), Bundle(folder).manifest["decoder"]
+        assert config["_class_name"] == "AutoencoderKL"
+        assert config["scaling_factor"] == decoder["scale"]
+        assert 2 ** (len(config["block_out_channels"]) - 1) == decoder["pixels"][1] // 8

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compress.diffusion.stock_schedulers import stock_scheduler
-from compress.files import write_json
+from compress.files import read_json, write_json
 from compress.model.denoiser import Denoiser
 from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
@@ -24,7 +24,10 @@ from compress.pipeline.text import TextEncoder
 from compress.quantization.part import quantized_part
 from compress.runtime.parts import MOMENTS
 
-GRAPH = "model.onnx"
+GRAPH, CONFIG = "model.onnx", "config.json"
+VAE = (
+    "AutoencoderKL"  # as which clients are told of every decoder: OpenVINO GenAI knows no other, and its graph says all
+)
 
 
 def denoiser_file(model: Denoiser, parts: Parts) -> str:
@@ -89,7 +92,8 @@ def export_parts(
         sides = parts.decoder.factor if any_size else None
         found["encoder"] = _encoder(parts.decoder, folder, model.sample_shape, opset, sides) if asked.encoder else None
     model = dataclasses.replace(model, scheduler=stock_scheduler(model.sampling, model.scheduler).config)
-    write_json(folder / INDEX, index_of(model, parts))
+    index = index_of(model, parts)
+    write_json(folder / INDEX, index | ({"vae": ["diffusers", VAE]} if "vae" in index else {}))
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", dict(model.scheduler))
     model.net.save_config(folder / model.family.folder)  # type: ignore[operator]
@@ -124,7 +128,7 @@ def _decoder(
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
     module = _in(asked.decoder, Pixels(decoder.net), (given,), multiple)
     _write(module, {"latent_sample": example}, ["sample"], folder / name, opset, multiple)
-    decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
+    _describe(decoder, (folder / name).parent)
     return {
         "model": name,
         "scheme": asked.decoder,
@@ -141,9 +145,15 @@ def _encoder(
     module, example = Encoded(decoder.net).eval(), torch.zeros(2, *pixels)
     gives = "latent_sample" if module(example).shape[1] == sample_shape[0] else MOMENTS
     _write(module, {"sample": example}, [gives], folder / name, opset, multiple)
-    decoder.net.save_config((folder / name).parent)  # type: ignore[operator]
+    _describe(decoder, (folder / name).parent)
     about = {"scale": decoder.scale, "shift": decoder.shift, "pixels": list(pixels)}
     return {"model": name, "scheme": "float", **about, "gives": gives}
+
+
+def _describe(decoder: Decoder, folder: Path) -> None:
+    """The config beside a graph."""
+    decoder.net.save_config(folder)  # type: ignore[operator]
+    write_json(folder / CONFIG, {**read_json(folder / CONFIG), "_class_name": VAE})
 
 
 def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...], multiple: int | None = None) -> nn.Module:
