@@ -12,14 +12,14 @@ from compress.errors import PassError
 from compress.model.denoiser import Denoiser
 from compress.training.config import TrainingConfig
 
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)  # what autocast computes in them
 VARIANTS = 64  # shapes and modes in which stages of one class are compiled
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """Products in the precision that is asked for; weights stay float32."""
-    return torch.autocast(device.type, TYPES.get(config.precision), enabled=config.precision in TYPES)
+    dtype = config.arithmetic(device)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @contextmanager
@@ -30,13 +30,13 @@ def computing(models: Sequence[Denoiser], config: TrainingConfig, context: Conte
     """
     if not models and (config.compile or config.recompute):
         raise PassError(f"{context.name}: compile and recompute are for passes that train a denoiser; leave them away")
-    compiled = config.compiled(context.device)
+    compiled, dtype = config.compiled(context.device), config.arithmetic(context.device)
     with ExitStack() as stack:
         if compiled:
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=VARIANTS))
         for model in models:
-            if config.precision in TYPES:
-                stack.enter_context(_cast_once(model.net, TYPES[config.precision]))
+            if dtype:
+                stack.enter_context(_cast_once(model.net, dtype))
             if config.recompute and any(weight.requires_grad for weight in model.net.parameters()):
                 stack.enter_context(_recomputed(model, context))
             if compiled:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from compress.contract import Context, PassConfig
 
 LARGEST_BATCH = 65_536
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CARDS = (8, 0)  # least compute capability
 COMPILE_FROM = 5000  # steps that win back on a GPU what compiling takes
 
@@ -33,7 +34,9 @@ class TrainingConfig(PassConfig):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weight average, which is the result; 0: none")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the forward pass")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        "fp32", description="arithmetic of the forward pass; auto: bf16 where the device multiplies it in hardware"
+    )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw", description="adamw_8bit: its two averages a weight take 2 bytes instead of 8 (torchao)"
     )
@@ -55,6 +58,12 @@ class TrainingConfig(PassConfig):
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
         return self
 
+    def arithmetic(self, device: torch.device) -> torch.dtype | None:
+        """Type that products are computed in on this device; None: as weights are, in float32."""
+        if self.precision == "auto":
+            return torch.bfloat16 if _multiplies_bf16(device) else None
+        return TYPES.get(self.precision)
+
     def compiled(self, device: torch.device) -> bool:
         """Whether nets are compiled on this device."""
         return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
@@ -66,7 +75,7 @@ class TrainingConfig(PassConfig):
             "recompute: true": stages and not self.recompute,
             "optimizer: adamw_8bit": self.optimizer == "adamw",
             f"accumulate: {half}": self.batch_size % half == 0,
-            "precision: bf16": self.precision == "fp32",
+            "precision: bf16": self.precision in ("fp32", "auto"),
         }
         left = [way for way, is_left in ways.items() if is_left]
         return f"set {' or '.join(left)}" if left else "take a smaller batch_size"
@@ -82,15 +91,23 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def say_slow(config: TrainingConfig, context: Context) -> None:
     """Log that bf16 is asked of a processor, or of a card, that computes it piece by piece."""
-    if config.precision != "bf16":
+    if config.precision != "bf16" or _multiplies_bf16(context.device) is not False:
         return
-    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) < BF16_CARDS:
+    if context.device.type == "cuda":
         context.log(f"{context.name}: precision: bf16 is slow on this card, which has no bf16 arithmetic; use fp16")
-    elif context.device.type == "cpu" and not _has_bf16(_processor_flags()):
+    else:
         context.log(
             f"{context.name}: precision: bf16 is tens of times slower than fp32 on this processor, which has no bf16 "
-            "arithmetic; use precision: fp32"
+            "arithmetic; use precision: fp32, or auto"
         )
+
+
+def _multiplies_bf16(device: torch.device) -> bool | None:
+    """Whether bf16 is multiplied in hardware: by tensor cores, AVX-512, AMX or Arm's extension. None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_CARDS
+    flags = _processor_flags() if device.type == "cpu" else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}) if flags else None
 
 
 def _processor_flags() -> set[str]:
@@ -100,8 +117,3 @@ def _processor_flags() -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[-1].split()}
-
-
-def _has_bf16(flags: set[str]) -> bool:
-    """Whether bf16 is multiplied in hardware: by AVX-512, AMX or Arm's extension. Unknown flags: it may be."""
-    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
