@@ -64,7 +64,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     save, more = KINDS[request.param]
     pipeline = save(folder)
-    out = apply(folder, [{"export_onnx": {}}], guidance={"scale": 2.0})
+    out = apply(folder, [{"export_onnx": {"sampler": True}}], guidance={"scale": 2.0})
     return Made(request.param, pipeline, Bundle(out / "onnx"), more)
 
 
@@ -76,6 +76,17 @@ def test_a_bundle_draws_what_the_pipeline_draws(made: Made) -> None:
     away = made.drawn(noise, PROMPTS, negative_prompt=["h g"] * 3)
     assert sqnr(away, by_bundle(made.bundle.without("h g"), noise, PROMPTS)) > 60
     assert sqnr(away, wanted) < 50
+
+
+def test_one_graph_goes_from_tokens_to_pixels(made: Made) -> None:
+    noise, text = made.noise(len(PROMPTS)), made.bundle.text
+    assert text is not None
+    found = made.bundle.sample_at_once(noise.numpy(), **text.tokens(PROMPTS))
+    assert sqnr(by_bundle(made.bundle, noise, PROMPTS), found.clip(-1, 1)) > 60
+    wanted = set(made.bundle.sampler.inputs)
+    assert {"noise", "text_encoder.input_ids"} <= wanted and not wanted & {"encoder_hidden_states", "timestep"}
+    with pytest.raises(BundleError, match=r"takes the conditions .*input_ids"):
+        made.bundle.sample_at_once(noise.numpy(), **text.encode(PROMPTS))
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def compressed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1", "widths": "stock"}},
         {"compress_decoder": {"width": 4, "blocks": 1, "steps": 3, "batch_size": 4}},
         {"quantize": {"samples": 4, "evaluations": 16}},
-        {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8"}},
+        {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8", "sampler": True}},
         {"verify": {"samples": 10, "rounds": 10, "starts": 0, **JUDGED}},
     ]
     return apply(folder, passes, data=data, guidance=GUIDANCE)
@@ -133,9 +133,12 @@ def test_all_that_is_compressed_is_judged_in_pixels(compressed: Path) -> None:
     sides = [("teacher", "PyTorch"), ("teacher", "onnxruntime"), ("student", "onnxruntime")]
     assert {(*side, unit) for side in sides for unit in ("text", "decoding", "guided call")} <= units
     single = {(row.side, row.engine, row.unit): row.ms for row in report.latency if row.batch == 1}
-    image = sum(single["student", "onnxruntime", unit] for unit in ("text", "decoding"))
-    image += 2 * single["student", "onnxruntime", "guided call"]
-    assert report.student.ms_per_image == pytest.approx(image, rel=0.5)
+    image = sum(single["teacher", "PyTorch", unit] for unit in ("text", "decoding"))
+    image += 2 * single["teacher", "PyTorch", "guided call"]
+    assert report.teacher.ms_per_image == pytest.approx(image, rel=0.5)
+    whole = single["student", "onnxruntime", "whole image"]  # one graph, from token ids to pixels
+    assert report.student.ms_per_image == pytest.approx(whole, rel=0.5)
+    assert report.pipeline[1].student_ms < whole
     assert [part.name for part in report.pipeline] == ["text encoder", "denoiser", "decoder"]
     for side in ("teacher", "student"):
         assert sum(getattr(part, f"{side}_bytes") for part in report.pipeline) == getattr(report, side).bytes

@@ -63,15 +63,15 @@ def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress
             failed += [Failed(**dict(row), batch=batch, threads=threads, reason=said) for row, said in why.items()]
             single = single or taken
     student = student_row(bundle)
-    image, evaluations = of_unit("guided call", student), len(bundle.steps)
-    if of_unit("whole image", student) in single:
-        image, evaluations = of_unit("whole image", student), 1
+    whole = single.get(of_unit("whole image", student))
     size = SCHEMES["float"].bytes * (baseline.bundle.manifest["params"] + baseline.parts.parameters)
     images = {
         TEACHER: single[of_unit("guided call", TEACHER)] * steps + _around(single, TEACHER),
         ONNX: single[of_unit("guided call", ONNX)] * steps + _around(single, ONNX),
-        student: single[image] * evaluations + _around(single, student),
+        student: single[of_unit("guided call", student)] * len(bundle.steps) + _around(single, student),
     }
+    if whole is not None:
+        images[student] = whole
     theirs = _side(baseline.bundle, size, single[TEACHER], images[TEACHER])
     ours = _side(bundle, bundle.size_bytes, single[student], images[student])
     ratios = {
@@ -158,6 +158,11 @@ def _calls(
         calls[of_unit("guided call", student)] = partial(bundle.guided, own_noise, when, own_arrays)
         calls |= _calls_around(bundle, baseline, sample)
         if bundle.manifest.get("sampler"):
+            if bundle.text is not None:
+                own_arrays = {
+                    name: value for name, value in own_arrays.items() if name not in bundle.text.about["made"]
+                }
+                own_arrays |= bundle.text.tokens([""] * len(own))
             calls[of_unit("whole image", student)] = partial(bundle.sample_at_once, own_noise, **own_arrays)
     return calls, failed
 

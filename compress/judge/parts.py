@@ -1,16 +1,22 @@
-"""Whether the graphs around a net compute what PyTorch computes."""
+"""Whether the graphs around a net compute what PyTorch computes, and the one graph of all what they do."""
 
 from collections.abc import Callable, Sequence
+from string import ascii_lowercase
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from compress.data import Dataset
 from compress.errors import ExportError
 from compress.judge.quality import sqnr
+from compress.model.denoiser import Denoiser
+from compress.model.reference import conditions_for, noise_like
 from compress.pipeline.pipeline import Parts
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
 from compress.runtime.contents import parts_around
+from compress.runtime.schemes import SCHEMES
 
 CHECKED_PARTS = 4  # items on which what is around the net is compared
 LEAST_PART_DB = {"float": 60.0, "int8_weights": 20.0, "int8": 15.0}  # to float
@@ -55,3 +61,27 @@ def check_parts(
                 f"SQNR, at least {least:.0f} expected; export it as float, or calibrate on more data"
             )
     return {f"{part}_sqnr_db": round(agreement, 2) for part, agreement in found.items()}
+
+
+def check_sampler(model: Denoiser, bundle: Bundle, dataset: Callable[[], Dataset], seed: int, name: str) -> float:
+    """SQNR in dB of the one graph against the steps and what is around them. name: of the pass. Raises ExportError."""
+    count = bundle.batch or 2
+    rounds = max(1, 4 // count)
+    noise = noise_like(model, rounds * count, seed, Draw.SAMPLER_CHECK).numpy()
+    made, tokens = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    if bundle.text is not None:
+        texts = [ascii_lowercase[:length] for length in range(len(noise))]
+        made, tokens = bundle.text.encode(texts), bundle.text.tokens(texts)
+    others = dict[str, np.ndarray]()
+    if bundle.conditions.keys() - made.keys():  # which data alone tell of
+        others = {key: value.numpy() for key, value in conditions_for(model, len(noise), dataset, seed).items()}
+        others = {key: value for key, value in others.items() if key not in made}
+    given, told = others | made, others | tokens
+    agreement = sqnr(bundle.pixels(bundle.sample(noise, **given)), bundle.sample_at_once(noise, **told))
+    least = SCHEMES[model.scheme].least_sampler_db
+    if not agreement >= least:
+        raise ExportError(
+            f"{name}: {bundle.manifest['sampler']} differs from sampling step by step: {agreement:.1f} dB SQNR, at "
+            f"least {least:.0f} expected; please report the model's config"
+        )
+    return agreement

@@ -75,7 +75,9 @@ def _milliseconds(name: str, row: Row, bundle: Bundle, single: Mapping[str, floa
     if name in units:
         return single[of_unit(units[name], row).name]
     whole = single.get(of_unit("whole image", row).name)
-    return len(bundle.steps) * single[of_unit("guided call", row).name] if whole is None else whole
+    if whole is not None:
+        return max(0.0, whole - sum(single.get(of_unit(unit, row).name, 0.0) for unit in units.values()))
+    return len(bundle.steps) * single[of_unit("guided call", row).name]
 
 
 def blamed(yardsticks: Yardsticks, bundle: Bundle, baseline: Baseline, drawn: Images) -> dict[str, Figure]:

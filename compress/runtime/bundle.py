@@ -17,7 +17,7 @@ from compress.runtime.parts import Autoencoder, open_decoder, open_encoder
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
 from compress.runtime.served import at_scale, at_steps
 from compress.runtime.signature import check_asked, check_signature
-from compress.runtime.texts import TextEncoders, open_texts
+from compress.runtime.texts import TextEncoders, open_texts, token_inputs
 
 SCALARS = ("guidance_scale", "steps")  # inputs that sampling sets
 
@@ -139,9 +139,9 @@ class Bundle:
         return self.with_sampling(at_steps(self.path, self.sampling, count))
 
     @property
-    def conditions(self) -> tuple[str, ...]:
+    def conditions(self) -> Specs:
         """The inputs that a sample is drawn for."""
-        return tuple(name for name in self.inputs if name not in ("sample", "timestep", *SCALARS))
+        return {name: spec for name, spec in self.inputs.items() if name not in ("sample", "timestep", *SCALARS)}
 
     def example(self, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Zeros of the right shapes and types: (sample [count,c,h,w], conditions)."""
@@ -226,22 +226,25 @@ class Bundle:
 
     @property
     def _at_once(self) -> Specs:
-        """What the sampler in one graph may take: noise, conditions and, if the net does, the guidance scale."""
-        given = {name: spec for name, spec in self.inputs.items() if name not in ("sample", "timestep", "steps")}
-        return {"noise": self.inputs["sample"], **given}
+        """What the whole way in one graph takes, tokens in the place of what is made of texts."""
+        about = self.manifest.get("text") or {"made": {}, "encoders": {}}
+        without = ("sample", "timestep", "steps", *about["made"])
+        others = {name: spec for name, spec in self.inputs.items() if name not in without}
+        return {"noise": self.inputs["sample"], **token_inputs(about), **others}
 
     @cached_property
     def sampler(self) -> Graph:
-        """The whole sampler as one graph: (noise, conditions) -> image. Raises BundleError if there is none."""
-        name = self.manifest.get("sampler")
+        """The whole way as one graph: (noise, conditions) -> image. Raises BundleError if there is none."""
+        name, decoder = self.manifest.get("sampler"), self.manifest.get("decoder")
         if name is None:
             raise BundleError(f"{self.path}: has no sampler.onnx; export it with `sampler: true`")
-        return self._open(name, self._at_once, {"image": self._output})
+        image = {**self._output, "shape": [self._output["shape"][0], *decoder["pixels"]]} if decoder else self._output
+        return self._open(name, self._at_once, {"image": image})
 
     def sample_at_once(self, noise: np.ndarray, **conditions: np.ndarray) -> np.ndarray:
-        """As `sample`, in one call of the engine for each batch, in the number of steps that was exported."""
-        check_asked(self.path, self.manifest, self.conditions, noise, conditions)
-        scale = {"guidance_scale": np.full(len(noise), self.guidance["scale"])}
-        given = {"noise": noise, **scale, **conditions}
+        """Pictures [n,c,h,w] in one call, in the steps that were exported; of texts, by their `text.tokens`."""
+        wanted = {name: spec for name, spec in self._at_once.items() if name not in ("noise", *SCALARS)}
+        check_asked(self.path, self.manifest, wanted, noise, conditions)
+        given = {"noise": noise, "guidance_scale": np.full(len(noise), self.guidance["scale"]), **conditions}
         feeds = {name: np.asarray(given[name], dtype=spec["dtype"]) for name, spec in self._at_once.items()}
         return self._run(self.sampler, feeds, self.batch)[0]

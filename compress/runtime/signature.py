@@ -1,6 +1,6 @@
 """What a graph takes and gives, and what it is asked, against what `bundle.json` says."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,10 @@ def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs, any
                 raise _error(file, said, f"{specs[name]['dtype']} {wanted}")
 
 
-def check_asked(
-    path: Path, manifest: Mapping[str, Any], wanted: Collection[str], noise: np.ndarray, conditions: Feeds
-) -> None:
+def check_asked(path: Path, manifest: Mapping[str, Any], wanted: Specs, noise: np.ndarray, conditions: Feeds) -> None:
     """Raises BundleError unless noise [n,…] and conditions [n,…] are what the bundle in `path` takes.
 
-    wanted: names of its conditions.
+    wanted: its conditions.
     """
     inputs, batch, classes = manifest["inputs"], manifest["batch"], manifest["classes"]
     if set(conditions) != set(wanted):
@@ -47,7 +45,7 @@ def check_asked(
     if batch and len(noise) % batch:
         raise BundleError(f"{path}: was exported for batches of {batch}; got {len(noise)} samples")
     for name, value in conditions.items():
-        expected = [len(noise), *inputs[name]["shape"][1:]]
+        expected = [len(noise), *wanted[name]["shape"][1:]]
         if len(expected) == 4:  # an image, of the sample's sides
             expected[2:] = noise.shape[2:]
         if list(value.shape) != expected:

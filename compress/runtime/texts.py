@@ -50,10 +50,16 @@ class TextEncoder:
         """Those of the texts that are longer than the encoder takes; it sees their beginnings alone."""
         return [text for text, tokens in zip(texts, self._read(texts), strict=True) if tokens.overflowing]
 
+    def tokens(self, texts: Sequence[str]) -> Arrays:
+        """Ids and mask of their tokens: int64 [n,tokens]."""
+        found = self._read(texts)
+        return {
+            name: np.array([getattr(one, key) for one in found], np.int64) for name, key in ((IDS, "ids"), (MASK, MASK))
+        }
+
     def encode(self, texts: Sequence[str]) -> Arrays:
         """What it finds in texts, by the names of its outputs, and the mask of their tokens: [n,…]."""
-        found = self._read(texts)
-        ids, mask = (np.array([getattr(one, key) for one in found], np.int64) for key in ("ids", MASK))
+        ids, mask = self.tokens(texts).values()
         parts = []
         for start in range(0, len(ids), BATCH):
             given = {IDS: ids[start : start + BATCH], MASK: mask[start : start + BATCH]}
@@ -73,6 +79,11 @@ class TextEncoders:
     def cut(self, texts: Sequence[str]) -> dict[str, int]:
         """The texts that are too long for an encoder → how many tokens of them the most patient one sees."""
         return cut_by({one.about["tokens"]: one.cut(texts) for one in self.encoders.values()})
+
+    def tokens(self, texts: Sequence[str]) -> Arrays:
+        """What the graph from token ids to pixels takes of texts [n,…], by its inputs' names."""
+        found = {f"{name}.{key}": ids for name, one in self.encoders.items() for key, ids in one.tokens(texts).items()}
+        return {name: found[name] for name in token_inputs(self.about)} | told(self.about, len(texts), self.picture)
 
     def encode(self, texts: Sequence[str]) -> Arrays:
         """Conditions float32 [n,…] by their names; of a long text its beginning."""
@@ -125,21 +136,42 @@ def conditions_of(
             more = max(0, about["width"] - whole.shape[-1]) if whole.ndim == 3 else 0
             parts.append(np.pad(whole, ((0, 0), (0, 0), (0, more))) if more else whole)
         made[name] = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    return made | told(about, count, picture)
+
+
+def told(about: Mapping[str, Any], count: int, picture: tuple[int, int]) -> Arrays:
+    """Conditions float32 [count,…] that tell of the picture."""
     height, width = picture
     known = {"height": height, "width": width, "aspect": height / width}
-    for name, numbers in about["told"].items():
-        made[name] = np.tile(np.array([known.get(one, one) for one in numbers], np.float32), (count, 1))
-    return made
+    return {
+        name: np.tile(np.array([known.get(one, one) for one in numbers], np.float32), (count, 1))
+        for name, numbers in about["told"].items()
+    }
 
 
-def shapes_of(about: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The shape of one item of each condition that `conditions_of` makes. KeyError, ValueError: it makes none."""
-    known = {
+def token_inputs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Types and shapes of the token ids, and masks, that the graph from them to pixels takes: "encoder.input"."""
+    read = {key for rows in about["made"].values() for row in rows if not isinstance(row, int) for key in row}
+    return {
+        f"{name}.{key}": {"dtype": "int64", "shape": ["batch", one["tokens"]]}
+        for name, one in about["encoders"].items()
+        for key in (IDS, MASK)
+        if key in one["inputs"] or f"{name}.{key}" in read
+    }
+
+
+def found_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of one item of all that encoders find: "encoder.output"."""
+    return {
         f"{name}.{output}": shape
         for name, one in about["encoders"].items()
         for output, shape in {**one["outputs"], MASK: [one["tokens"]]}.items()
     }
-    found = {}
+
+
+def shapes_of(about: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of one item of each condition that `conditions_of` makes. KeyError, ValueError: it makes none."""
+    known, found = found_shapes(about), dict[str, list[int]]()
     for condition, rows in about["made"].items():
         shapes = []
         for row in rows:
