@@ -30,7 +30,10 @@ class Sample:
     class_: Annotated[int | None, typer.Option("--class", help="label; default: every one in turn")] = None
     prompt: Annotated[list[str] | None, typer.Option(help="what to draw; several: in turn")] = None
     negative_prompt: Annotated[str | None, typer.Option(help="what guidance leads away from; default: nothing")] = None
-    image: Annotated[Path | None, typer.Option(help="of inpainting: the picture to draw in")] = None
+    image: Annotated[Path | None, typer.Option(help="picture to begin with, or, with a mask, to draw in")] = None
+    strength: Annotated[
+        float, typer.Option(help="of a picture to begin with: share of the steps that it is drawn anew")
+    ] = 0.8
     mask: Annotated[Path | None, typer.Option(help="of inpainting: a picture of its size, bright where to draw")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
@@ -60,6 +63,7 @@ def sample(asked: Sample) -> None:
     from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
     from compress.runtime.contents import find
+    from compress.runtime.served import from_strength, noised
 
     check_target(asked.out)
     model = Bundle(find(asked.bundle), asked.threads)
@@ -73,6 +77,10 @@ def sample(asked: Sample) -> None:
     conditions = _conditions(model, asked)
     drawn = (asked.number, model.sample_shape[0], *sides)
     noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
+    if asked.image is not None and asked.mask is None:
+        begun = _begun(model, asked)
+        model = model.with_sampling(from_strength(model.path, model.sampling, asked.strength))
+        noise = noised(model.sampling, begun, noise)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
     else:
@@ -123,7 +131,7 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
         height, width = map(int, asked.size.split("x")) if asked.size else model.text.picture
         told = replace(model.text, picture=(height, width)).encode(asked.prompt)
         conditions |= {name: made[turns % len(made)] for name, made in told.items()}
-    if asked.image is not None or asked.mask is not None:
+    if asked.mask is not None:
         conditions |= {name: np.repeat(one, asked.number, axis=0) for name, one in _painted(model, asked).items()}
     others = [name for name in others if name not in conditions]
     if asked.embeddings is not None and not others:
@@ -153,6 +161,24 @@ def _painted(model: "Bundle", asked: Sample) -> dict[str, np.ndarray]:
     factor = height // model.sample_shape[1]
     seen = model.encoder.encode(np.where(hidden, 0, image)[None])
     return {"mask": hidden[None, :, ::factor, ::factor].astype(np.float32), "masked_image_latents": seen}
+
+
+def _begun(model: "Bundle", asked: Sample) -> np.ndarray:
+    """The sample [1,…] of the picture to begin with. Raises BundleError, DataError."""
+    from compress.data.folder import read_image  # needs torch
+
+    assert asked.image is not None
+    if "masked_image_latents" in model.conditions:
+        raise BundleError(f"{model.path}: inpainting needs a picture and its mask; give --mask beside --image")
+    if asked.psnr is not None or asked.milliseconds is not None or asked.size is not None:
+        raise BundleError(
+            f"{model.path}: begins with pictures of its own size, and by its steps; drop --size, --psnr, --milliseconds"
+        )
+    if model.decoder is None:
+        return read_image(asked.image, model.sample_shape)[None]
+    if model.encoder is None:
+        raise BundleError(f"{model.path}: has no encoder to begin with a picture; export it with `encoder: true`")
+    return model.encoder.encode(read_image(asked.image, tuple(model.encoder.about["pixels"]))[None])
 
 
 def of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:

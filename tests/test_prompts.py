@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from compress.errors import BundleError, CheckpointError, DataError
@@ -19,11 +20,12 @@ from compress.model.reference import silent
 from compress.pipeline.pipeline import encode, parts
 from compress.quantization.part import quantized_part
 from compress.runtime import Bundle
+from compress.runtime.served import from_strength, noised
 from compress.runtime.texts import conditions_of
 from compress.sample_bundle import Sample, sample
 from tests.conftest import read_json
 from tests.families.pixart.test_pixart import LARGE
-from tests.text_to_image import apply, save_inpainting, save_pixart, save_sd3, save_sdxl
+from tests.text_to_image import apply, save_inpainting, save_pipeline, save_pixart, save_sd3, save_sdxl
 
 LONG = "a b c d e f g h"
 PROMPTS = ["A b", "c", LONG]
@@ -127,10 +129,55 @@ def test_a_picture_is_painted_in_as_diffusers_does(inpainting: Made, tmp_path: P
         sample(Sample(**whole))
 
 
-def test_only_inpainting_takes_a_picture(made: Made, tmp_path: Path) -> None:
+def test_without_an_encoder_there_is_no_picture_to_begin_with(made: Made, tmp_path: Path) -> None:
     assert made.bundle.encoder is None
+    given = {"bundle": made.bundle.path, "prompt": ["a"], "image": tmp_path / "a.png", "out": tmp_path / "a.npz"}
+    with pytest.raises(BundleError, match="no encoder to begin with a picture"):
+        sample(Sample(**given))
     with pytest.raises(BundleError, match="draws in no picture"):
-        sample(Sample(made.bundle.path, prompt=["a"], image=tmp_path / "a.png", out=tmp_path / "a.npz"))
+        sample(Sample(**given, mask=tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("solver", "strength", "least"),
+    [
+        ("ddim", 0.5, 60),
+        ("dpmpp_2m", 0.75, 60),
+        ("dpmpp_2m", 1.0, 40),
+    ],  # where nothing is left, diffusers leaves 1/4096
+)
+def test_a_picture_is_begun_with_as_diffusers_does(solver: str, strength: float, least: int, tmp_path: Path) -> None:
+    pipeline = save_pipeline(tmp_path)
+    export = {"export_onnx": {"encoder": True}}
+    out = apply(tmp_path, [export], guidance={"scale": 2.0}, sampling={"steps": 5, "solver": solver})
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    given = {"bundle": out, "prompt": ["a b"], "image": tmp_path / "picture.png", "count": 2}
+    sample(Sample(**given, out=tmp_path / "drawn.npz", strength=strength))
+    bundle = Bundle(out / "onnx")
+    assert bundle.encoder is not None and bundle.text is not None
+    latents = bundle.encoder.encode((picture.transpose(2, 0, 1)[None] / 127.5 - 1).astype(np.float32))
+    made: Any = StableDiffusionImg2ImgPipeline.from_pretrained(pipeline)
+    made.set_progress_bar_config(disable=True)
+    config = read_json(out / "onnx" / "scheduler" / "scheduler_config.json")
+    made.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    wanted = made(
+        ["a b"] * 2, image=torch.from_numpy(np.repeat(latents, 2, axis=0)), strength=strength, num_inference_steps=5,
+        guidance_scale=2.0, output_type="np", generator=torch.Generator().manual_seed(3),
+    ).images  # fmt: skip
+    begun = bundle.with_sampling(from_strength(bundle.path, bundle.sampling, strength))
+    said = bundle.text.encode(["a b"] * 2)
+
+    def drawn(noise: np.ndarray) -> np.ndarray:
+        return begun.pixels(begun.sample(noised(begun.sampling, latents, noise), **said)).clip(-1, 1)
+
+    theirs = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)).numpy()
+    assert sqnr(wanted.transpose(0, 3, 1, 2) * 2 - 1, drawn(theirs)) > least
+    with np.load(tmp_path / "drawn.npz") as found:
+        ours = np.random.default_rng(0).standard_normal((2, 4, 8, 8), dtype=np.float32)
+        assert sqnr(drawn(ours), found["samples"].clip(-1, 1)) > 60
+    with pytest.raises(BundleError, match=r"strength should be from 0\.2, one step, to 1; got 0\.1"):
+        sample(Sample(**given, out=tmp_path / "drawn.npz", strength=0.1))
 
 
 def test_negative_prompts_are_zeros_where_the_pipeline_says_so(tmp_path: Path) -> None:

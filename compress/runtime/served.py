@@ -1,8 +1,10 @@
-"""Other ways of sampling that a bundle serves: another guidance scale, another number of steps."""
+"""Other ways of sampling that a bundle serves: another guidance scale, another number of steps, from a picture on."""
 
 import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from compress.errors import BundleError
 
@@ -34,3 +36,31 @@ def at_steps(path: Path, sampling: dict[str, Any], count: int) -> dict[str, Any]
     found = {**sampling, "steps": served[count], "others": others}
     found.pop("levels", None)  # are those of the steps before
     return found
+
+
+def from_strength(path: Path, sampling: dict[str, Any], strength: float) -> dict[str, Any]:
+    """`sampling` of the bundle.json in a folder, begun where this share of its steps is left, from what is `noised`.
+
+    As diffusers' pipelines for image-to-image count them; the first step looks at nothing behind it. Raises BundleError
+    where sampling cannot begin there.
+    """
+    steps, levels = sampling["steps"], sampling.get("levels")
+    left = int(len(steps) * strength) if 0 < strength <= 1 else 0
+    if not left:
+        raise BundleError(f"{path}: strength should be from {1 / len(steps):g}, one step, to 1; got {strength:g}")
+    if sampling["solver"] == "unipc" or levels is None:
+        why = "unipc corrects what is behind" if levels else "it holds no levels of these steps"
+        raise BundleError(
+            f"{path}: cannot begin with a picture: {why}; export it with another solver, or its own steps"
+        )
+    first, *others = steps[-left:]
+    alone = first["next_from_clean"] + first["next_from_previous"] + first.get("next_from_earlier", 0.0)
+    first = {**first, "next_from_clean": alone, "next_from_previous": 0.0, "next_from_earlier": 0.0}
+    cut = {name: values[-left - 1 :] for name, values in levels.items()}
+    return {**sampling, "steps": [first, *others], "levels": cut, "others": []}
+
+
+def noised(sampling: dict[str, Any], samples: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Clean samples [n,…] with as much standard normal noise [n,…] as there is where sampling begins."""
+    alpha, sigma = (np.float32(sampling["levels"][name][0]) for name in ("alpha", "sigma"))
+    return np.asarray(alpha * samples + sigma * noise)
