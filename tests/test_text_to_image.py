@@ -67,7 +67,7 @@ def compressed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         {"prune_channels": {"target": {"macs": 0.7}, "importance": "l1", "widths": "stock"}},
         {"compress_decoder": {"width": 4, "blocks": 1, "steps": 3, "batch_size": 4}},
         {"quantize": {"samples": 4, "evaluations": 16}},
-        {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8", "sampler": True}},
+        {"export_onnx": {"text_encoder": "int8_weights", "decoder": "int8", "sampler": True, "batch": 1}},
         {"verify": {"samples": 10, "rounds": 10, "starts": 0, **JUDGED}},
     ]
     return apply(folder, passes, data=data, guidance=GUIDANCE)

@@ -227,10 +227,10 @@ class Bundle:
     @property
     def _at_once(self) -> Specs:
         """What the whole way in one graph takes, tokens in the place of what is made of texts."""
-        about = self.manifest.get("text") or {"made": {}, "encoders": {}}
-        without = ("sample", "timestep", "steps", *about["made"])
-        others = {name: spec for name, spec in self.inputs.items() if name not in without}
-        return {"noise": self.inputs["sample"], **token_inputs(about), **others}
+        about, without = self.manifest.get("text") or {"made": {}, "encoders": {}}, ("sample", "timestep", "steps")
+        others = {name: spec for name, spec in self.inputs.items() if name not in (*without, *about["made"])}
+        noise = self.inputs["sample"]
+        return {"noise": noise, **token_inputs(about, noise["shape"][0]), **others}
 
     @cached_property
     def sampler(self) -> Graph:

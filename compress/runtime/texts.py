@@ -149,11 +149,11 @@ def told(about: Mapping[str, Any], count: int, picture: tuple[int, int]) -> Arra
     }
 
 
-def token_inputs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def token_inputs(about: Mapping[str, Any], batch: int | str = "batch") -> dict[str, dict[str, Any]]:
     """Types and shapes of the token ids, and masks, that the graph from them to pixels takes: "encoder.input"."""
     read = {key for rows in about["made"].values() for row in rows if not isinstance(row, int) for key in row}
     return {
-        f"{name}.{key}": {"dtype": "int64", "shape": ["batch", one["tokens"]]}
+        f"{name}.{key}": {"dtype": "int64", "shape": [batch, one["tokens"]]}
         for name, one in about["encoders"].items()
         for key in (IDS, MASK)
         if key in one["inputs"] or f"{name}.{key}" in read
