@@ -1,17 +1,22 @@
 """Whether a file computes what its model does, and where its kernels compute something else than its graph says."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
+from compress.data import Dataset
+from compress.errors import ExportError
 from compress.judge.quality import sqnr
 from compress.model.denoiser import Denoiser
+from compress.model.reference import conditions_for, noise_like
 from compress.randomness import Draw, generator
+from compress.runtime import Bundle
 from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
+from compress.runtime.schemes import SCHEMES
 
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -75,3 +80,23 @@ def questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], seed: int) -> l
         sample = torch.randn(inputs[0].shape, generator=random)
         found.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def check_sampler(model: Denoiser, bundle: Bundle, dataset: Callable[[], Dataset], seed: int, name: str) -> float:
+    """SQNR in dB of a bundle's one graph of all steps against the steps, on noise. name: of who asks, for errors.
+
+    Raises ExportError where they differ.
+    """
+    count = bundle.batch or 2
+    rounds = max(1, 4 // count)
+    noise = noise_like(model, rounds * count, seed, Draw.SAMPLER_CHECK).numpy()
+    conditions = conditions_for(model, len(noise), dataset, seed)
+    given = {name: value.numpy() for name, value in conditions.items()}
+    agreement = sqnr(bundle.sample(noise, **given), bundle.sample_at_once(noise, **given))
+    least = SCHEMES[model.scheme].least_sampler_db
+    if not agreement >= least:
+        raise ExportError(
+            f"{name}: {bundle.manifest['sampler']} differs from sampling step by step: {agreement:.1f} dB SQNR, at "
+            f"least {least:.0f} expected; please report the model's config"
+        )
+    return agreement

@@ -16,17 +16,17 @@ import onnx_ir as ir
 import torch
 from pydantic import Field
 
+from compress import targets
 from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
 from compress.judge import leaps
-from compress.judge.parity import first_wrong_layer, questions
+from compress.judge.parity import check_sampler, first_wrong_layer, questions
 from compress.judge.parts import check_parts
 from compress.judge.quality import sqnr
 from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.open_sizes import Sizes, asked_sizes, resized
-from compress.model.reference import conditions_for, noise_like
 from compress.onnx_graph.export import as_exported, lean, to_onnx
 from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
@@ -74,6 +74,9 @@ class Config(PassConfig):
         None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
     )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
+    targets: Listed[Literal["onnxruntime", "web"]] = Field(
+        ("onnxruntime",), description="where else it is to run. web: a folder for any static server, drawn in browsers"
+    )
 
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
@@ -132,7 +135,9 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
             model, bundle, context.seed, context.dataset, context.progress, context.name
         )
     if config.sampler:
-        notes["sampler_sqnr_db"] = round(_check_sampler(model, bundle, context), 2)
+        notes["sampler_sqnr_db"] = round(check_sampler(model, bundle, context.dataset, context.seed, context.name), 2)
+    for target in (name for name in targets.TARGETS if name in config.targets):
+        notes[target] = targets.write(target, bundle, context.output / target)
     return PassResult(bundle, changed=True, notes=notes)
 
 
@@ -172,6 +177,7 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
             f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
+    targets.prepare(config.targets, lambda: targets.Needs.of_model(model, context.parts()))
     try:
         return None if size is None else asked_sizes(model, size, context.parts().factor)
     except ValueError as error:
@@ -193,23 +199,6 @@ def _own(model: Denoiser) -> list[int]:
     sampling = model.sampling
     paths = (sampling.timesteps, *sampling.others)
     return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
-
-
-def _check_sampler(model: Denoiser, bundle: Bundle, context: Context) -> float:
-    """SQNR in dB of the one graph against the steps, on noise. Raises ExportError."""
-    count = bundle.batch or 2
-    rounds = max(1, 4 // count)
-    noise = noise_like(model, rounds * count, context.seed, Draw.SAMPLER_CHECK).numpy()
-    conditions = conditions_for(model, len(noise), context.dataset, context.seed)
-    given = {name: value.numpy() for name, value in conditions.items()}
-    agreement = sqnr(bundle.sample(noise, **given), bundle.sample_at_once(noise, **given))
-    least = SCHEMES[model.scheme].least_sampler_db
-    if not agreement >= least:
-        raise ExportError(
-            f"{context.name}: {SAMPLER} differs from sampling step by step: {agreement:.1f} dB SQNR, at least "
-            f"{least:.0f} expected; please report the model's config"
-        )
-    return agreement
 
 
 def _check(
