@@ -37,6 +37,7 @@ from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Listed, Pair
+from compress.targets.needs import Needs
 
 SAMPLER = "sampler.onnx"
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
@@ -177,7 +178,7 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
             f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
-    targets.prepare(config.targets, lambda: targets.Needs.of_model(model, context.parts()))
+    targets.prepare(config.targets, lambda: Needs.of_model(model, context.parts()))
     try:
         return None if size is None else asked_sizes(model, size, context.parts().factor)
     except ValueError as error:

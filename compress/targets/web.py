@@ -46,7 +46,7 @@ PROMPT = "a red apple"  # that a check draws, as class 0 or this
 
 
 def prepare(needs: Needs) -> None:
-    """As of Target. Raises TargetError."""
+    """As `compress.targets` says. Raises TargetError."""
     others = [name for name, inputs in needs.encoders.items() if list(inputs) != [IDS]]
     why = ""
     if others:
@@ -64,7 +64,7 @@ def prepare(needs: Needs) -> None:
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    """As of Target: the page, those files of the bundle that it reads, and the runtime."""
+    """The page, those files of the bundle that it reads, and the runtime."""
     about, read = bundle.manifest, graphs(bundle.manifest)
     read = [name for name in read if name != (about.get("encoder") or {}).get("model")]
     if about.get("sampler") and not bundle.sampling.get("others"):
@@ -87,7 +87,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def judge(bundle: Bundle, folder: Path) -> Mapping[str, Any]:
-    """As of Target: one picture in Chromium. Raises TargetError."""
+    """One picture in Chromium, held against the runtime's. Raises TargetError."""
     noise = np.random.default_rng(0).standard_normal((1, *bundle.sample_shape), dtype=np.float32)
     rows = np.repeat(noise, bundle.batch or 1, axis=0)
     given = {} if bundle.text is None else bundle.text.encode([PROMPT] * len(rows))
@@ -101,7 +101,7 @@ def judge(bundle: Bundle, folder: Path) -> Mapping[str, Any]:
         return {"run": f"converted, not run: {error}"}
     if "error" in found:
         raise TargetError(f"web: the page cannot draw: {found['error']}; please report it and the browser")
-    drawn = np.array(found["value"]["data"], np.float32)  # null, of what JSON has not, becomes NaN
+    drawn = np.array(found["value"]["data"], np.float32)
     agreement, least = sqnr(wanted.ravel(), drawn), SCHEMES[bundle.manifest["scheme"]].least_sampler_db
     if not agreement >= least:
         raise TargetError(
@@ -138,8 +138,8 @@ def _fetched() -> bytes:
 
 
 def _registry() -> str:
-    """As npm has it: of the environment, or of ~/.npmrc."""
+    """As npm has it: of the environment, or of ~/.npmrc; without a name and a password, which would be shown."""
     named = {name.lower(): value for name, value in os.environ.items()}.get("npm_config_registry")
     file = Path.home() / ".npmrc"
     found = re.search(r"^registry\s*=\s*(\S+)", file.read_text("utf-8"), re.M) if file.is_file() else None
-    return named or (found[1] if found else REGISTRY)
+    return re.sub("//[^/]*@", "//", named or (found[1] if found else REGISTRY))
