@@ -182,6 +182,24 @@ app.command("sample")(of_fields(sample, Sample))
 
 
 @app.command()
+def web(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
+    out: Annotated[Path, typer.Option(help="folder to write, for any static server")] = Path("web"),
+) -> None:
+    """A page that draws by a bundle in browsers; where Chromium is installed, one picture is drawn there and judged."""
+    from compress import targets, terminal
+    from compress.runtime import Bundle
+    from compress.runtime.contents import find
+    from compress.targets.needs import Needs
+
+    opened = Bundle(find(bundle))
+    targets.prepare(["web"], lambda: Needs.of_bundle(opened))
+    for name, found in targets.write("web", opened, out).items():
+        terminal.log(f"{name}: {found}")
+    print(out)
+
+
+@app.command()
 def passes() -> None:
     """The passes that a recipe can name, with their settings."""
     from compress import terminal

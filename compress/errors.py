@@ -46,6 +46,10 @@ class BundleError(CompressError):
     """A bundle folder cannot be used."""
 
 
+class TargetError(CompressError):
+    """A bundle cannot be written for a target, or does not run there as it should."""
+
+
 class VerifyError(CompressError):
     """A verdict could not be reached."""
 

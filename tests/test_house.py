@@ -23,8 +23,9 @@ PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
     "__main__", "cli", "plan", "verify_bundle", "sample_bundle", "engine", "recipe", "terminal", "pages", "passes",
-    "training", "contract", "judge", "measure", "onnx_graph", "pipeline", "quantization", "model", "families", "data",
-    "randomness", "diffusion", "runtime", "report", "devices", "settings", "folders", "files", "errors",
+    "training", "contract", "targets", "judge", "measure", "onnx_graph", "pipeline", "quantization", "model",
+    "families", "data", "randomness", "diffusion", "runtime", "report", "devices", "settings", "folders", "files",
+    "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -13,13 +13,14 @@ from compress.pages.pictures import draw_pairs
 from compress.pipeline.source import NETS
 from compress.pipeline.variants import OWN_WEIGHTS
 from compress.report.report import Report, read
+from compress.targets import TARGETS
 
 _PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
 
 
 def check(output: Path) -> None:
     """Raises OutputError where a folder stands that a recipe's result would replace and that no recipe made."""
-    for place in _PLACES.values():
+    for place in (*_PLACES.values(), *TARGETS):
         refuse_foreign(output / place)
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from pydantic import Field
 
+from compress import targets
 from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.diffusion.stock_schedulers import stock_scheduler
 from compress.errors import ExportError, PassError
@@ -37,6 +38,7 @@ from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Listed, Pair
+from compress.targets.needs import Needs
 
 SAMPLER = "sampler.onnx"
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
@@ -76,6 +78,9 @@ class Config(PassConfig):
         None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
     )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
+    targets: Listed[Literal["onnxruntime", "web"]] = Field(
+        ("onnxruntime",), description="where else it is to run. web: a folder for any static server, drawn in browsers"
+    )
 
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
@@ -91,12 +96,11 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
         task.advance()
-    beside = config.external_data or constant_bytes(graph) > INLINE_LIMIT
     parts, precisions = context.parts(), _precisions(config, context)
     name = denoiser_file(model, parts)
     (folder / name).parent.mkdir(exist_ok=True)
     graph = for_clients(graph) if parts.folders else graph
-    ir.save(graph, folder / name, external_data="weights.bin" if beside else None)
+    ir.save(graph, folder / name, external_data="weights.bin" if _beside(graph, config) else None)
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
@@ -105,8 +109,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         context.log(f"{context.name}: {stock.warning}")
     if config.sampler:
         whole = from_tokens_to_pixels(sampler_of(model, graph), folder, around)
-        beside = config.external_data or constant_bytes(whole) > INLINE_LIMIT
-        ir.save(whole, folder / SAMPLER, external_data="sampler.bin" if beside else None)
+        ir.save(whole, folder / SAMPLER, external_data="sampler.bin" if _beside(whole, config) else None)
     about = {
         "name": context.recipe,
         "model": name,
@@ -137,7 +140,13 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         )
     if config.sampler:
         notes["sampler_sqnr_db"] = round(check_sampler(model, bundle, context.dataset, context.seed, context.name), 2)
+    for target in (name for name in targets.TARGETS if name in config.targets):
+        notes[target] = targets.write(target, bundle, context.output / target)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _beside(graph: ir.Model, config: Config) -> bool:
+    return config.external_data or constant_bytes(graph) > INLINE_LIMIT
 
 
 def _left_open(model: Denoiser | Quantized, multiple: int) -> Denoiser | Quantized:
@@ -176,6 +185,7 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
             f"{name}: a bundle cannot follow a classifier's gradient; put `distill_guidance`, or "
             "`distill_steps: {bake_guidance: true}`, before it"
         )
+    targets.prepare(config.targets, lambda: Needs.of_model(model, context.parts()))
     try:
         return None if size is None else asked_sizes(model, size, context.parts().factor)
     except ValueError as error:
