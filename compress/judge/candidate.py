@@ -15,7 +15,7 @@ from compress.report.candidate import Finding
 from compress.report.parts import Figure, against
 from compress.report.statistics import bootstrap, interval
 
-FAR_BETTER = 0.25  # of the error that is left where a guess explains it
+FAR_BETTER, FITS = 0.25, 0.1  # of the error, and relative error, that are left where a guess explains it
 EXACT = 1e-6  # relative error that is rounding, and needs no explanation
 LEFT = (0.5, 1.5)  # shares of an effect, outside of which it is lost or overdone
 BAD = 0.01  # relative error from which saturation matters
@@ -43,10 +43,10 @@ def explained(wanted: np.ndarray, found: np.ndarray, guesses: Iterable[Guess]) -
     scale = float((wanted * found).sum() / max(np.square(wanted).sum(), 1e-30))
     scaled = Guess("output_scale", f"are the teacher's times {scale:.3g}: divide the output by it", scale * wanted)
     tried = []
-    for guess in (scaled, *guesses):
+    for guess in (*([scaled] if scale else []), *guesses):  # nothing but zeros is what is lost, not a scale
         known = np.isfinite(guess.outputs)
         error, own = (relative_error(np.where(known, one, np.nan), found) for one in (guess.outputs, wanted))
-        if known.any() and own > EXACT and error < FAR_BETTER * own:
+        if known.any() and own > EXACT and error < min(FITS, FAR_BETTER * own):
             tried.append((error, own, guess))
     if not tried:
         return None

@@ -228,7 +228,7 @@ def _dtype(name: str, spec: Mapping[str, Any], file: Path) -> str:
 
 def _cast(value: np.ndarray, dtype: str) -> np.ndarray:
     whole = np.dtype(dtype).kind in "iu" and value.dtype.kind == "f"
-    return np.ascontiguousarray((np.rint(value) if whole else value).astype(dtype))
+    return np.array(np.rint(value) if whole else value, dtype, order="C")
 
 
 def _plain(name: str) -> str:
