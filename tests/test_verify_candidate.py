@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
+from benchmarks.candidates import saturate, times
 from compress.errors import BundleError, RecipeError
 from compress.model.denoiser import example_inputs
 from compress.model.reference import silent
@@ -66,19 +67,6 @@ def options() -> Options:
     return Options(torch.device("cpu"), silent, lambda _: None)
 
 
-def times(model: ir.Model, value: ir.Value, factor: float) -> None:
-    """Multiply a value by a factor for all that read it."""
-    uses = value.uses()
-    known = ir.Value(name="factor", const_value=ir.tensor(np.float32(factor), name="factor"))
-    model.graph.initializers.add(known)
-    product = ir.node("Mul", [value, known])
-    place = value.producer()
-    assert place is not None
-    model.graph.insert_after(place, product)
-    for node, index in uses:
-        node.replace_input_with(index, product.outputs[0])
-
-
 def read_by(model: ir.Model, name: str) -> ir.Value:
     """What the first node gives that reads an input of the graph."""
     return next(node for node in model.graph if name in {value.name for value in node.inputs if value}).outputs[0]
@@ -119,16 +107,8 @@ def test_lost_guidance_is_named(made: Path) -> None:
 
 
 def test_a_saturated_layer_is_named(made: Path) -> None:
-    names = []
-
-    def saturate(model: ir.Model) -> None:
-        node = [node for node in model.graph if node.op_type == "Conv"][2]
-        names.append(node.name)
-        dequantize = node.inputs[0].producer()
-        scale = model.graph.initializers[dequantize.inputs[1].name]
-        scale.const_value = ir.tensor(scale.const_value.numpy() / 10, name=scale.name)
-
-    report = judged(made, "int8.onnx", saturate)
+    names: list[str] = []
+    report = judged(made, "int8.onnx", lambda model: names.append(saturate(model, 2)))
     assert report.verdict == "fail" and report.findings[0].name == "saturated_layer"
     assert names[0] in report.findings[0].said
 
