@@ -15,7 +15,7 @@ def optimum(source: Path, _feeds: list[dict[str, Any]], target: Path) -> None:
     """optimum-onnx, as its command line exports a pipeline; the U-Net of it."""
     from optimum.exporters.onnx import main_export
 
-    main_export(source, target.parent, task="text-to-image", do_validation=False)
+    main_export(str(source), target.parent, task="text-to-image", do_validation=False)
     (target.parent / "unet" / "model.onnx").replace(target)
 
 

@@ -25,7 +25,7 @@ from compress.pipeline.pipeline import encode
 from compress.recipe.head import Head
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe
-from compress.report.candidate import Asked, Candidate, Finding, Matched
+from compress.report.candidate import Asked, Candidate, Finding
 from compress.report.parts import Figure
 from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
 from compress.runtime.foreign import SAMPLE, TIMESTEP, Foreign, Ours, match
@@ -76,7 +76,7 @@ def verify_candidate(
         left=found.left,
         timesteps=found.timesteps,
         findings=tuple(findings),
-        inputs=tuple(Matched(theirs=one.name, ours=one.ours) for one in foreign.inputs),
+        inputs={one.name: one.ours for one in foreign.inputs},
     )
     if output is not None:
         write_json(output / "candidate.json", report.model_dump(mode="json"))

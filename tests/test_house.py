@@ -24,7 +24,8 @@ PACKAGE = ROOT / "compress"
 ROOMS = [
     "__main__", "cli", "plan", "verify_bundle", "verify_candidate", "sample_bundle", "engine", "recipe", "terminal",
     "pages", "passes", "training", "contract", "judge", "measure", "onnx_graph", "pipeline", "quantization", "model",
-    "families", "data", "randomness", "diffusion", "runtime", "report", "devices", "settings", "folders", "files", "errors",
+    "families", "data", "randomness", "diffusion", "runtime", "report", "devices", "settings", "folders", "files",
+    "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -10,13 +10,8 @@ import onnx_ir as ir
 
 from compress.runtime.engines import Feeds, OnnxRuntime
 
-_ENDS = {
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
+_ENDS = {"INT4": (-8, 7), "UINT4": (0, 15)} | {
+    name.upper(): (np.iinfo(name).min, np.iinfo(name).max) for name in ("int8", "uint8", "int16", "uint16")
 }
 
 
@@ -29,79 +24,66 @@ class Cut:
     lost: float
 
 
-@dataclass(frozen=True)
-class _Quantizer:
-    """scale, zero: as wide as the values, or along one axis of them."""
-
-    layer: str
-    value: str
-    scale: np.ndarray
-    zero: np.ndarray
-    ends: tuple[int, int]
-    axis: int
-
-    def cut(self, values: np.ndarray) -> tuple[float, float, float, int]:
-        """(how many lie beyond the ends, energy of what is cut off, energy, how many there are)."""
-        wide = values.astype(np.float64)
-        along = [1] * wide.ndim
-        if self.scale.size > 1:
-            along[self.axis] = -1
-        scale, zero = (one.astype(np.float64).reshape(along) for one in (self.scale, self.zero))
-        low, high = ((end - zero) * scale for end in self.ends)
-        beyond = (wide < low - scale / 2) | (wide > high + scale / 2)
-        return beyond.sum(), np.square(wide - wide.clip(low, high)).sum(), np.square(wide).sum(), wide.size
-
-
 def cuts(file: Path, feeds: Sequence[Feeds]) -> list[Cut]:
     """What each QuantizeLinear with a constant scale cuts off, in the order of the graph, computed node by node.
 
     Quantization within other nodes (QLinearConv, …) is not looked at. feeds: inputs by name.
     """
     model = ir.load(file)
-    found = [one for node in model.graph if (one := _quantizer(node)) is not None]
-    if not found:
+    ends = {node: limits for node in model.graph if (limits := _ends(node)) is not None}
+    if not ends:
         return []
     known = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph:
-        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
-        if value is not None and value.name in {one.value for one in found} - known:
-            value.type = ir.TensorType(node.inputs[1].const_value.dtype)
+    for node in ends:
+        value, scale, *_ = node.inputs
+        if value is not None and scale is not None and value.name not in known:
+            value.type = ir.TensorType(scale.dtype or ir.DataType.FLOAT)
             model.graph.outputs.append(value)
             known.add(value.name)
-    sums = np.zeros((len(found), 4))
+    sums = np.zeros((len(ends), 4))
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder, "shown.onnx")
         ir.save(model, shown, external_data="weights.bin")
         opened = OnnxRuntime(optimized=False).open(shown)
         for given in feeds:
             values = {**given, **dict(zip(opened.outputs, opened.run(given), strict=True))}
-            sums += [one.cut(values[one.value]) for one in found]
+            for row, (node, limits) in zip(sums, ends.items(), strict=True):
+                row += _cut(values[node.inputs[0].name], node.attributes.get_int("axis", 1), *limits)
     return [
-        Cut(one.layer, float(beyond / count), float(lost / max(energy, 1e-30)))
-        for one, (beyond, lost, energy, count) in zip(found, sums, strict=True)
+        Cut(_reader(node), float(beyond / count), float(lost / max(energy, 1e-30)))
+        for node, (beyond, lost, energy, count) in zip(ends, sums, strict=True)
     ]
 
 
-def _quantizer(node: ir.Node) -> _Quantizer | None:
+def _ends(node: ir.Node) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(least value, largest value, distance of two) of a quantizer's grid, one or for each channel; None: not known."""
     if node.op_type != "QuantizeLinear":
         return None
-    value, scale, zero = (*node.inputs, None)[:3]
-    step, offset = (None if one is None else ir.convenience.get_const_tensor(one) for one in (scale, zero))
-    default = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
-    ends = _ENDS.get(default if offset is None else offset.dtype)
-    if value is None or step is None or ends is None or value.is_initializer() or len(step.shape) > 1:
+    value, *given = (*node.inputs, None)[:3]
+    scale, zero = (None if one is None else ir.convenience.get_const_tensor(one) for one in given)
+    kind = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8) if zero is None else zero.dtype
+    if value is None or value.is_initializer() or scale is None or len(scale.shape) > 1 or kind.name not in _ENDS:
         return None
-    axis = node.attributes.get_int("axis", 1)
-    known = np.zeros(1) if offset is None else offset.numpy()
-    return _Quantizer(_reader(node), str(value.name), step.numpy(), known, ends, axis)
+    step, offset = scale.numpy().astype(np.float64), 0.0 if zero is None else zero.numpy().astype(np.float64)
+    low, high = ((end - offset) * step for end in _ENDS[kind.name])
+    return low, high, step
+
+
+def _cut(values: np.ndarray, axis: int, *grid: np.ndarray) -> tuple[float, float, float, int]:
+    """(how many lie beyond the ends, energy of what is cut off, energy, how many there are)."""
+    wide, along = values.astype(np.float64), [1] * values.ndim
+    if grid[0].size > 1:
+        along[axis] = -1
+    low, high, step = (one.reshape(along) for one in grid)
+    beyond = (wide < low - step / 2) | (wide > high + step / 2)
+    return beyond.sum(), np.square(wide - wide.clip(low, high)).sum(), np.square(wide).sum(), wide.size
 
 
 def _reader(node: ir.Node) -> str:
     """Name of the first layer that reads what a quantizer gives."""
-    after = node
-    while after.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        readers = [use.node for output in after.outputs for use in output.uses()]
+    while node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        readers = [use.node for output in node.outputs for use in output.uses()]
         if not readers:
             break
-        after = readers[0]
-    return after.name or f"{after.op_type} {after.outputs[0].name}"
+        node = readers[0]
+    return node.name or f"{node.op_type} {node.outputs[0].name}"

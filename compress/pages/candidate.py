@@ -15,7 +15,7 @@ def tables_of(report: Candidate) -> list[Table]:
         (f"left of {name}, share", Cell(words.number(figure.value), small=words.span(figure.interval)))
         for name, figure in report.left.items()
     ]
-    inputs = ", ".join(f"{one.theirs} = {one.ours}" for one in report.inputs)
+    inputs = ", ".join(f"{theirs} = {ours}" for theirs, ours in report.inputs.items())
     return [
         Table(("figure", "the file beside its teacher"), figures, f"{report.file}: {inputs}"),
         tables.of("timestep", report.timesteps, "timestep", "output_error", "sqnr_db"),

@@ -20,16 +20,9 @@ class Asked(Part):
     sqnr_db: float
 
 
-class Matched(Part):
-    """An input of the file, and what it was taken for."""
-
-    theirs: str
-    ours: str
-
-
 class Candidate(Part):
     """Figures of the file beside its teacher. left: share that is left of what each condition, what guidance and what
-    the timestep changes in the teacher's output, 1 being all of it."""
+    the timestep changes in the teacher's output, 1 being all of it. inputs: what each of the file's was taken for."""
 
     file: str
     verdict: Verdict
@@ -38,4 +31,4 @@ class Candidate(Part):
     left: dict[str, Figure]
     timesteps: tuple[Asked, ...]
     findings: tuple[Finding, ...]
-    inputs: tuple[Matched, ...]
+    inputs: dict[str, str]
