@@ -1,6 +1,7 @@
 """Judges a denoiser's ONNX file that another tool made, beside the PyTorch teacher."""
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,12 @@ from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe
 from compress.report.candidate import Asked, Candidate, Finding
 from compress.report.parts import Figure
-from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
+from compress.runtime.engines import ONNXRUNTIME, Feeds, OnnxRuntime
 from compress.runtime.foreign import SAMPLE, TIMESTEP, Foreign, Ours, match
+from compress.runtime.sampling import classifier_free_guidance
 
 ITEMS, PLACES = 12, 6  # of the probe: samples, and timesteps from the whole sampling
 FEW = 3  # timesteps at which what takes longer is looked at
-LARGEST = 1.0  # dB that kernels may be less exact than the graph
 SEEN = 1e-4  # relative error from which it is asked whether that is the kernels'
 PROMPTS = (  # where a teacher with a text encoder comes without a recipe
     "a red apple", "a photo of a dog", "a blue car in the street", "a portrait of an old man", "a house by the sea",
@@ -59,11 +60,10 @@ def verify_candidate(
         foreign = match(graph, _ours(model), named, file)
         drawn = _drawn(inputs, model, Path(work))
     known = model.sampling.timesteps
-    timesteps = tuple(known[i] for i in sorted({*np.linspace(0, len(known) - 1, PLACES).round().astype(int).tolist()}))
-    made = probes.make(model, drawn, timesteps, recipe.head.seed)
+    made = probes.make(model, drawn, tuple(known[i] for i in _spread(len(known), PLACES)), recipe.head.seed)
     found = _Answers(model, made, foreign, file, options)
     verify: Any = next((step.config for step in recipe.steps if step.kind == "verify"), None)
-    findings = [*found.findings()]
+    findings = tuple(one for one in found.findings() if one is not None)
     figures, gates = found.figures, {} if verify is None else verify.model_dump()["gates"]
     left_out = {name: "not measured of the answers of a file" for name in gates if name not in figures}
     limits = decision.with_always(gates, ["finite_output"])
@@ -75,7 +75,7 @@ def verify_candidate(
         figures=figures,
         left=found.left,
         timesteps=found.timesteps,
-        findings=tuple(findings),
+        findings=findings,
         inputs={one.name: one.ours for one in foreign.inputs},
     )
     if output is not None:
@@ -84,87 +84,86 @@ def verify_candidate(
 
 
 class _Answers:
-    """The file's answers on a probe, and what follows from them."""
+    """The answers of a file and its teacher on a probe, and what follows from them.
+
+    own, found: the teacher's and the file's [timesteps,b,…], by what was asked otherwise; "": nothing.
+    """
 
     def __init__(self, teacher: Denoiser, probe: probes.Probe, foreign: Foreign, file: Path, options: Options) -> None:
         self.teacher, self.probe, self.foreign, self.file = teacher, probe, foreign, file
         self.told = told(teacher, probe.timesteps)
-        self.left: dict[str, Figure] = {}
-        self.timesteps: tuple[Asked, ...] = ()
-        self.few = sorted({*np.linspace(0, len(self.told) - 1, FEW).round().astype(int).tolist()})
-        asked = {"": (self.told, probe.conditions)}
-        asked |= {name: (self.told, given) for name, given in without(teacher, probe.conditions).items()}
+        asked = {name: (self.told, given) for name, given in without(teacher, probe.conditions).items()}
         if len(self.told) > 1:
-            asked[TIMESTEP] = self.told[::-1], probe.conditions
-        self.own: dict[str, np.ndarray] = {"": probe.conditional}
-        self.found: dict[str, np.ndarray] = {}
-        with options.progress("asking teacher and file", 2 * len(asked)) as task:
+            asked[TIMESTEP] = self.told[::-1], dict(probe.conditions)
+        self.own, self.found = {"": probe.conditional}, dict[str, np.ndarray]()
+        with options.progress("asking teacher and file", 1 + 2 * len(asked)) as task:
+            self.found[""] = self._ask(foreign, self.told, probe.conditions)
+            task.advance()
             for name, (numbers, given) in asked.items():
                 self.found[name] = self._ask(foreign, numbers, given)
                 task.advance()
-                self.own[name] = answers(teacher, probe.samples, numbers, given) if name else probe.conditional
+                self.own[name] = answers(teacher, probe.samples, numbers, given)
                 task.advance()
+        self.few = _spread(len(self.told), FEW)
+        whole = np.stack([*self.found.values()])
+        self.finite = np.isfinite(whole).all(axis=(0, *range(3, whole.ndim)))
+        self.figures = {"finite_output": finite_output(whole.reshape(math.prod(whole.shape[:3]), -1, 1, 1))}
+        self.left: dict[str, Figure] = {}
+        self.timesteps: tuple[Asked, ...] = ()
+        self.error = candidate.relative_error(self.own[""], self.found[""])
+        if self.finite.all():
+            self._measure()
 
     def _ask(self, foreign: Foreign, numbers: Sequence[float], given: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.stack([foreign(*asked, given) for asked in zip(self.probe.samples, numbers, strict=True)])
 
-    def findings(self) -> Iterator[Finding]:
-        """All that is wrong, the causes before what follows from them; fills figures, `left` and `timesteps`."""
-        probe, found = self.probe, self.found[""]
-        whole = np.stack(list(self.found.values()))
-        self.figures = {"finite_output": finite_output(whole.reshape(-1, *whole.shape[3:]))}
-        finite = np.isfinite(whole).all(axis=(0, *range(3, whole.ndim)))
-        if wrong := candidate.not_finite(finite, probe.timesteps):
-            yield wrong
-            return
-        for name, own in self.own.items():
-            share = candidate.share_left(self.own[""] - own, found - self.found[name]) if name else None
+    def _measure(self) -> None:
+        """Fill in the figures of answers that are finite."""
+        probe, own, found = self.probe, self.own[""], self.found[""]
+        for name in (name for name in self.own if name):
+            share = candidate.share_left(own - self.own[name], found - self.found[name])
             self.left |= {name: share} if share else {}
         guided = found
         if self.teacher.sampling.guidance.kind == "cfg":
             dropped = self.teacher.dropped
             unconditional = self.found["guidance" if len(dropped) > 1 else dropped[0]]
-            guided = unconditional + probe.scale * (found - unconditional)
+            guided = classifier_free_guidance(found, unconditional, probe.scale)
         self.figures |= probes.figures(probes.Answer(probe, guided), probes.Answer(probe, probe.guided))
         self.timesteps = tuple(
-            Asked(timestep=t, output_error=candidate.relative_error(own, one), sqnr_db=sqnr(own, one))
-            for t, own, one in zip(probe.timesteps, probe.guided, guided, strict=True)
+            Asked(timestep=t, output_error=candidate.relative_error(wanted, one), sqnr_db=sqnr(wanted, one))
+            for t, wanted, one in zip(probe.timesteps, probe.guided, guided, strict=True)
         )
-        error = candidate.relative_error(self.own[""], found)
-        at, explained = self.few, None
-        if error > candidate.EXACT:
-            guessed = guesses(self.teacher, probe, at)
-            explained = candidate.explained(self.own[""][at], found[at], guessed)
-        given = [self.foreign.feeds(*one) for one in self._few_items()]
-        causes = [explained, candidate.saturated(cuts(self.file, given), error), self._kernels(error)]
-        yield from (one for one in causes if one is not None)
+        if self.error > SEEN:
+            plain = dataclasses.replace(self.foreign, graph=OnnxRuntime(optimized=False).open(self.file))
+            slow = np.stack([plain(probe.samples[i], self.told[i], probe.conditions) for i in self.few])
+            self.figures["kernel_loss"] = probes.kernel_loss(own[self.few], slow, found[self.few])
+
+    def findings(self) -> Iterator[Finding | None]:
+        """All that is wrong, the causes before what follows from them."""
+        yield candidate.not_finite(self.finite, self.probe.timesteps)
+        if not self.finite.all():
+            return
+        few, explained = self.few, None
+        if self.error > candidate.EXACT:
+            guessed = guesses(self.teacher, self.probe, few)
+            explained = candidate.explained(self.own[""][few], self.found[""][few], guessed)
+        yield explained
+        yield candidate.saturated(cuts(self.file, [*self._few_items()]), self.error)
+        yield candidate.inexact_kernels(self.figures.get("kernel_loss"))
         if explained is None:  # else all that depends on it is another's too
             yield from candidate.lost(self.left)
 
-    def _few_items(self) -> Iterator[tuple[np.ndarray, float, dict[str, np.ndarray]]]:
+    def _few_items(self) -> Iterator[Feeds]:
         """As many items as the file takes at once, at few timesteps."""
         index = np.arange(self.foreign.batch or 2) % self.probe.samples.shape[1]
+        given = {name: value[index] for name, value in self.probe.conditions.items()}
         for i in self.few:
-            given = {name: value[index] for name, value in self.probe.conditions.items()}
-            yield self.probe.samples[i][index], self.told[i], given
+            yield self.foreign.feeds(self.probe.samples[i][index], self.told[i], given)
 
-    def _kernels(self, error: float) -> Finding | None:
-        """Kernels that compute something else than the graph says. error: relative, of the outputs."""
-        if error < SEEN:
-            return None
-        plain = dataclasses.replace(self.foreign, graph=OnnxRuntime(optimized=False).open(self.file))
-        given = self.probe.conditions
-        slow = np.stack([plain(self.probe.samples[i], self.told[i], given) for i in self.few])
-        loss = probes.kernel_loss(self.own[""][self.few], slow, self.found[""][self.few])
-        self.figures["kernel_loss"] = loss
-        assert loss.interval is not None
-        if loss.interval[0] <= LARGEST:
-            return None
-        said = (
-            f"onnxruntime's optimized kernels are {loss.value:.1f} dB less exact than the graph node by node: sums of "
-            "products of bytes saturate on this processor; quantize weights to 7 bits (reduce_range)"
-        )
-        return Finding(name="kernel_loss", value=loss.value, certain=True, said=said)
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Places among `count`, evenly from the first to the last."""
+    return sorted({*np.linspace(0, count - 1, wanted).round().astype(int).tolist()})
 
 
 def _named(said: Sequence[str]) -> dict[str, str]:

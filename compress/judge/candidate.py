@@ -20,6 +20,7 @@ EXACT = 1e-6  # relative error that is rounding, and needs no explanation
 LEFT = (0.5, 1.5)  # shares of an effect, outside of which it is lost or overdone
 BAD = 0.01  # relative error from which saturation matters
 SATURATED = 0.1  # share of the energy of a layer's values that its quantizer cuts off
+LARGEST_LOSS = 1.0  # dB that kernels may be less exact than their graph
 ROUNDS = 500
 
 
@@ -97,6 +98,17 @@ def saturated(cuts: Sequence[Cut], error: float) -> Finding | None:
         f"their grid, with {worst.lost:.1%} of their energy: its scale is too small, calibrate it anew"
     )
     return Finding(name="saturated_layer", value=worst.lost, certain=error > BAD, said=said)
+
+
+def inexact_kernels(loss: Figure | None) -> Finding | None:
+    """Kernels that surely compute something else than their graph says. loss: as `probe.kernel_loss`, if measured."""
+    if loss is None or loss.interval is None or loss.interval[0] <= LARGEST_LOSS:
+        return None
+    said = (
+        f"onnxruntime's optimized kernels are {loss.value:.1f} dB less exact than the graph node by node: sums of "
+        "products of bytes saturate on this processor; quantize weights to 7 bits (reduce_range)"
+    )
+    return Finding(name="kernel_loss", value=loss.value, certain=True, said=said)
 
 
 def not_finite(finite: np.ndarray, timesteps: Sequence[float]) -> Finding | None:

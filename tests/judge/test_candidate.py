@@ -59,6 +59,15 @@ def test_the_layer_that_cuts_off_most_is_named() -> None:
     assert candidate.saturated(cuts[:1], 0.3) is None and candidate.saturated([], 0.3) is None
 
 
+def test_kernels_that_saturate_are_named() -> None:
+    """Sums of 16 bits, that stop at an end, make a large error where the graph's own is small."""
+    loud = np.clip(WANTED + 0.02 * NOISE, -0.5, 0.5)
+    found = candidate.inexact_kernels(probe.kernel_loss(WANTED, WANTED + 0.02 * NOISE, loud))
+    assert found is not None and found.certain and "dB less exact than the graph node by node" in found.said
+    same = probe.kernel_loss(WANTED, WANTED + 0.02 * NOISE, WANTED - 0.02 * NOISE)
+    assert candidate.inexact_kernels(same) is None and candidate.inexact_kernels(None) is None
+
+
 def test_where_outputs_are_not_finite() -> None:
     finite = np.ones((3, 4), dtype=bool)
     assert candidate.not_finite(finite, (9, 5, 1)) is None
