@@ -59,16 +59,16 @@ def explained(wanted: np.ndarray, found: np.ndarray, guesses: Iterable[Guess]) -
 def share_left(wanted: np.ndarray, found: np.ndarray) -> Figure | None:
     """Of a change of the teacher's output `wanted` [timesteps,b,…]: ⟨d, e⟩ ÷ ⟨d, d⟩ with the file's change `found`.
 
-    None: the teacher's own is nothing but rounding.
+    None: the teacher's own does not change, as where all items have the same condition.
     """
     axes = (0, *range(2, wanted.ndim))
     parts = np.stack([(wanted * found).sum(axes), np.square(wanted).sum(axes)], axis=-1).astype(np.float64)
-    if not parts[:, 1].all():
+    if not parts[:, 1].any():
         return None
 
     def share(index: np.ndarray) -> float:
         product, energy = parts[index].sum(axis=0)
-        return float(product / energy)
+        return float(product / max(energy, 1e-30))
 
     value, count = share(np.arange(len(parts))), len(parts)
     ends = interval(bootstrap(share, count, rounds=ROUNDS))

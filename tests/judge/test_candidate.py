@@ -41,6 +41,8 @@ def test_the_share_that_is_left_of_an_effect() -> None:
     figure = candidate.share_left(WANTED, 0.3 * WANTED + 0.01 * NOISE)
     assert figure is not None and figure.value == pytest.approx(0.3, abs=0.01)
     assert candidate.share_left(0 * WANTED, NOISE) is None
+    some = WANTED * (np.arange(8) > 0)[:, None, None, None]  # an item whose condition is the other's too
+    assert candidate.share_left(some, 0.5 * some).value == pytest.approx(0.5)  # type: ignore[union-attr]
     (finding,) = candidate.lost({"text_embeds": figure})
     assert finding.certain and "text_embeds is nearly lost: 0.3" in finding.said
     whole = candidate.share_left(WANTED, 0.9 * WANTED)
