@@ -2,8 +2,8 @@
 
 The U-Net of the emoji teacher as optimum-onnx exports it, that file in int8 by NNCF and by onnxruntime's quantizers,
 each made in an environment of its own; and three of these files with a fault put in. Every fault should be named, and
-nothing else found wrong. NNCF's file has one of its own: by default it rounds the timestep too, to a grid that ends at 574
-of 999, the mean of the largest that it saw.
+nothing else found wrong. NNCF's file has one of its own: by default it rounds the timestep too, to a grid that ends at
+574 of 999.
 """
 
 import json
