@@ -49,6 +49,7 @@ BARS: dict[str, tuple[Kind, float]] = {
     "int8_digits_bytes": ("max", 0.27),
     "int8_trained_gain_db": ("min", 0.0),
     "configs_failed": ("max", 0.0),
+    "candidates_misjudged": ("max", 0.0),
     "processors_kernels_db": ("min", 30.0),
     "processors_images_psnr": ("min", 30.0),
     "hostile_failed": ("max", 0.0),

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -97,19 +98,27 @@ def plan(
     terminal.table(tables.of("after", [*rows(checked, options)], *fields, title=checked.head.name))
 
 
-@app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder, or the result folder that holds it")],
-    teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")],
-    recipe: Annotated[Path | None, typer.Option(help="its recipe: gates, data, sampling")] = None,
-    output: Output = None,
-    device: Device = "auto",
-    allow_pickle: AllowPickle = False,
-) -> None:
-    """Judge an exported bundle against its teacher. Gates: the recipe's, or those of the report beside it.
+@dataclass(frozen=True)
+class Verify:
+    """What to judge: the options of `compress verify`."""
+
+    teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")]
+    bundle: Annotated[Path | None, typer.Argument(help="bundle folder, or the result folder that holds it")] = None
+    candidate: Annotated[Path | None, typer.Option(help="instead: a net's ONNX file that any tool made")] = None
+    inputs: Annotated[list[str] | None, typer.Option(metavar="THEIRS=OURS", help="of a candidate, if unclear")] = None
+    recipe: Annotated[Path | None, typer.Option(help="its recipe: gates, data, sampling")] = None
+    output: Output = None
+    device: Device = "auto"
+    allow_pickle: AllowPickle = False
+
+
+def verify(asked: Verify) -> None:
+    """Judge a bundle, or any tool's file, against its teacher. Gates: the recipe's, or those of the report beside it.
 
     Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
     """
+    if (asked.bundle is None) == (asked.candidate is None) or (asked.inputs and asked.bundle):
+        raise CompressError("verify: give a bundle, or --candidate (and --inputs) for another tool's file, not both")
     from compress import terminal
     from compress import verify_bundle as judge
     from compress.files import check_folder
@@ -117,16 +126,25 @@ def verify(
     from compress.recipe.inputs import Options
     from compress.recipe.recipe import read
 
-    options = Options.on(device, terminal.progress, terminal.log, allow_pickle=allow_pickle)
-    check_folder(output or Path())
-    checked = read(recipe, [], teacher) if recipe else None
+    options = Options.on(asked.device, terminal.progress, terminal.log, allow_pickle=asked.allow_pickle)
+    check_folder(asked.output or Path())
+    checked = read(asked.recipe, [], asked.teacher) if asked.recipe else None
+    if asked.candidate is not None:
+        from compress.verify_candidate import verify_candidate
+
+        found = verify_candidate(asked.candidate, asked.teacher, checked, asked.inputs or (), options, asked.output)
+        terminal.candidate(found)
+        raise typer.Exit(CODES[found.verdict])
+    assert asked.bundle is not None
     with tempfile.TemporaryDirectory() as folder:
-        where = output or Path(folder)
-        report = judge.verify_bundle(bundle, teacher, checked, where, options)
-        if output:
-            write_page(output, report, [], output / "samples.npz")
+        report = judge.verify_bundle(asked.bundle, asked.teacher, checked, asked.output or Path(folder), options)
+        if asked.output:
+            write_page(asked.output, report, [], asked.output / "samples.npz")
     terminal.report(report)
     raise typer.Exit(CODES[report.verdict])
+
+
+app.command("verify")(of_fields(verify, Verify))
 
 
 @app.command()

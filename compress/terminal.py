@@ -19,6 +19,9 @@ from rich.progress import (
 from rich.table import Table
 
 from compress.pages import findings, tables
+from compress.pages.candidate import tables_of
+from compress.report.candidate import Candidate
+from compress.report.parts import Verdict
 from compress.report.report import Report
 
 # Progress goes to stderr, results to stdout, so that results can be piped.
@@ -112,7 +115,22 @@ def report(content: Report) -> None:
     table(tables.quality(content), 3)
     table(tables.gates(content))
     say(f"worse: {'; '.join(findings.shortfalls(content)) or 'nothing that was measured'}")
-    style = {"pass": "bold green", "fail": "bold red"}.get(content.verdict, "bold yellow")
-    output.print(f"verdict: {content.verdict}", style=style)
+    _verdict(content.verdict)
     if unjudged := findings.unjudged(content):
         say(unjudged)
+
+
+def candidate(content: Candidate) -> None:
+    """Figures, findings and the verdict on a file that another tool made."""
+    for shown in tables_of(content):
+        table(shown)
+    for finding in content.findings:
+        say(f"{'wrong' if finding.certain else 'perhaps'}: {finding.said}")
+    _verdict(content.verdict)
+    if content.verdict == "not judged":
+        say("nothing is surely wrong; limits make a pass: a recipe with verify: {gates: {output_error: {max: 0.05}}}")
+
+
+def _verdict(verdict: Verdict) -> None:
+    style = {"pass": "bold green", "fail": "bold red"}.get(verdict, "bold yellow")
+    output.print(f"verdict: {verdict}", style=style)

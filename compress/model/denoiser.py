@@ -145,7 +145,13 @@ def predict(
 
     conditions: may hold the model's scalars, float32 [b]; else they are those of its sampling.
     """
-    told = model.sampling.told(timestep)
+    return evaluate(model, sample, model.sampling.told(timestep), conditions)
+
+
+def evaluate(
+    model: Denoiser, sample: torch.Tensor, told: torch.Tensor, conditions: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """As `predict`, for numbers [b] that the net is told, whatever its sampling."""
     usual = {scalars.GUIDANCE_SCALE: model.sampling.guidance.scale, scalars.STEPS: len(model.sampling.timesteps)}
     given = (
         conditions[name] if name in conditions else torch.full((len(sample),), float(usual[name]), device=sample.device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.pages import findings, words
+from compress.report.candidate import Candidate
 from compress.report.parts import Figure, Latency
 from compress.report.report import Report
 
@@ -37,7 +38,7 @@ class Table:
     folded: bool = False
 
 
-def gates(report: Report) -> Table:
+def gates(report: Report | Candidate) -> Table:
     """Every limit, and what was held against it."""
     rows: list[Cells] = []
     for gate in report.gates:
