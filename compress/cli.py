@@ -17,7 +17,13 @@ from typing import Annotated
 import typer
 
 from compress.errors import CompressError
-from compress.sample_bundle import Sample, Threads, of_fields, sample  # torch takes seconds: commands import the rest
+from compress.sample_bundle import (
+    EngineName,
+    Sample,
+    Threads,
+    of_fields,
+    sample,
+)  # torch takes seconds: commands import the rest
 
 app = typer.Typer(
     name="compress",
@@ -103,6 +109,7 @@ def verify(
     teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")],
     recipe: Annotated[Path | None, typer.Option(help="its recipe: gates, data, sampling")] = None,
     output: Output = None,
+    engine: Annotated[EngineName | None, typer.Option("--engine", help="instead of the recipe's")] = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -122,7 +129,7 @@ def verify(
     checked = read(recipe, [], teacher) if recipe else None
     with tempfile.TemporaryDirectory() as folder:
         where = output or Path(folder)
-        report = judge.verify_bundle(bundle, teacher, checked, where, options)
+        report = judge.verify_bundle(bundle, teacher, checked, where, options, engine)
         if output:
             write_page(output, report, [], output / "samples.npz")
     terminal.report(report)
@@ -154,7 +161,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="batch size")] = 1,
     rounds: Annotated[int, typer.Option(min=10, max=100_000, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
-    engine: Annotated[str, typer.Option(help="what runs graphs: onnxruntime or openvino")] = "onnxruntime",
+    engine: EngineName = "onnxruntime",
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
@@ -162,11 +169,10 @@ def bench(
     from compress.measure import latency
     from compress.measure.bench import callable_for
     from compress.pages.tables import Table
-    from compress.runtime.engines import engine_called
 
-    count, known = threads or latency.default_threads(), engine_called(engine)
+    count = threads or latency.default_threads()
     with latency.threads(count):
-        calls = {str(path): callable_for(path, count, batch, allow_pickle, known) for path in paths}
+        calls = {str(path): callable_for(path, count, batch, allow_pickle, engine) for path in paths}
         taken = latency.interleaved(calls, rounds, terminal.progress)
     rows = []
     for name, values in taken.items():

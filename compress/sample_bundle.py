@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # the command line reads the asked below before anything that
 
 
 Threads = Annotated[int | None, typer.Option(min=1, max=max(16, os.cpu_count() or 1), help="default: all cores")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16 or fastest")
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Sample:
     count: Annotated[int | None, typer.Option(min=1, max=1000, help="of images; default: a prompt each, or 10")] = None
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0
     threads: Threads = None
+    engine: EngineName = "onnxruntime"
 
     @property
     def number(self) -> int:
@@ -57,12 +61,14 @@ class Sample:
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
+    from compress.measure.fastest import chosen
     from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
     from compress.runtime.contents import find
 
     check_target(asked.out)
-    model = Bundle(find(asked.bundle), asked.threads)
+    engine, _ = chosen(asked.engine, find(asked.bundle), asked.threads)
+    model = Bundle(find(asked.bundle), asked.threads, engine=engine)
     if len(model.sample_shape) != 3 and asked.out.suffix != ".npz":
         shape = list(model.sample_shape)
         raise BundleError(f"--out {asked.out}: samples of this model are {shape}, no images; give the name of an .npz")

@@ -17,8 +17,8 @@ from compress.runtime import Bundle
 
 STUDENT = """
 from compress.runtime import Bundle
-from compress.runtime.engines import ENGINES
-bundle = Bundle(sys.argv[1], int(sys.argv[2]), engine=ENGINES[sys.argv[3]])
+from compress.runtime.engines import engine_called
+bundle = Bundle(sys.argv[1], int(sys.argv[2]), engine=engine_called(sys.argv[3]))
 sample, given = bundle.example(bundle.batch or 1)
 bundle.denoise(sample, bundle.steps[0].timestep, given)
 """
