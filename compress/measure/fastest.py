@@ -60,11 +60,12 @@ def chosen(
     engines = installed()
     file = cache_folder() / "engines" / f"{_key(path, threads, engines)}.json"
     found = None if anew else _kept(file, engines)
-    if found is None:
-        found = measure(path, threads, engines, progress)
-        known = {"bundle": str(path), "processor": latency.processor(), "threads": threads, "ms": found}
-        write_json(file, known)
-    return engines[_first(found, path)], found
+    if found is not None:
+        return engines[_first(found, path)], found
+    found = measure(path, threads, engines, progress)
+    first = engines[_first(found, path)]
+    write_json(file, {"bundle": str(path), "processor": latency.processor(), "threads": threads, "ms": found})
+    return first, found
 
 
 def measure(path: Path, threads: int | None, engines: Mapping[str, Engine], progress: Progress = _Unseen) -> Found:

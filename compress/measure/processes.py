@@ -63,14 +63,14 @@ def measure(
         for row, (program, path) in zip(names, programs, strict=True):
             arguments, started = [str(path), str(bundle.threads or 1), row.engine], []
             for _ in range(starts):
-                started.append(_start(TIMED.format(program=program), arguments, row.name))
+                started.append(start(TIMED.format(program=program), arguments, row.name))
                 task.advance()
             seconds, peak = np.median(started, axis=0)
             rows.append(Process(**dict(row), cold_start_s=float(seconds), peak_memory_bytes=int(peak)))
     return tuple(rows)
 
 
-def _start(program: str, arguments: list[str], name: str) -> tuple[float, ...]:
+def start(program: str, arguments: list[str], name: str) -> tuple[float, ...]:
     """(seconds, bytes) of one process. Raises VerifyError."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
