@@ -29,7 +29,7 @@ SUITE = {
     "configs": "models of many configs through every pass",
     "hostile": "thousands of hostile inputs, each refused in one clear message",
     "int8": "the ways to quantize, side by side",
-    "processors": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
+    "devices": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",
     "dit": "a diffusion transformer of 40 M parameters in int8, beside peers",
     "candidates": "files of optimum, NNCF and onnxruntime, and spoilt ones, judged",

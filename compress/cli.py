@@ -8,17 +8,17 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import traceback
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from compress.errors import CompressError
-from compress.sample_bundle import Sample, Threads, of_fields, sample  # torch takes seconds: commands import the rest
+from compress.options import AllowPickle, Device, EngineName, Output, Threads, of_fields
+from compress.sample_bundle import Sample, sample  # torch takes seconds: commands import the rest
+from compress.verify_command import CODES, Verify, verify
 
 app = typer.Typer(
     name="compress",
@@ -28,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CODES = {None: 0, "pass": 0, "fail": 1, "not judged": 3}  # by verdict
 UNHEARD = 141  # as of a process that SIGPIPE ended: who read what it wrote has gone
 
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
@@ -37,11 +36,6 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. passes.distill.steps=50"),
 ]
 Checkpoint = Annotated[str | None, typer.Option(help="model folder or hub id instead of the recipe's")]
-Output = Annotated[Path | None, typer.Option(help="result folder")]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="where to train")]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="read pickled weights (plain tensors only), run TorchScript")
-]
 
 
 @app.callback()
@@ -98,52 +92,6 @@ def plan(
     terminal.table(tables.of("after", [*rows(checked, options)], *fields, title=checked.head.name))
 
 
-@dataclass(frozen=True)
-class Verify:
-    """What to judge: the options of `compress verify`."""
-
-    teacher: Annotated[str, typer.Option(help="the checkpoint that it was made from")]
-    bundle: Annotated[Path | None, typer.Argument(help="bundle folder, or the result folder that holds it")] = None
-    candidate: Annotated[Path | None, typer.Option(help="instead: a net's ONNX file that any tool made")] = None
-    inputs: Annotated[list[str] | None, typer.Option(metavar="THEIRS=OURS", help="of a candidate, if unclear")] = None
-    recipe: Annotated[Path | None, typer.Option(help="its recipe: gates, data, sampling")] = None
-    output: Output = None
-    device: Device = "auto"
-    allow_pickle: AllowPickle = False
-
-
-def verify(asked: Verify) -> None:
-    """Judge a bundle, or any tool's file, against its teacher. Gates: the recipe's, or those of the report beside it.
-
-    Beside these, whatever they are: finite samples, kernels as simulated, a sound sampler's table, the listed files.
-    """
-    if (asked.bundle is None) == (asked.candidate is None) or (asked.inputs and asked.bundle):
-        raise CompressError("verify: give a bundle, or --candidate (and --inputs) for another tool's file, not both")
-    from compress import terminal
-    from compress import verify_bundle as judge
-    from compress.files import check_folder
-    from compress.pages.publish import write_page
-    from compress.recipe.inputs import Options
-    from compress.recipe.recipe import read
-
-    options = Options.on(asked.device, terminal.progress, terminal.log, allow_pickle=asked.allow_pickle)
-    check_folder(asked.output or Path())
-    checked = read(asked.recipe, [], asked.teacher) if asked.recipe else None
-    if asked.candidate is not None:
-        from compress.verify_candidate import verify_candidate
-
-        found = verify_candidate(asked.candidate, asked.teacher, checked, asked.inputs or (), options, asked.output)
-        terminal.candidate(found)
-        raise typer.Exit(CODES[found.verdict])
-    assert asked.bundle is not None
-    with tempfile.TemporaryDirectory() as folder:
-        report = judge.verify_bundle(asked.bundle, asked.teacher, checked, asked.output or Path(folder), options)
-        if asked.output:
-            write_page(asked.output, report, [], asked.output / "samples.npz")
-    terminal.report(report)
-    raise typer.Exit(CODES[report.verdict])
-
-
 app.command("verify")(of_fields(verify, Verify))
 
 
@@ -172,7 +120,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="batch size")] = 1,
     rounds: Annotated[int, typer.Option(min=10, max=100_000, help="times each is timed, in trains of 10")] = 30,
     threads: Threads = None,
-    engine: Annotated[str, typer.Option(help="what runs graphs: onnxruntime or openvino")] = "onnxruntime",
+    engine: EngineName = "onnxruntime",
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Latency of one evaluation, interleaved in one run: median, p90, 95% interval."""
@@ -180,11 +128,10 @@ def bench(
     from compress.measure import latency
     from compress.measure.bench import callable_for
     from compress.pages.tables import Table
-    from compress.runtime.engines import engine_called
 
-    count, known = threads or latency.default_threads(), engine_called(engine)
+    count = threads or latency.default_threads()
     with latency.threads(count):
-        calls = {str(path): callable_for(path, count, batch, allow_pickle, known) for path in paths}
+        calls = {str(path): callable_for(path, count, batch, allow_pickle, engine) for path in paths}
         taken = latency.interleaved(calls, rounds, terminal.progress)
     rows = []
     for name, values in taken.items():

@@ -1,10 +1,7 @@
 """`compress sample`: a picture of images that a bundle draws, with numpy and onnxruntime alone."""
 
-import inspect
-import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +10,10 @@ import numpy as np
 import typer
 
 from compress.errors import BundleError, short
+from compress.options import EngineName, Threads
 
 if TYPE_CHECKING:  # the command line reads the asked below before anything that takes time is imported
     from compress.runtime import Bundle
-
-
-Threads = Annotated[int | None, typer.Option(min=1, max=max(16, os.cpu_count() or 1), help="default: all cores")]
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,7 @@ class Sample:
     count: Annotated[int | None, typer.Option(min=1, max=1000, help="of images; default: a prompt each, or 10")] = None
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="determines the noise")] = 0
     threads: Threads = None
+    engine: EngineName = "onnxruntime"
 
     @property
     def number(self) -> int:
@@ -60,13 +56,15 @@ class Sample:
 def sample(asked: Sample) -> None:
     """Draw images from a bundle, with numpy and onnxruntime alone."""
     from compress.files import check_target, write_npz
+    from compress.measure.fastest import chosen
     from compress.pages.pictures import draw, picture
     from compress.runtime import Bundle
     from compress.runtime.contents import find
     from compress.runtime.served import from_strength, noised
 
     check_target(asked.out)
-    model = Bundle(find(asked.bundle), asked.threads)
+    engine, _ = chosen(asked.engine, find(asked.bundle), asked.threads)
+    model = Bundle(find(asked.bundle), asked.threads, engine=engine)
     if len(model.sample_shape) != 3 and asked.out.suffix != ".npz":
         shape = list(model.sample_shape)
         raise BundleError(f"--out {asked.out}: samples of this model are {shape}, no images; give the name of an .npz")
@@ -179,14 +177,3 @@ def _begun(model: "Bundle", asked: Sample) -> np.ndarray:
     if model.encoder is None:
         raise BundleError(f"{model.path}: has no encoder to begin with a picture; export it with `encoder: true`")
     return model.encoder.encode(read_image(asked.image, tuple(model.encoder.about["pixels"]))[None])
-
-
-def of_fields(run: Callable[[Any], None], options: type) -> Callable[..., None]:
-    """A command that takes the fields of a dataclass as its options, and does what `run` says of itself."""
-
-    def command(**given: Any) -> None:
-        run(options(**given))
-
-    command.__doc__, command.__annotations__ = run.__doc__, options.__annotations__
-    command.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
-    return command

@@ -112,6 +112,7 @@ def report(content: Report) -> None:
     table(tables.pipeline(content))
     for timed in tables.latency(content):
         table(timed)
+    table(tables.engines(content))
     table(tables.quality(content), 3)
     table(tables.gates(content))
     say(f"worse: {'; '.join(findings.shortfalls(content)) or 'nothing that was measured'}")

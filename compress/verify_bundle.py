@@ -1,6 +1,7 @@
 """Verifies a bundle on its own, without the run that made it."""
 
 import tempfile
+from dataclasses import replace
 from os.path import lexists
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from compress.contract import PassConfig
 from compress.errors import BundleError, RecipeError, ReportError
 from compress.files import unwritable
 from compress.folders import alone
+from compress.measure.fastest import foreseen
 from compress.recipe.head import Head
 from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe, Step
@@ -21,11 +23,13 @@ from compress.runtime.contents import find
 from compress.settings import plain
 
 
-def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options) -> Report:
+def verify_bundle(
+    path: Path, teacher: str, recipe: Recipe | None, output: Path, options: Options, engine: str | None = None
+) -> Report:
     """Judge a bundle on its own and return its report, which `output` then holds; one run at a time works in it.
 
     recipe: whose data, sampling and gates to use; None: what the bundle says, and the gates of a report.json beside it.
-    Raises a CompressError.
+    engine: by name, instead of the recipe's. Raises a CompressError.
     """
     bundle = Bundle(find(path))
     if recipe is None:
@@ -33,6 +37,9 @@ def verify_bundle(path: Path, teacher: str, recipe: Recipe | None, output: Path,
     step = next((step for step in recipe.steps if step.kind == "verify"), None)
     if step is None:
         raise RecipeError([f"{recipe.path}: has no verify pass"])
+    if engine is not None:
+        foreseen(engine)
+        step = replace(step, config=step.config.model_copy(update={"engine": engine}))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

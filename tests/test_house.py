@@ -22,11 +22,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
 # A room imports from rooms further down alone.
 ROOMS = [
-    "__main__", "cli", "plan", "verify_bundle", "verify_candidate", "sample_bundle", "engine", "recipe", "terminal",
-    "pages", "passes", "training", "contract", "targets", "judge", "measure", "onnx_graph", "pipeline", "quantization",
-    "model",
-    "families", "data", "randomness", "diffusion", "runtime", "report", "devices", "settings", "folders", "files",
-    "errors",
+    "__main__", "cli", "plan", "verify_command", "verify_bundle", "verify_candidate", "sample_bundle", "options",
+    "engine", "recipe", "terminal", "pages", "passes", "training", "contract", "targets", "judge", "measure",
+    "onnx_graph", "pipeline", "quantization", "model", "families", "data", "randomness", "diffusion", "runtime",
+    "report", "devices", "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -10,30 +10,35 @@ import torch
 
 from compress.errors import BundleError
 from compress.files import Unreadable, check_regular
+from compress.measure.fastest import FASTEST, chosen
 from compress.model.denoiser import example_inputs
 from compress.pipeline import checkpoint
 from compress.runtime import Bundle
 from compress.runtime.contents import find
-from compress.runtime.engines import DTYPES, ONNXRUNTIME, Engine, Graph
+from compress.runtime.engines import DTYPES, ONNXRUNTIME, Engine, Graph, engine_called
 
 
 def callable_for(
-    path: Path, threads: int, batch: int, allow_pickle: bool = False, engine: Engine = ONNXRUNTIME
+    path: Path, threads: int, batch: int, allow_pickle: bool = False, engine: str = ONNXRUNTIME.name
 ) -> Callable[[], object]:
     """One evaluation, without guidance, of what `path` holds. Raises BundleError or CheckpointError.
 
-    batch: batch size; a bundle or file of fixed batch size is run with its own. engine: what runs graphs.
+    batch: batch size; a bundle or file of fixed batch size is run with its own. engine: what runs graphs, by name.
     """
     folder = find(path)
     if os.path.lexists(folder / "bundle.json"):
-        bundle = Bundle(folder, threads, engine=engine)
-        return _graph(folder / bundle.manifest["model"], bundle.graph, engine, batch, bundle.steps[0].timestep)
+        known, _ = chosen(engine, folder, threads)
+        bundle = Bundle(folder, threads, engine=known)
+        return _graph(folder / bundle.manifest["model"], bundle.graph, known, batch, bundle.steps[0].timestep)
     if path.suffix == ".onnx":
         try:
             check_regular(path)
         except Unreadable as fault:
             raise BundleError(f"{path}: {fault}") from None
-        return _graph(path, engine.open(path, threads), engine, batch)
+        if engine == FASTEST:
+            raise BundleError(f"{path}: the fastest engine is found for a bundle; give its folder, or name an engine")
+        known = engine_called(engine)
+        return _graph(path, known.open(path, threads), known, batch)
     model = checkpoint.load(path, allow_pickle)
     return torch.no_grad()(functools.partial(model.module, *example_inputs(model, batch)))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from compress.report.statistics import Interval, interval
 
@@ -121,6 +120,8 @@ def _medians(*taken: np.ndarray, resamples: int = 1000) -> list[np.ndarray]:
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run PyTorch with `count` threads."""
+    import torch  # all else here serves a device without it
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -17,8 +17,8 @@ from compress.runtime import Bundle
 
 STUDENT = """
 from compress.runtime import Bundle
-from compress.runtime.engines import ENGINES
-bundle = Bundle(sys.argv[1], int(sys.argv[2]), engine=ENGINES[sys.argv[3]])
+from compress.runtime.engines import engine_called
+bundle = Bundle(sys.argv[1], int(sys.argv[2]), engine=engine_called(sys.argv[3]))
 sample, given = bundle.example(bundle.batch or 1)
 bundle.denoise(sample, bundle.steps[0].timestep, given)
 """
@@ -63,14 +63,14 @@ def measure(
         for row, (program, path) in zip(names, programs, strict=True):
             arguments, started = [str(path), str(bundle.threads or 1), row.engine], []
             for _ in range(starts):
-                started.append(_start(TIMED.format(program=program), arguments, row.name))
+                started.append(start(TIMED.format(program=program), arguments, row.name))
                 task.advance()
             seconds, peak = np.median(started, axis=0)
             rows.append(Process(**dict(row), cold_start_s=float(seconds), peak_memory_bytes=int(peak)))
     return tuple(rows)
 
 
-def _start(program: str, arguments: list[str], name: str) -> tuple[float, ...]:
+def start(program: str, arguments: list[str], name: str) -> tuple[float, ...]:
     """(seconds, bytes) of one process. Raises VerifyError."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(

@@ -48,6 +48,7 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
     records: of the passes that made the student, or none. samples: the picture of pairs of samples.
     """
     groups, stages = findings.groups(report), report.stages
+    timed = [*tables.latency(report), *filter(lambda table: table.rows, [tables.engines(report)])]
     steps = [(str(place), stage, stage.output_error) for place, stage in enumerate(stages, 1)]
     sections = [
         Section("Cost", COST, tables=[tables.costs(report), tables.processes(report)]),
@@ -62,7 +63,7 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
             tables=[tables.by_class(report)],
         ),
         Section("Response to guidance", pictures=[plots.guidance(*one) for one in report.guidance.items()]),
-        Section("Latency", LATENCY, [plots.latency(rows, title) for title, rows in groups], tables.latency(report)),
+        Section("Latency", LATENCY, [plots.latency(rows, title) for title, rows in groups], timed),
         Section("The teacher with fewer steps", FEW_STEPS, tables=[tables.few_steps(report)]),
         Section("What every pass cost and gained", STAGES, plots.trades(steps, *stages[:1]), [tables.stages(report)]),
         Section("Quantization: simulated and real", tables=[tables.quantization(report)]),

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
 from compress.data import Dataset, read_prompts
@@ -27,12 +27,12 @@ from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
 from compress.judge.probe import COUNT
 from compress.judge.soundness import finite_output, listed_files
+from compress.measure import fastest
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
 from compress.report.parts import Decision, Figure
 from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
-from compress.runtime.engines import ENGINES
 from compress.settings import Directory, File, Many
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ class Config(PassConfig):
         description="images of the teacher from other noise, to hold both against; default: as `samples`, or as few as "
         "the probe takes where those are too few to compare distributions",
     )
-    engine: Literal["onnxruntime", "openvino"] = Field("onnxruntime", description="what runs the student")
+    engine: Annotated[str, AfterValidator(cost.engine_name)] = Field(
+        "onnxruntime",
+        description="what runs the student: onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16; or fastest, "
+        "the one of those installed that takes the least time here",
+    )
     features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"
     )
@@ -122,15 +126,16 @@ class Config(PassConfig):
 
 def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     """Measure, decide, and write report.json and the samples."""
-    bundle, teacher = Bundle(model.path, config.threads, engine=ENGINES[config.engine]), context.teacher()
-    images.check_comparable(bundle, teacher, context.name)
-    if config.guidance_scales and bundle.guidance["kind"] == "baked":
-        known = bundle.guidance["scale"]
-        context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
 
     def progress(title: str, total: int) -> AbstractContextManager[Task]:
         return context.progress(f"{context.name}: {title}", total)
 
+    engine, engines = fastest.chosen(config.engine, model.path, config.threads, progress, anew=True)
+    bundle, teacher = Bundle(model.path, config.threads, engine=engine), context.teacher()
+    images.check_comparable(bundle, teacher, context.name)
+    if config.guidance_scales and bundle.guidance["kind"] == "baked":
+        known = bundle.guidance["scale"]
+        context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
     measured_with = _yardsticks(config, context, bundle, baseline, progress)
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
@@ -165,6 +170,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         seed=context.seed,
         attributes=drawn.attributes,
         pipeline=pipeline,
+        engines=engines,
     )
     report.write(context.output)
     write_npz(context.output / "samples.npz", drawn.shown())
@@ -201,12 +207,13 @@ def _prompted(file: Path, context: Context, progress: Progress) -> Dataset:
 def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> Forecast:
     """Drawing samples takes most of the time; those of the teacher that an earlier run has kept take none."""
     teacher, wanted = context.teacher(), config.samples + config.references
+    engine = fastest.foreseen(config.engine)
     files = len(list(kept_folder(teacher, baselines.drawer_name(teacher)).glob(f"{context.seed}-*.npz")))
     if isinstance(model, Unwritten):
         student = predicted.of_model(model.denoiser, context.parts(), model.batch, config.threads)
         shape = context.parts().picture_shape(model.denoiser.sample_shape)
     else:
-        bundle = Bundle(model.path, config.threads, engine=ENGINES[config.engine])
+        bundle = Bundle(model.path, config.threads, engine=engine)
         student, shape = predicted.of_bundle(bundle), attributes.picture_shape(bundle)
     attributes.named(config.attributes, shape, config.judge_accuracy, config.prompts)  # what is wrong is told here
     alignment.load(config.alignment)

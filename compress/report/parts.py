@@ -102,7 +102,7 @@ class Engine(Part):
     def runtime(self) -> str:
         """As it is printed."""
         if self.scheme == "float":
-            return f"{self.engine} fp32"
+            return self.engine if self.engine.endswith(":bf16") else f"{self.engine} fp32"
         return f"{self.engine}, simulated {self.scheme}" if self.engine == "PyTorch" else f"{self.engine} {self.scheme}"
 
 

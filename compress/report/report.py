@@ -39,7 +39,9 @@ class Costs(parts.Part):
 
 
 class Report(Costs):
-    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured."""
+    """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured. engines: of
+    which the fastest was chosen, milliseconds of a guided call, or why one was left out.
+    """
 
     format: Literal[4]
     recipe: str
@@ -58,6 +60,7 @@ class Report(Costs):
     seed: int
     attributes: dict[str, Attribute] = Field(default_factory=dict)
     pipeline: tuple[PipelinePart, ...] = ()
+    engines: dict[str, float | str] = Field(default_factory=dict)
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
         """(metric, space or attribute or nothing, figure) of every figure of quality, those of one metric beside each

@@ -1,7 +1,7 @@
 """Engines: each opens the file of a graph and runs it. Here alone a session is opened and a provider named.
 
-Another is added by one class with `name` and `open`, to be handed to `Bundle`, and to be named in recipes by a row of
-`ENGINES`.
+Another is added by one class with `name`, `version` and `open`, to be handed to `Bundle`, and to be named in recipes by
+a row of `ENGINES`.
 """
 
 import importlib
@@ -25,6 +25,7 @@ _TYPES = {
     "tensor(int32)": "int32",
 }  # by onnxruntime's names
 DTYPES = tuple(_TYPES.values())
+_PROVIDER = "ExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,20 @@ class Graph:
     run: Callable[[Feeds], Sequence[np.ndarray]]
 
 
+def _short(provider: str) -> str:
+    return provider.removesuffix(_PROVIDER).lower()
+
+
 class Engine(Protocol):
     """Opens graphs. What an engine takes beside this are fields of its own."""
 
     @property
     def name(self) -> str:
-        """As reports call it."""
+        """As recipes and reports call it."""
+
+    @property
+    def version(self) -> str:
+        """Of the library that computes. Raises BundleError where it cannot compute here, and says what is missing."""
 
     def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
         """A graph from its file or its content. threads: None: the engine's choice. Raises BundleError."""
@@ -51,11 +60,31 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """onnxruntime. providers: first the one to be preferred. optimized: False: every node as it stands."""
+    """onnxruntime. providers: first the one to be preferred; the CPU computes what they have not.
+    optimized: False: every node as it stands.
+    """
 
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    providers: tuple[str, ...] = (f"CPU{_PROVIDER}",)
     optimized: bool = True
-    name = "onnxruntime"
+
+    @property
+    def name(self) -> str:
+        """With the provider, unless that is the CPU: `onnxruntime`, `onnxruntime:cuda`."""
+        provider = _short(self.providers[0])
+        return "onnxruntime" if provider == "cpu" else f"onnxruntime:{provider}"
+
+    @property
+    def version(self) -> str:
+        """As `Engine.version`. Raises BundleError for a provider that this onnxruntime lacks."""
+        onnxruntime = _library("onnxruntime", "onnxruntime")
+        known = onnxruntime.get_available_providers()
+        missing = [name for name in self.providers if name not in known]
+        if missing:
+            raise BundleError(
+                f"{self.name}: onnxruntime has no {missing[0]} here, but {', '.join(known)}; install a build that has "
+                "it, or take another engine"
+            )
+        return str(onnxruntime.__version__)
 
     def options(self, threads: int | None, scheme: str) -> Any:
         """SessionOptions with which a scheme runs best, or float if it is unknown."""
@@ -72,15 +101,14 @@ class OnnxRuntime:
 
     def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
         """As `Engine.open`. Raises BundleError for a provider that this onnxruntime lacks."""
-        onnxruntime = _library("onnxruntime", "onnxruntime")
-        missing = [name for name in self.providers if name not in onnxruntime.get_available_providers()]
-        if missing:
-            known = ", ".join(onnxruntime.get_available_providers())
-            raise BundleError(f"onnxruntime: has no {missing[0]} here, but {known}; install a build that has it")
+        onnxruntime, _ = _library("onnxruntime", "onnxruntime"), self.version
+        asked: dict[str, Any] = {"providers": list(self.providers), "enable_fallback": 0}
         try:
-            session = onnxruntime.InferenceSession(graph, self.options(threads, scheme), providers=list(self.providers))
+            session = onnxruntime.InferenceSession(graph, self.options(threads, scheme), **asked)
         except Exception as error:  # onnxruntime raises its own, undocumented exception types
             raise _closed(graph, self, error) from None
+        if self.providers[0] not in session.get_providers():  # it goes on without, where a library of it is missing
+            raise BundleError(f"{self.name}: onnxruntime cannot start {self.providers[0]}; see what it needs installed")
         inputs, outputs = (
             {value.name: {"dtype": _TYPES.get(value.type, value.type), "shape": value.shape} for value in values}
             for values in (session.get_inputs(), session.get_outputs())
@@ -90,16 +118,33 @@ class OnnxRuntime:
 
 @dataclass(frozen=True)
 class OpenVino:
-    """OpenVINO, in float32 where the graph has floats. device: CPU, GPU, NPU."""
+    """OpenVINO. device: CPU, GPU, NPU. precision: f32 or bf16, of what is float in the graph; by itself it takes bf16
+    where the processor has it.
+    """
 
     device: str = "CPU"
-    name = "openvino"
+    precision: str = "f32"
+
+    @property
+    def name(self) -> str:
+        """With what is not by default: `openvino`, `openvino:bf16`."""
+        own = [self.device.lower()] * (self.device != "CPU") + [self.precision] * (self.precision != "f32")
+        return ":".join(["openvino", *own])
+
+    @property
+    def version(self) -> str:
+        """As `Engine.version`. Raises BundleError for bf16 on a device that would only imitate it."""
+        openvino = _library("openvino", "compress-diffusion[openvino]")
+        if self.precision == "bf16" and "BF16" not in openvino.Core().get_property(
+            self.device, "OPTIMIZATION_CAPABILITIES"
+        ):
+            raise BundleError(f"{self.name}: this {self.device} has no bf16; take openvino, which computes in f32")
+        return str(openvino.__version__)
 
     def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
         """As `Engine.open`; a scheme needs no options of its own here."""
-        openvino = _library("openvino", "compress-diffusion[openvino]")
-        # by itself it computes in bfloat16 where the processor can
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        openvino, _ = _library("openvino", "compress-diffusion[openvino]"), self.version
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision}
         if threads and self.device == "CPU":
             options["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
@@ -129,14 +174,27 @@ class OpenVino:
 
 
 ONNXRUNTIME = OnnxRuntime()
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ONNXRUNTIME, OpenVino())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ONNXRUNTIME, OpenVino(), OpenVino(precision="bf16"))}
 
 
 def engine_called(name: str) -> Engine:
-    """The engine of this name. Raises BundleError."""
-    if name not in ENGINES:
-        raise BundleError(f"{name}: is no engine; known are {', '.join(ENGINES)}")
-    return ENGINES[name]
+    """The engine of this name: a row of ENGINES, or onnxruntime with any provider that it knows. Raises BundleError."""
+    if name in ENGINES:
+        return ENGINES[name]
+    family, _, provider = name.partition(":")
+    providers = _library("onnxruntime", "onnxruntime").get_all_providers()
+    known = {_short(each): each for each in providers} if family == "onnxruntime" else {}
+    if provider in known:
+        return OnnxRuntime((known[provider],))
+    said = f"providers of onnxruntime are {', '.join(known)}" if known else f"known are {', '.join(ENGINES)}"
+    raise BundleError(f"{name}: is no engine; {said}{'' if known else ', onnxruntime:PROVIDER'}")
+
+
+def installed() -> dict[str, Engine]:
+    """The rows of ENGINES, installed or not, and onnxruntime with each other provider that its build brings."""
+    providers = _library("onnxruntime", "onnxruntime").get_available_providers()
+    local = [OnnxRuntime((each,)) for each in providers if _short(each) != "azure"]  # which computes elsewhere
+    return ENGINES | {engine.name: engine for engine in local}
 
 
 def _library(name: str, package: str) -> ModuleType:

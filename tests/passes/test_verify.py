@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from pydantic import ValidationError
 from compress import data, passes
 from compress.contract import Finished
 from compress.data import Digits
-from compress.errors import CompressError, VerifyError
+from compress.errors import BundleError, CompressError, VerifyError
 from compress.files import write_json
 from compress.judge import baseline, cost
+from compress.measure import fastest
 from compress.model import reference
 from compress.model.denoiser import Denoiser
-from compress.pages import findings
+from compress.pages import findings, tables
 from compress.pages.publish import write_page
 from compress.report.report import Report, read
 from compress.runtime import Bundle
+from compress.runtime.engines import ONNXRUNTIME, OpenVino
 from tests.conftest import CLASS_CONFIG, SHALLOW_CONFIG, TEXT_CONFIG, UNCONDITIONAL_CONFIG, make_context, make_denoiser
 
 EXPORT, VERIFY = passes.module("export_onnx"), passes.module("verify")
@@ -388,3 +391,18 @@ def test_kernels_of_weights_alone_are_held_to_their_simulation(tmp_path: Path) -
     report = read(tmp_path / "files")
     (gate,) = (gate for gate in report.gates if gate.name == "kernel_loss")
     assert gate.passed and abs(gate.value or 1) < 0.01 and report.quality["kernel_loss"].value == gate.value
+
+
+def test_an_engine_is_named_or_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "installed", lambda: {"onnxruntime": ONNXRUNTIME, "openvino": OpenVino()})
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    teacher = make_denoiser({**SHALLOW_CONFIG, "num_class_embeds": None}, scale=None)
+    bundle = exported(teacher, tmp_path / "export")
+    report = judged(bundle, teacher, tmp_path, engine="fastest", samples=10)
+    assert isinstance(report.engines["onnxruntime"], float) and "pip install" in str(report.engines["openvino"])
+    assert {row.engine for row in report.latency if row.side == "student"} == {"onnxruntime"}
+    assert "left out: openvino: cannot be imported" in str(tables.engines(report).rows)
+    with pytest.raises(ValidationError, match="onnxruntime:steam: is no engine"):
+        VERIFY.Config(engine="onnxruntime:steam")
+    with pytest.raises(BundleError, match=r"onnxruntime:cuda: onnxruntime has no CUDA.* install a build that has it"):
+        VERIFY.forecast(bundle, VERIFY.Config(engine="onnxruntime:cuda"), make_context(teacher, tmp_path))
