@@ -1,9 +1,10 @@
 """`python -m benchmarks.devices [BUNDLE …]`: the same file on every kind of processor, most of them emulated.
 
 Products of bytes are computed by other instructions on a processor with VNNI, on one with AVX2 alone, on one with SSE4
-and on Arm. Debian's qemu-user runs the bundle's own runtime on each of the last three, on any x86 machine. For every
-processor the table says how exact the file is there, how far its images are from those drawn here from the same noise,
-and whether the bundle's own sample.py, with numpy and onnxruntime alone, draws what the runtime draws.
+and on Arm. Debian's qemu-user runs the bundle's own runtime on each of the last three, on any x86 machine, and Chromium
+runs its web page. For every processor the table says how exact the file is there, how far its images are from those drawn
+here from the same noise, and whether the bundle's own sample.py, with numpy and onnxruntime alone, draws what the runtime
+draws.
 
 A bundle has not the float net that it was made from. What kernels lose is told from the file: its graph without the
 rounding of activations stands for the float net, and its graph node by node for the simulation; both have the same
@@ -14,6 +15,7 @@ the report is the file's dB to the float net on that processor.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -33,7 +35,7 @@ import onnx
 from benchmarks.bars import finish
 from compress import terminal
 from compress.errors import ReportError
-from compress.files import write_json, write_text
+from compress.files import read_json, write_json, write_text
 from compress.judge.probe import kernel_loss
 from compress.judge.quality import psnr
 from compress.measure import latency, processes
@@ -41,6 +43,9 @@ from compress.report.report import read as read_report
 from compress.runtime import Bundle
 from compress.runtime.engines import OnnxRuntime
 from compress.runtime.sampling import solve
+from compress.targets import web
+from compress.targets.browser import NoBrowser, evaluate
+from compress.targets.needs import Needs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -69,7 +74,17 @@ ALONE = ("numpy", "numpy.libs", "onnxruntime")  # all that sample.py is given
 FLAGS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 X86 = {"AVX2 (Haswell)": "Haswell", "SSE4 (Nehalem)": "Nehalem"}
 ARM = {"Arm Cortex-A53": "cortex-a53", "Arm Cortex-A72": "cortex-a72", "Arm Cortex-A76, dot products": "cortex-a76"}
-BROWSER = "not run: no browser is driven here"
+BROWSER = f"browser, WebAssembly ({web.PACKAGE})"
+ASKED = """(async () => {
+  const { run } = await import("./page.js"), given = %s, answers = [];
+  for (const { sample, timestep, label } of given.asked) {
+    const number = (value) => ({ data: [value], shape: [] });
+    const told = { timestep: number(timestep), class_labels: number(label) };
+    told.sample = { data: sample, shape: given.shape };
+    answers.push([...(await run(given.model, given.scheme, told, given.batch))[0].data]);
+  }
+  return { answers, image: [...(await draw(given.noise, { class: given.label })).data] };
+})()"""
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ def machines(arm: Path | None) -> list[Machine]:
         root = Path(arm or "") / "root"
         command = [str(emulator), "-cpu", cpu, "-L", str(root), str(root / "usr/bin/python3.11")]
         found.append(Machine(name, command, str(Path(arm or "") / "site"), fault))
-    return [*found, Machine("browser", fault=BROWSER)]
+    return [*found, Machine(BROWSER)]
 
 
 def unpack_arm(folder: Path) -> None:
@@ -178,6 +193,35 @@ def answers(machine: Machine, bundle: Path, given: Path, folder: Path) -> dict[s
         return dict(found) | {"own": np.load(folder / "own.npy")[None]}
 
 
+def in_browser(bundle: Bundle, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the web page of a bundle answers. Raises NoBrowser."""
+    about, shape = bundle.manifest, bundle.sample_shape
+    asked = [
+        {"sample": state.ravel().tolist(), "timestep": float(time), "label": int(label)}
+        for state, time, label in zip(given["states"], given["times"], given["labels"], strict=True)
+    ]
+    told = {
+        "asked": asked,
+        "shape": shape,
+        "model": about["model"],
+        "scheme": about["scheme"],
+        "batch": bundle.batch or 1,
+    }
+    told |= {"noise": given["noise"].ravel().tolist(), "label": int(given["label"][0])}
+    web.prepare(Needs.of_bundle(bundle))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        web.write(bundle, folder)
+        page = read_json(folder / "page.json")
+        shutil.copyfile(bundle.path / about["model"], folder / about["model"])  # which a page with a sampler leaves out
+        write_json(folder / "page.json", {**page, "beside": {**page["beside"], about["model"]: []}})
+        found = evaluate(folder, ASKED % json.dumps(told))
+    if "error" in found:
+        sys.exit(f"{BROWSER}: {found['error']}")
+    outputs, image = (np.array(found["value"][key], np.float32) for key in ("answers", "image"))
+    return {"outputs": outputs.reshape(-1, *shape), "image": image.reshape(1, *shape), "version": np.array(web.VERSION)}
+
+
 def measure(result: Path, found: Sequence[Machine]) -> list[dict[str, Any]]:
     """A row for every processor; the first is this one, whose images are those to compare with."""
     bundle, simulated = Bundle(result / "onnx", threads=1), _simulated(result)
@@ -198,19 +242,29 @@ def measure(result: Path, found: Sequence[Machine]) -> list[dict[str, Any]]:
         if machine.fault:
             row["fault"] = machine.fault
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            np.savez(Path(folder, "given.npz"), **given)  # type: ignore[arg-type]
-            answer = answers(machine, bundle.path, Path(folder, "given.npz"), Path(folder))
+        try:
+            answer = _answered(machine, bundle, given)
+        except NoBrowser as error:
+            row["fault"] = f"not run: {error}"
+            continue
         images.append(answer["image"])
         lost = kernel_loss(whole, fake, answer["outputs"][None])
         row |= {"onnxruntime": str(answer["version"]), "loss_db": lost.value, "loss_interval": lost.interval}
         row |= {"simulated_db": simulated, "float_db": None if simulated is None else simulated - lost.value}
         row["images_psnr"] = float(psnr(images[0], answer["image"]).mean()) if machine.emulated else None
-        row["own_psnr"] = float(psnr(answer["image"], answer["own"]).mean())
+        row["own_psnr"] = float(psnr(answer["image"], answer["own"]).mean()) if "own" in answer else None
         if not machine.emulated:
             row |= _costs(bundle, one[0])
         terminal.log(" ".join(f"{value}" for value in row.values()))
     return rows
+
+
+def _answered(machine: Machine, bundle: Bundle, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if machine.name == BROWSER:
+        return in_browser(bundle, given)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder, "given.npz"), **given)  # type: ignore[arg-type]
+        return answers(machine, bundle.path, Path(folder, "given.npz"), Path(folder))
 
 
 def _simulated(result: Path) -> float | None:
@@ -257,7 +311,7 @@ def bars(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {
         "devices_lost_db": max(row["loss_db"] for row in run),
         "devices_images_psnr": min(images, default=float("nan")),
-        "devices_own_psnr": min(row["own_psnr"] for row in run),
+        "devices_own_psnr": min(row["own_psnr"] for row in run if row["own_psnr"] is not None),
     }
 
 

@@ -50,7 +50,7 @@ const KINDS = {
 };
 
 /** Outputs of a graph from inputs by name. batch: that it was exported for. */
-async function run(name, scheme, given, batch = 1) {
+export async function run(name, scheme, given, batch = 1) {
   const { ort } = await loaded, session = await graph(name, scheme), feeds = {};
   for (const { name: input, type } of session.inputMetadata) {
     const { data, shape } = given[input];

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from benchmarks import devices
 from benchmarks.bars import BARS
+from compress.targets.browser import NoBrowser
 from tests.onnx_graph.graphs import graph, run, value
 
 
@@ -67,8 +68,15 @@ def test_the_table_says_what_was_not_run_and_why() -> None:
 def test_what_cannot_be_emulated_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices.shutil, "which", lambda name: None)
     found = devices.machines(None)
-    assert [machine.name for machine in found[1:]] == [*devices.X86, *devices.ARM, "browser"]
-    assert not found[0].fault and all(machine.fault.startswith("not run: ") for machine in found[1:])
+    assert [machine.name for machine in found[1:]] == [*devices.X86, *devices.ARM, devices.BROWSER]
+    assert not found[0].fault and all(machine.fault.startswith("not run: ") for machine in found[1:-1])
+
+    def absent(*_: object) -> None:
+        raise NoBrowser("none is installed")
+
+    monkeypatch.setattr(devices, "in_browser", absent)
+    (row,) = devices.measure(devices.BUNDLES[1], found[-1:])
+    assert row["fault"] == "not run: none is installed"
 
 
 def test_this_processor_is_measured_and_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
