@@ -1,8 +1,8 @@
 """`python -m benchmarks.devices [BUNDLE …]`: the same file on every kind of processor, most of them emulated.
 
 Products of bytes are computed by other instructions on a processor with VNNI, on one with AVX2 alone, on one with SSE4
-and on Arm. Debian's qemu-user runs the bundle's own runtime on each of the last three, on any x86 machine; Chromium runs
-its web page. For every processor the table says how exact the file is there, how far its images are from those drawn
+and on Arm. Debian's qemu-user runs the bundle's own runtime on each of the last three, on any x86 machine; Chromium
+runs its web page. For every processor the table says how exact the file is there, how far its images are from those drawn
 here from the same noise, and whether the bundle's own sample.py, with numpy and onnxruntime alone, draws what the
 runtime draws.
 
