@@ -2,8 +2,8 @@
 
 Products of bytes are computed by other instructions on a processor with VNNI, on one with AVX2 alone, on one with SSE4
 and on Arm. Debian's qemu-user runs the bundle's own runtime on each of the last three, on any x86 machine; Chromium
-runs its web page. For every processor the table says how exact the file is there, how far its images are from those drawn
-here from the same noise, and whether the bundle's own sample.py, with numpy and onnxruntime alone, draws what the
+runs its web page. For every processor the table says how exact the file is there, how far its images are from those
+drawn here from the same noise, and whether the bundle's own sample.py, with numpy and onnxruntime alone, draws what the
 runtime draws.
 
 A bundle has not the float net that it was made from. What kernels lose is told from the file: its graph without the
