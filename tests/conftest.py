@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -19,6 +20,7 @@ from compress.families import FAMILIES
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
 from compress.model.reference import silent
+from compress.runtime.engines import OnnxRuntime
 from tests.shared import shared_export, shared_trace
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
@@ -90,6 +92,11 @@ def make_denoiser(
     return Denoiser(net.eval().requires_grad_(False), family, sampling, scheduler, null)
 
 
+def one_thread(options: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of sessions of one thread, where no number is asked for: others only wait, and take what workers need."""
+    return lambda engine, threads, scheme: options(engine, threads or 1, scheme)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Samples, exports and traces are kept for this run of the suite alone: they take most of its time."""
@@ -101,6 +108,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         mock.patch.object(torch.export, "export", shared_trace(torch.export.export)),
         mock.patch.object(torch.onnx, "export", shared_export(torch.onnx.export, folder / "exports")),
         mock.patch.object(latency, "TRAIN", 2),  # times mean nothing here
+        mock.patch.object(OnnxRuntime, "options", one_thread(OnnxRuntime.options)),
     ):
         yield
 
