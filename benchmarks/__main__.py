@@ -22,6 +22,7 @@ STATE = ROOT / "benchmarks" / "results" / "suite.json"
 SUITE = {
     "teacher": "the teacher's guided samples are named by their label",
     "edge": "digits-edge is made anew and verified",
+    "emoji_edge": "emoji-edge is made anew and verified",
     "verifier_power": "what the verifier catches, and its false alarms",
     "structure": "what to prune, how to rank it, what to distill back",
     "distill_cost": "what a step of distill costs beside the arithmetic it needs",

@@ -44,21 +44,21 @@ def table(report: Report) -> str:
             "ms a call, batch 1",
             f"{teacher.ms_per_call:.2f}",
             f"{student.ms_per_call:.2f}",
-            f"**{_faster(ratios['call_speedup'])}**",
+            f"**{faster(ratios['call_speedup'])}**",
             "ratios.call_speedup",
         ),
         (
             "ms a guided image",
             f"{teacher.ms_per_image:.0f}",
             f"{student.ms_per_image:.0f}",
-            _faster(ratios["image_speedup"]),
+            faster(ratios["image_speedup"]),
             "ratios.image_speedup",
         ),
         (
             "ms a call, the teacher in onnxruntime fp32",
             f"{baseline.ms:.2f}",
             f"{student.ms_per_call:.2f}",
-            _faster(ratios["call_speedup_over_onnxruntime"]),
+            faster(ratios["call_speedup_over_onnxruntime"]),
             "ratios.call_speedup_over_onnxruntime",
         ),
         *_fewer_steps(report),
@@ -66,11 +66,11 @@ def table(report: Report) -> str:
             "named as asked",
             f"{accuracy.teacher:.1%}",
             f"{accuracy.value:.1%}",
-            f"same name for {_with_interval(quality['class_agreement'], '.1%')}",
+            f"same name for {with_interval(quality['class_agreement'], '.1%')}",
             "quality.class_agreement",
         ),
-        ("same noise, PSNR", "", _with_interval(quality["psnr"], ".1f") + " dB", "", "quality.psnr"),
-        ("error of the output", "", _with_interval(quality["output_error"], ".4f"), "", "quality.output_error"),
+        ("same noise, PSNR", "", with_interval(quality["psnr"], ".1f") + " dB", "", "quality.psnr"),
+        ("error of the output", "", with_interval(quality["output_error"], ".4f"), "", "quality.output_error"),
     ]
     for space, found in report.spaces.items():
         figure = found.metrics.get("frechet_ratio")
@@ -79,7 +79,7 @@ def table(report: Report) -> str:
                 (
                     f"Fréchet distance to real digits ({space})",
                     "1",
-                    _with_interval(figure, ".2f"),
+                    with_interval(figure, ".2f"),
                     "" if figure.resolved else "not resolved",
                     f"spaces.{space}",
                 )
@@ -108,12 +108,14 @@ def _fewer_steps(report: Report) -> list[tuple[str, ...]]:
     return [(name, f"{tried.ms_per_image:.0f}", f"{mine:.0f}", words, "few_steps")]
 
 
-def _with_interval(figure: Figure, form: str) -> str:
+def with_interval(figure: Figure, form: str) -> str:
+    """A value and its interval."""
     low, high = figure.interval or (figure.value, figure.value)
     return f"{figure.value:{form}} ({low:{form}} … {high:{form}})"
 
 
-def _faster(ratio: Figure) -> str:
+def faster(ratio: Figure) -> str:
+    """How many times faster."""
     low, high = ratio.interval or (ratio.value, ratio.value)
     return f"{ratio.value:.1f}× faster ({low:.1f} … {high:.1f})"
 
