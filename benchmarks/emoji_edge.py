@@ -50,8 +50,8 @@ def table(report: Report) -> str:
     ]
     foot = (  # links are the README's
         f"\n\nVerdict **{report.verdict}**, {len(report.gates)} gates; {report.reference.paired:,} pairs on prompts "
-        f"that the teacher never saw; {report.environment.cpu}, threads: {report.environment.threads}; interleaved in one "
-        f"run; 95% intervals. All of it: [report.html](exported/{NAME}/report.html), "
+        f"that the teacher never saw; {report.environment.cpu}, threads: {report.environment.threads}; interleaved in "
+        f"one run; 95% intervals. All of it: [report.html](exported/{NAME}/report.html), "
         f"[report.json](exported/{NAME}/report.json)."
     )
     return HEAD + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot
