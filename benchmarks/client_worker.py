@@ -20,14 +20,17 @@ def optimum(folder: Path, _work: Path, noise: np.ndarray, asked: dict[str, Any])
 
     pipeline = ORTStableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        [asked["prompt"]] * len(noise),
-        num_inference_steps=asked["steps"],
-        guidance_scale=asked["guidance_scale"],
-        latents=torch.from_numpy(noise),
-        output_type="np",
-    )
-    return np.asarray(drawn.images)
+    pictures = [
+        pipeline(
+            asked["prompt"],
+            num_inference_steps=asked["steps"],
+            guidance_scale=asked["guidance_scale"],
+            latents=torch.from_numpy(values[None]),
+            output_type="np",
+        ).images
+        for values in noise
+    ]
+    return np.concatenate(pictures)
 
 
 def openvino_genai(folder: Path, work: Path, noise: np.ndarray, asked: dict[str, Any]) -> np.ndarray:
