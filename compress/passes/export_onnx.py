@@ -37,7 +37,7 @@ from compress.quantization.calibration import answers
 from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
-from compress.settings import Listed, Pair
+from compress.settings import Listed, Many, Pair
 from compress.targets.needs import Needs
 
 SAMPLER = "sampler.onnx"
@@ -78,7 +78,7 @@ class Config(PassConfig):
         None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
     )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
-    targets: Listed[Literal["onnxruntime", "web"]] = Field(
+    targets: Many[Literal["onnxruntime", "web"]] = Field(
         ("onnxruntime",), description="where else it is to run. web: a folder for any static server, drawn in browsers"
     )
 

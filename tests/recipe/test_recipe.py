@@ -356,7 +356,7 @@ def test_unknown_pass(home: Path, item: str, suggestion: str) -> None:
         ("distill: {losses: {output: .inf}}", "distill.losses.output: "),
         ("distill: {losses: {output: -1}}", "distill.losses.output: should be greater than or equal to 0; got -1"),
         ("distill: {losses: 5}", "distill.losses: "),
-        ("distill: {precision: int4}", "distill.precision: should be 'fp32', 'bf16' or 'fp16'; got 'int4'"),
+        ("distill: {precision: int4}", "distill.precision: should be 'fp32', 'bf16', 'fp16' or 'auto'; got 'int4'"),
         ("distill: 5", "distill: the settings should be a mapping; got 5"),
         ("distill: [steps]", "distill: the settings should be a mapping"),
         ("prune_channels: {}", "prune_channels.target is missing"),
@@ -761,13 +761,14 @@ LISTS = [
 @pytest.mark.parametrize(("kind", "name", "annotation"), LISTS)
 def test_every_list_may_be_its_only_item(kind: str, name: str, annotation: str) -> None:
     config = passes.module(kind).Config
-    item = 3 if "int" in annotation or "float" in annotation else "x"
+    item = 3 if re.search(r"\b(int|float)\b", annotation) else "web" if "'web'" in annotation else "x"
     required = {"target": {"macs": 0.5}} if config.model_fields.get("target") and kind != "prune_blocks" else {}
     assert getattr(config.model_validate({name: item, **required}), name) == (
         Path("x") if "Path" in annotation else item,
     )
     described = config.model_json_schema()["properties"][name]["anyOf"]
-    types = {"array", "integer" if "int" in annotation else "number" if "float" in annotation else "string"}
+    kinds = {"int": "integer", "float": "number"}
+    types = {"array", next((kind for word, kind in kinds.items() if re.search(rf"\b{word}\b", annotation)), "string")}
     assert types <= {option.get("type") for option in described[0].get("anyOf", ()) or described}
 
 
