@@ -15,6 +15,8 @@ from compress.options import EngineName, Threads
 if TYPE_CHECKING:  # the command line reads the asked below before anything that takes time is imported
     from compress.runtime import Bundle
 
+STRENGTH = 0.8  # as diffusers' pipelines have it
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -27,8 +29,9 @@ class Sample:
     negative_prompt: Annotated[str | None, typer.Option(help="what guidance leads away from; default: nothing")] = None
     image: Annotated[Path | None, typer.Option(help="picture to begin with, or, with a mask, to draw in")] = None
     strength: Annotated[
-        float, typer.Option(help="of a picture to begin with: share of the steps that it is drawn anew")
-    ] = 0.8
+        float | None,
+        typer.Option(help="of a picture to begin with: share of the steps that draw it anew; default: 0.8"),
+    ] = None
     mask: Annotated[Path | None, typer.Option(help="of inpainting: a picture of its size, bright where to draw")] = None
     embeddings: Annotated[Path | None, typer.Option(help=".npz with `embeddings`, for text models")] = None
     guidance_scale: Annotated[float | None, typer.Option(help="diffusers' convention; default: the bundle's own")] = (
@@ -75,9 +78,11 @@ def sample(asked: Sample) -> None:
     conditions = _conditions(model, asked)
     drawn = (asked.number, model.sample_shape[0], *sides)
     noise = np.random.default_rng(asked.seed).standard_normal(drawn, dtype=np.float32)
-    if asked.image is not None and asked.mask is None:
-        begun = _begun(model, asked)
-        model = model.with_sampling(from_strength(model.path, model.sampling, asked.strength))
+    if asked.strength is not None and (asked.image is None or asked.mask is not None):
+        raise BundleError(f"{model.path}: --strength is of a picture to begin with: give --image, and no --mask")
+    if asked.image is not None and "masked_image_latents" not in model.conditions:
+        begun, strength = _begun(model, asked), STRENGTH if asked.strength is None else asked.strength
+        model = model.with_sampling(from_strength(model.path, model.sampling, strength))
         noise = noised(model.sampling, begun, noise)
     if asked.psnr is None and asked.milliseconds is None:
         images = model.sample(noise, **conditions)
@@ -129,7 +134,7 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
         height, width = map(int, asked.size.split("x")) if asked.size else model.text.picture
         told = replace(model.text, picture=(height, width)).encode(asked.prompt)
         conditions |= {name: made[turns % len(made)] for name, made in told.items()}
-    if asked.mask is not None:
+    if asked.mask is not None or (asked.image is not None and "masked_image_latents" in model.conditions):
         conditions |= {name: np.repeat(one, asked.number, axis=0) for name, one in _painted(model, asked).items()}
     others = [name for name in others if name not in conditions]
     if asked.embeddings is not None and not others:
@@ -166,8 +171,6 @@ def _begun(model: "Bundle", asked: Sample) -> np.ndarray:
     from compress.data.folder import read_image  # needs torch
 
     assert asked.image is not None
-    if "masked_image_latents" in model.conditions:
-        raise BundleError(f"{model.path}: inpainting needs a picture and its mask; give --mask beside --image")
     if asked.psnr is not None or asked.milliseconds is not None or asked.size is not None:
         raise BundleError(
             f"{model.path}: begins with pictures of its own size, and by its steps; drop --size, --psnr, --milliseconds"

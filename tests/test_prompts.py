@@ -122,8 +122,11 @@ def test_a_picture_is_painted_in_as_diffusers_does(inpainting: Made, tmp_path: P
     ).images  # fmt: skip
     with np.load(tmp_path / "drawn.npz") as found:
         assert sqnr(wanted.transpose(0, 3, 1, 2) * 2 - 1, found["samples"].clip(-1, 1)) > 60
-    with pytest.raises(BundleError, match="needs a picture and its mask"):
-        sample(Sample(**given, mask=tmp_path / "mask.png"))
+    for half in ({"mask": tmp_path / "mask.png"}, {"image": tmp_path / "picture.png"}):
+        with pytest.raises(BundleError, match="needs a picture and its mask"):
+            sample(Sample(**given, **half))
+    with pytest.raises(BundleError, match="give --image, and no --mask"):
+        sample(Sample(**whole, strength=0.5))
     Image.fromarray(mask[:8]).save(tmp_path / "mask.png")
     with pytest.raises(DataError, match=r"mask.png: is 8×16; the model takes 16×16 \(scale it\)"):
         sample(Sample(**whole))
@@ -176,6 +179,9 @@ def test_a_picture_is_begun_with_as_diffusers_does(solver: str, strength: float,
     with np.load(tmp_path / "drawn.npz") as found:
         ours = np.random.default_rng(0).standard_normal((2, 4, 8, 8), dtype=np.float32)
         assert sqnr(drawn(ours), found["samples"].clip(-1, 1)) > 60
+    told = {**bundle.sampling, "others": [bundle.sampling["steps"][:2]]}
+    with pytest.raises(BundleError, match="told the number of steps"):
+        from_strength(bundle.path, told, strength)
     with pytest.raises(BundleError, match=r"strength should be from 0\.2, one step, to 1; got 0\.1"):
         sample(Sample(**given, out=tmp_path / "drawn.npz", strength=0.1))
 

@@ -10,17 +10,14 @@ import onnxruntime
 import torch
 
 from compress import __version__
-from compress.errors import BundleError
 from compress.judge.baseline import Baseline
 from compress.measure import latency, processes
-from compress.measure.fastest import FASTEST
 from compress.model.denoiser import Denoiser, example_inputs, guided, predict
 from compress.model.reference import Progress, noise_like
 from compress.randomness import Draw
 from compress.report.parts import Environment, Failed, Figure, Latency, Row, Side, Unit
 from compress.report.report import Costs
 from compress.runtime import Bundle
-from compress.runtime.engines import engine_called
 from compress.runtime.schemes import SCHEMES
 
 TEACHER, COMPILED, ONNX = (
@@ -47,14 +44,6 @@ class Clock:
     def turns(self) -> dict[int, int]:
         """Rounds at each batch size, 1 first."""
         return {batch: max(10, self.rounds // batch) for batch in sorted({1, *self.batches})}
-
-
-def engine_name(value: str) -> str:
-    """An engine's name, or `fastest`, as it stands in a recipe. Raises ValueError for one that is unknown."""
-    try:
-        return value if value == FASTEST else engine_called(value).name
-    except BundleError as error:
-        raise ValueError(str(error)) from None
 
 
 def measure(bundle: Bundle, baseline: Baseline, clock: Clock, progress: Progress) -> Costs:

@@ -39,6 +39,14 @@ class _Unseen(nullcontext[Any]):
 Progress = Callable[[str, int], AbstractContextManager[Any]]
 
 
+def engine_name(value: str) -> str:
+    """An engine's name, or `fastest`, as it stands in a recipe. Raises ValueError for one that is unknown."""
+    try:
+        return value if value == FASTEST else engine_called(value).name
+    except BundleError as error:
+        raise ValueError(str(error)) from None
+
+
 def foreseen(name: str) -> Engine:
     """The engine of this name; for `fastest` one that is none too fast. Raises BundleError if it is not installed."""
     engine = ONNXRUNTIME if name == FASTEST else engine_called(name)

@@ -25,9 +25,8 @@ from compress.quantization.part import quantized_part
 from compress.runtime.parts import MOMENTS
 
 GRAPH, CONFIG = "model.onnx", "config.json"
-VAE = (
-    "AutoencoderKL"  # as which clients are told of every decoder: OpenVINO GenAI knows no other, and its graph says all
-)
+# as which clients are told of every decoder: OpenVINO GenAI knows no other, and its graph says all
+VAE = "AutoencoderKL"
 
 
 def denoiser_file(model: Denoiser, parts: Parts) -> str:

@@ -59,7 +59,7 @@ class Config(PassConfig):
         description="images of the teacher from other noise, to hold both against; default: as `samples`, or as few as "
         "the probe takes where those are too few to compare distributions",
     )
-    engine: Annotated[str, AfterValidator(cost.engine_name)] = Field(
+    engine: Annotated[str, AfterValidator(fastest.engine_name)] = Field(
         "onnxruntime",
         description="what runs the student: onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16; or fastest, "
         "the one of those installed that takes the least time here",

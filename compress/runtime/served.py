@@ -44,19 +44,23 @@ def from_strength(path: Path, sampling: dict[str, Any], strength: float) -> dict
     As diffusers' pipelines for image-to-image count them; the first step looks at nothing behind it. Raises BundleError
     where sampling cannot begin there.
     """
-    steps, levels = sampling["steps"], sampling.get("levels")
+    steps = sampling["steps"]
     left = int(len(steps) * strength) if 0 < strength <= 1 else 0
     if not left:
         raise BundleError(f"{path}: strength should be from {1 / len(steps):g}, one step, to 1; got {strength:g}")
-    if sampling["solver"] == "unipc" or levels is None:
-        why = "unipc corrects what is behind" if levels else "it holds no levels of these steps"
+    hindered = {
+        "unipc corrects what is behind": sampling["solver"] == "unipc",
+        "it holds no levels of these steps": "levels" not in sampling,
+        "its net is told the number of steps, of which some would be left out": sampling.get("others"),
+    }
+    for why in (why for why, found in hindered.items() if found):
         raise BundleError(
             f"{path}: cannot begin with a picture: {why}; export it with another solver, or its own steps"
         )
     first, *others = steps[-left:]
     alone = first["next_from_clean"] + first["next_from_previous"] + first.get("next_from_earlier", 0.0)
     first = {**first, "next_from_clean": alone, "next_from_previous": 0.0, "next_from_earlier": 0.0}
-    cut = {name: values[-left - 1 :] for name, values in levels.items()}
+    cut = {name: values[-left - 1 :] for name, values in sampling["levels"].items()}
     return {**sampling, "steps": [first, *others], "levels": cut, "others": []}
 
 
