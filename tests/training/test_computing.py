@@ -11,7 +11,8 @@ from compress.errors import PassError
 from compress.model.denoiser import Denoiser
 from compress.passes import distill
 from compress.training import TrainingConfig
-from compress.training.computing import PRODUCTS, computing
+from compress.training import config as training_config
+from compress.training.computing import PRODUCTS, autocast, computing
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_context, make_denoiser
 from tests.families.dit.models import transformer
 from tests.families.unet.test_unet1d import sound  # noqa: F401
@@ -99,3 +100,20 @@ def test_compiling_is_left_to_long_runs_on_a_gpu() -> None:
     assert long.compiled(cuda) and not long.compiled(cpu) and not short.compiled(cuda)
     assert TrainingConfig(steps=1, compile=True).compiled(cpu)
     assert not distill.Config.model_validate({"steps": 50_000, "losses": {"attention": 1}}).compiled(cuda)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [({"avx2"}, None), ({"avx512f", "amx_bf16"}, torch.bfloat16), ({"asimd", "bf16"}, torch.bfloat16), (set(), None)],
+    ids=["AVX2", "AMX", "Arm", "unknown"],
+)
+def test_auto_is_bf16_where_it_is_multiplied_in_hardware(
+    flags: set[str], wanted: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_config, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5) if wanted is None else (8, 0))
+    auto = TrainingConfig(precision="auto")
+    for device in ("cpu", "cuda"):
+        assert auto.arithmetic(torch.device(device)) == wanted
+    with autocast(auto, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (wanted or torch.float32)
