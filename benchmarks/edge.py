@@ -85,13 +85,17 @@ def table(report: Report) -> str:
                 )
             )
     head = "| | teacher, PyTorch fp32 | student, onnxruntime int8 | | row |\n|---|---:|---:|---|---|\n"
-    foot = (  # links are the README's
-        f"\n\nVerdict **{report.verdict}**, {len(report.gates)} gates; {report.reference.paired:,} pairs, held against "
-        f"{report.reference.count:,} other samples of the teacher; {report.environment.cpu}, threads: "
+    against = f"{report.reference.paired:,} pairs, held against {report.reference.count:,} other samples of the teacher"
+    return head + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot(report, NAME, against)
+
+
+def foot(report: Report, name: str, samples: str) -> str:
+    """What stands below a table: the verdict, and where all of it is; links are the README's."""
+    return (
+        f"\n\nVerdict **{report.verdict}**, {len(report.gates)} gates; {samples}; {report.environment.cpu}, threads: "
         f"{report.environment.threads}; interleaved in one run; 95% intervals. All of it, with floors and baselines: "
-        f"[report.html](exported/{NAME}/report.html), [report.json](exported/{NAME}/report.json)."
+        f"[report.html](exported/{name}/report.html), [report.json](exported/{name}/report.json)."
     )
-    return head + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot
 
 
 def _fewer_steps(report: Report) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ Runs recipes/emoji-edge.yaml; passes that are unchanged are used again. Only a v
 import torch
 
 from benchmarks.bars import finish, rewrite_between
-from benchmarks.edge import ROOT, faster, publish, with_interval
+from benchmarks.edge import ROOT, faster, foot, publish, with_interval
 from compress import engine, terminal
 from compress.recipe.inputs import Options
 from compress.recipe.recipe import read
@@ -48,13 +48,8 @@ def table(report: Report) -> str:
         ),
         ("same noise, PSNR", "", with_interval(quality["psnr"], ".1f") + " dB", ""),
     ]
-    foot = (  # links are the README's
-        f"\n\nVerdict **{report.verdict}**, {len(report.gates)} gates; {report.reference.paired:,} pairs on prompts "
-        f"that the teacher never saw; {report.environment.cpu}, threads: {report.environment.threads}; interleaved in "
-        f"one run; 95% intervals. All of it: [report.html](exported/{NAME}/report.html), "
-        f"[report.json](exported/{NAME}/report.json)."
-    )
-    return HEAD + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot
+    samples = f"{report.reference.paired:,} pairs on prompts that the teacher never saw"
+    return HEAD + "\n".join(f"| {' | '.join(row)} |" for row in rows) + foot(report, NAME, samples)
 
 
 def _shares(figure: Figure) -> tuple[str, str, str]:
