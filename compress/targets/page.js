@@ -65,30 +65,36 @@ export async function run(name, scheme, given, batch = 1) {
 }
 
 const SPACE = /[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/g;  // as in the tokenizer
+const WORD = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^ \p{L}\p{N}]+/gu;
+const CHUNK = RegExp(`<\\|(?:start|end)oftext\\|>|${WORD.source}`, "gu");  // cut first, and then into words
 
 /** Text → ids by CLIP's byte pair encoding, of a tokenizer.json. Sennrich et al. 2016; Radford et al. 2021. */
-export function tokenizer({ model }, { tokens, pad }) {
+export function tokenizer({ model, added_tokens: added }, { tokens, pad }) {
   const ranks = new Map(model.merges.map((pair, rank) => [Array.isArray(pair) ? pair.join(" ") : pair, rank]));
   const plain = (b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
   let others = 256;
   const letters = Array.from({ length: 256 }, (_, b) => String.fromCodePoint(plain(b) ? b : others++));
-  const known = new Map(Object.entries(model.vocab));
-  return (given) => {
-    const text = [...given.normalize("NFC")].map((c) => c.toLowerCase()).join("").replace(SPACE, " ");
-    const ids = [];
-    for (const [found] of text.matchAll(/'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^ \p{L}\p{N}]+/gu)) {
-      let word = [...new TextEncoder().encode(found)].map((b) => letters[b]);
-      word[word.length - 1] += "</w>";
-      for (;;) {
-        const pairs = word.slice(1).map((next, i) => ranks.get(`${word[i]} ${next}`) ?? Infinity);
-        const best = Math.min(...pairs, Infinity), rest = word;
-        if (best === Infinity) break;
-        word = [];
-        for (let i = 0; i < rest.length; i++) word.push(pairs[i] === best ? rest[i] + rest[++i] : rest[i]);
-      }
-      ids.push(...word.map((piece) => known.get(piece) ?? known.get(model.unk_token)));
+  const known = new Map(Object.entries(model.vocab)), special = new Map(added.map((one) => [one.content, one.id]));
+  const escaped = [...special.keys()].map((one) => one.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
+  const pieces = (text) => {
+    let word = [...new TextEncoder().encode(text)].map((b) => letters[b]);
+    word[word.length - 1] += "</w>";
+    for (;;) {
+      const pairs = word.slice(1).map((next, i) => ranks.get(`${word[i]} ${next}`) ?? Infinity);
+      const best = Math.min(...pairs, Infinity), rest = word;
+      if (best === Infinity) return word.map((piece) => known.get(piece) ?? known.get(model.unk_token));
+      word = [];
+      for (let i = 0; i < rest.length; i++) word.push(pairs[i] === best ? rest[i] + rest[++i] : rest[i]);
     }
-    const whole = [known.get("<|startoftext|>"), ...ids.slice(0, tokens - 2), known.get("<|endoftext|>")];
+  };
+  const ids = (part) => {
+    if (special.has(part)) return [special.get(part)];
+    const text = [...part.normalize("NFC")].map((c) => c.toLowerCase()).join("").replace(SPACE, " ");
+    return (text.match(CHUNK) ?? []).flatMap((chunk) => chunk.match(WORD)).flatMap(pieces);
+  };
+  return (text) => {
+    const found = text.split(RegExp(`(${escaped || "(?!)"})`)).flatMap(ids);
+    const whole = [known.get("<|startoftext|>"), ...found.slice(0, tokens - 2), known.get("<|endoftext|>")];
     return [...whole, ...Array(tokens - whole.length).fill(pad)];
   };
 }

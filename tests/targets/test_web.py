@@ -30,7 +30,7 @@ from compress.targets.needs import Needs
 from tests.command import compress
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_context, make_denoiser, write_recipe
 from tests.families.unet.configs import INPAINTING
-from tests.runtime.test_standalone import TOKENIZER, TOKENS, TRICKY
+from tests.runtime.test_standalone import SPECIAL, TOKENIZER, TOKENS, TRICKY
 from tests.text_to_image import apply, save_pipeline, save_pixart
 
 EXPORTED = Path(__file__).parents[2] / "exported"
@@ -141,6 +141,8 @@ def test_tokens_are_those_of_the_library(engine: None, tmp_path: Path) -> None:
         TRICKY,
         *TRICKY,
         TRICKY[::-1],
+        "".join(SPECIAL),
+        "<|endoftext|>a<|StartOfText|><|endoftext|> b",
         "\u1e9b\u0323 x\u3000y",
     ]
     about = {"tokens": TOKENS, "pad": end}
