@@ -1,6 +1,6 @@
 """One client draws from a bundle's folder: `python client_worker.py CLIENT FOLDER WORK` in the client's environment.
 
-WORK holds noise.npy and asked.json (prompt, steps, guidance_scale, perhaps another scheduler); pictures [n,h,w,c] in
+WORK holds noise.npy and asked.json (prompt, steps, guidance_scale); pictures [n,h,w,c] in
 [0, 1] go to WORK/CLIENT.npy.
 """
 
@@ -42,10 +42,6 @@ def openvino_genai(folder: Path, work: Path, noise: np.ndarray, asked: dict[str,
 
     converted = work / "converted"
     shutil.copytree(folder, converted, dirs_exist_ok=True)
-    if "scheduler" in asked:
-        scheduler = converted / "scheduler" / "scheduler_config.json"
-        content = {**json.loads(scheduler.read_text()), "_class_name": asked["scheduler"], "clip_sample": False}
-        scheduler.write_text(json.dumps(content))
     for part in ("unet", "text_encoder", "vae_decoder"):
         model = openvino.convert_model(folder / part / "model.onnx")
         openvino.save_model(model, converted / part / "openvino_model.xml", compress_to_fp16=False)
