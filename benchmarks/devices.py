@@ -49,27 +49,33 @@ from compress.targets.needs import Needs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-BUNDLES = (ROOT / "exported" / "digits-edge", ROOT / "exported" / "digits-flagship")
+BUNDLES = tuple(ROOT / "exported" / name for name in ("emoji-edge", "digits-edge", "digits-flagship"))
 STATES = 8  # of trajectories, at which a net is asked
 SEED, LABEL = 0, 3  # of the images
+PROMPTS = ("flat, red apple", "3d, rocket", "noto, grinning face")
 CALLS = 300  # of an evaluation that is timed
-# What is run on every processor: numpy, onnxruntime and the package's own runtime.
+# What is run on every processor: numpy, onnxruntime and the package's own runtime; tokenizers for texts.
 PROGRAM = """
 import sys
 import numpy as np, onnxruntime
 from compress.runtime import Bundle
-folder, given, answer = sys.argv[1:]
+folder, given, answer, prompt = sys.argv[1:]
 given = dict(np.load(given))
 bundle = Bundle(folder, threads=1)
-image = bundle.sample(given["noise"], class_labels=given["label"])
-states, times, labels = (given[name] for name in ("states", "times", "labels"))
-asked = zip(states[:, None], times, labels[:, None])
-outputs = [bundle.denoise(state, time, {"class_labels": label}) for state, time, label in asked]
+told = bundle.text.encode([prompt]) if bundle.text else {"class_labels": given["class_labels"][:1]}
+image = bundle.pixels(bundle.sample(given.pop("noise"), **told))
+states, times = given.pop("states"), given.pop("times")
+asked = [{name: value[i : i + 1] for name, value in given.items()} for i in range(len(states))]
+outputs = [bundle.denoise(state[None], time, one) for state, time, one in zip(states, times, asked)]
 np.savez(answer, image=image, outputs=np.concatenate(outputs), version=np.array(onnxruntime.__version__))
 """
 DEBS = """libc6 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib zlib1g libexpat1 libssl3 libffi8
 libstdc++6 libgcc-s1 libbz2-1.0 liblzma5 libuuid1"""
-WHEELS = ("numpy==2.4.0", "onnxruntime==1.24.1")  # newer ones of onnxruntime crash at import in qemu 7.2
+WHEELS = (
+    "numpy==2.4.0",
+    "tokenizers==0.23.2",
+    "onnxruntime==1.24.1",
+)  # newer ones of onnxruntime crash at import in qemu 7.2
 ALONE = ("numpy", "numpy.libs", "onnxruntime")  # all that sample.py is given
 FLAGS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 X86 = {"AVX2 (Haswell)": "Haswell", "SSE4 (Nehalem)": "Nehalem"}
@@ -77,13 +83,9 @@ ARM = {"Arm Cortex-A53": "cortex-a53", "Arm Cortex-A72": "cortex-a72", "Arm Cort
 BROWSER = f"browser, WebAssembly ({web.PACKAGE})"
 ASKED = """(async () => {
   const { run } = await import("./page.js"), given = %s, answers = [];
-  for (const { sample, timestep, label } of given.asked) {
-    const number = (value) => ({ data: [value], shape: [] });
-    const told = { timestep: number(timestep), class_labels: number(label) };
-    told.sample = { data: sample, shape: given.shape };
+  for (const told of given.asked)
     answers.push([...(await run(given.model, given.scheme, told, given.batch))[0].data]);
-  }
-  return { answers, image: [...(await draw(given.noise, { class: given.label })).data] };
+  return { answers, image: [...(await draw(given.noise, given.told)).data] };
 })()"""
 
 
@@ -154,21 +156,27 @@ def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def states(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Noise [1,…] and a label of the image that is drawn; states [n,…] of trajectories to ask the net at."""
-    noise = np.random.default_rng(SEED).standard_normal((1, *bundle.sample_shape), dtype=np.float32)
-    met: list[tuple[np.ndarray, float, int]] = []
-    for number in range(-(-STATES // len(bundle.steps))):
-        label, other = np.array([(LABEL + number) % bundle.manifest["classes"]]), np.random.default_rng(SEED + number)
+def told(bundle: Bundle, number: int) -> dict[str, np.ndarray]:
+    """Conditions [1,…] of the image of that number."""
+    if bundle.text:
+        return bundle.text.encode([PROMPTS[number % len(PROMPTS)]])
+    return {"class_labels": np.array([(LABEL + number) % bundle.manifest["classes"]])}
 
-        def ask(sample: np.ndarray, time: float, label: np.ndarray = label) -> np.ndarray:
-            met.append((sample[0], time, int(label[0])))
-            return bundle.guided(sample, time, {"class_labels": label})
+
+def states(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Noise [1,…] of the image that is drawn; states, times and conditions [n,…] of trajectories to ask the net at."""
+    noise = np.random.default_rng(SEED).standard_normal((1, *bundle.sample_shape), dtype=np.float32)
+    met: list[dict[str, np.ndarray]] = []
+    for number in range(-(-STATES // len(bundle.steps))):
+        conditions, other = told(bundle, number), np.random.default_rng(SEED + number)
+
+        def ask(sample: np.ndarray, time: float, conditions: dict[str, np.ndarray] = conditions) -> np.ndarray:
+            met.append({"states": sample, "times": np.array([time]), **conditions})
+            return bundle.guided(sample, time, conditions)
 
         solve(ask, other.standard_normal(noise.shape, dtype=np.float32), bundle.steps, bundle.clip_range)
     chosen = [met[i * len(met) // STATES] for i in range(STATES)]
-    sample, times, labels = (np.stack(part) for part in zip(*chosen, strict=True))
-    return {"noise": noise, "label": np.array([LABEL]), "states": sample, "times": times, "labels": labels}
+    return {"noise": noise, **{name: np.concatenate([one[name] for one in chosen]) for name in chosen[0]}}
 
 
 def python(machine: Machine, packages: str, *arguments: str) -> None:
@@ -180,15 +188,16 @@ def python(machine: Machine, packages: str, *arguments: str) -> None:
         sys.exit(f"{machine.name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
 
-def answers(machine: Machine, bundle: Path, given: Path, folder: Path) -> dict[str, np.ndarray]:
+def answers(machine: Machine, bundle: Bundle, given: Path, folder: Path) -> dict[str, np.ndarray]:
     """What the program answers there, and what the bundle's own file draws where nothing else can be imported."""
     packages = os.pathsep.join([machine.packages, str(ROOT)])
-    python(machine, packages, "-c", PROGRAM, str(bundle), str(given), str(folder / "answer.npz"))
+    python(machine, packages, "-c", PROGRAM, str(bundle.path), str(given), str(folder / "answer.npz"), PROMPTS[0])
     (folder / "alone").mkdir()
     for name in ALONE:
         (folder / "alone" / name).symlink_to(Path(machine.packages, name))
-    asked = ["--class", str(LABEL), "--seed", str(SEED)]
-    python(machine, str(folder / "alone"), str(bundle / "sample.py"), str(folder / "own.npy"), *asked)
+    asked = ["--prompt", PROMPTS[0]] if bundle.text else ["--class", str(LABEL)]
+    own = [str(bundle.path / "sample.py"), str(folder / "own.npy"), *asked, "--seed", str(SEED)]
+    python(machine, str(folder / "alone"), *own)
     with np.load(folder / "answer.npz") as found:
         return dict(found) | {"own": np.load(folder / "own.npy")[None]}
 
@@ -196,30 +205,40 @@ def answers(machine: Machine, bundle: Path, given: Path, folder: Path) -> dict[s
 def in_browser(bundle: Bundle, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the web page of a bundle answers. Raises NoBrowser."""
     about, shape = bundle.manifest, bundle.sample_shape
-    asked = [
-        {"sample": state.ravel().tolist(), "timestep": float(time), "label": int(label)}
-        for state, time, label in zip(given["states"], given["times"], given["labels"], strict=True)
-    ]
-    told = {
+
+    def numbers(values: np.ndarray) -> dict[str, Any]:
+        return {"data": values.ravel().tolist(), "shape": values.shape}
+
+    asked = [{name: numbers(feed[name][0]) for name in bundle.inputs} for feed in feeds(bundle, given)]
+    asks = {
         "asked": asked,
-        "shape": shape,
         "model": about["model"],
         "scheme": about["scheme"],
         "batch": bundle.batch or 1,
+        "noise": given["noise"].ravel().tolist(),
+        "told": {"prompt": PROMPTS[0]} if bundle.text else {"class": LABEL},
     }
-    told |= {"noise": given["noise"].ravel().tolist(), "label": int(given["label"][0])}
     web.prepare(Needs.of_bundle(bundle))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         web.write(bundle, folder)
         page = read_json(folder / "page.json")
-        shutil.copyfile(bundle.path / about["model"], folder / about["model"])  # which a page with a sampler leaves out
+        if not (folder / about["model"]).exists():  # which a page with a sampler leaves out
+            shutil.copyfile(bundle.path / about["model"], folder / about["model"])
         write_json(folder / "page.json", {**page, "beside": {**page["beside"], about["model"]: []}})
-        found = evaluate(folder, ASKED % json.dumps(told))
+        found = evaluate(folder, ASKED % json.dumps(asks))
     if "error" in found:
         sys.exit(f"{BROWSER}: {found['error']}")
     outputs, image = (np.array(found["value"][key], np.float32) for key in ("answers", "image"))
-    return {"outputs": outputs.reshape(-1, *shape), "image": image.reshape(1, *shape), "version": np.array(web.VERSION)}
+    drawn = (about.get("decoder") or {"pixels": shape})["pixels"]
+    return {"outputs": outputs.reshape(-1, *shape), "image": image.reshape(1, *drawn), "version": np.array(web.VERSION)}
+
+
+def feeds(bundle: Bundle, given: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What the graph of the net takes at every state, [1,…] by name."""
+    kinds = {name: about["dtype"] for name, about in bundle.inputs.items()}
+    whole = given | {"sample": given["states"], "timestep": given["times"].astype(kinds["timestep"])}
+    return [{name: whole[name][i : i + 1] for name in kinds} for i in range(STATES)]
 
 
 def measure(result: Path, found: Sequence[Machine]) -> list[dict[str, Any]]:
@@ -227,13 +246,11 @@ def measure(result: Path, found: Sequence[Machine]) -> list[dict[str, Any]]:
     bundle, simulated = Bundle(result / "onnx", threads=1), _simulated(result)
     given, rows, images = states(bundle), list[dict[str, Any]](), list[np.ndarray]()
     file = bundle.path / bundle.manifest["model"]
-    engine, labels = OnnxRuntime(optimized=False), {"class_labels": given["labels"]}
-    feeds = {"sample": given["states"], "timestep": given["times"].astype(bundle.inputs["timestep"]["dtype"]), **labels}
-    one = [{name: value[i : i + 1] for name, value in feeds.items()} for i in range(STATES)]
+    engine, asked = OnnxRuntime(optimized=False), feeds(bundle, given)
 
     def computed(graph: bytes | Path) -> np.ndarray:
         run = engine.open(graph, 1).run
-        return np.concatenate([run({name: feed[name] for name in bundle.inputs})[0] for feed in one])[None]
+        return np.concatenate([run(feed)[0] for feed in asked])[None]
 
     whole, fake = computed(without_rounding(onnx.load(file)).SerializeToString()), computed(file)
     for machine in found:
@@ -254,7 +271,7 @@ def measure(result: Path, found: Sequence[Machine]) -> list[dict[str, Any]]:
         row["images_psnr"] = float(psnr(images[0], answer["image"]).mean()) if machine.emulated else None
         row["own_psnr"] = float(psnr(answer["image"], answer["own"]).mean()) if "own" in answer else None
         if not machine.emulated:
-            row |= _costs(bundle, one[0])
+            row |= _costs(bundle, asked[0])
         terminal.log(" ".join(f"{value}" for value in row.values()))
     return rows
 
@@ -264,7 +281,7 @@ def _answered(machine: Machine, bundle: Bundle, given: dict[str, np.ndarray]) ->
         return in_browser(bundle, given)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "given.npz"), **given)  # type: ignore[arg-type]
-        return answers(machine, bundle.path, Path(folder, "given.npz"), Path(folder))
+        return answers(machine, bundle, Path(folder, "given.npz"), Path(folder))
 
 
 def _simulated(result: Path) -> float | None:
@@ -291,7 +308,11 @@ def main() -> None:
     """Measure, write the table, hold the bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
     parser.add_argument(
-        "bundles", nargs="*", type=Path, default=BUNDLES, help="result folders of class-conditional nets"
+        "bundles",
+        nargs="*",
+        type=Path,
+        default=BUNDLES,
+        help="result folders of class-conditional nets, or of pipelines",
     )
     parser.add_argument("--arm", type=Path)
     asked = parser.parse_args()
