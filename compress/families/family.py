@@ -118,7 +118,6 @@ class Family:
     left: kind of such an edit → what makes of a block the module that is left in its place, called as the block is.
     layouts: blocks that a layout leaves out which was published under this name.
     repair: after layers changed width or blocks gave way, put right what modules and config store about that.
-    half: the net with weights of half precision.
     tables: fill, in a net that was built on the meta device, the buffers that no file holds.
     counterpart: (name of a student's parameter, student, teacher) → the teacher's name of it, where both are of this
         family and the student has fewer blocks.
@@ -155,7 +154,6 @@ class Family:
     told: Callable[[nn.Module], tuple[str, ...]] = lambda net: ()
     texts: Callable[[Mapping[str, Any], Mapping[str, Any]], Texts | None] = lambda config, index: None
     feature: Callable[[Any], torch.Tensor] = lambda output: output[0] if isinstance(output, tuple) else output
-    half: Callable[[nn.Module], nn.Module] = nn.Module.half
     tables: Callable[[nn.Module], None] = lambda net: None
     narrower: Callable[[nn.Module, float, int, Literal["narrow", "remove"]], nn.Module] | None = None
     sinusoids: tuple[str, ...] = ()

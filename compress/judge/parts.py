@@ -19,7 +19,7 @@ from compress.runtime.contents import parts_around
 from compress.runtime.schemes import SCHEMES
 
 CHECKED_PARTS = 4  # items on which what is around the net is compared
-LEAST_PART_DB = {"float": 60.0, "int8_weights": 20.0, "int8": 15.0}  # to float
+LEAST_PART_DB = {"float": 60.0, "fp16": 30.0, "int8_weights": 20.0, "int8": 15.0}  # to float
 
 
 def check_parts(
@@ -46,7 +46,7 @@ def check_parts(
         found[name] = min(sqnr(wanted.numpy(), got) for wanted, got in pairs)
     if parts.decoder is not None:
         latents = torch.randn(CHECKED_PARTS, *bundle.sample_shape, generator=random)
-        latents = given()[:CHECKED_PARTS] if bundle.manifest["decoder"]["scheme"] == "int8" else latents
+        latents = given()[:CHECKED_PARTS] if bundle.manifest["decoder"]["scheme"] in ("int8", "fp16") else latents
         asked = [latents, *(functional.interpolate(latents, sides) for sides in others)]
         found["decoder"] = min(sqnr(parts.decoder.decode(each).numpy(), bundle.pixels(each.numpy())) for each in asked)
     if parts.decoder is not None and bundle.encoder is not None:

@@ -21,7 +21,7 @@ from compress.pipeline.manifest import MODEL
 from compress.pipeline.pipeline import Parts, index_of
 from compress.pipeline.source import INDEX
 from compress.pipeline.text import TextEncoder
-from compress.quantization.part import quantized_part
+from compress.quantization.part import half_part, quantized_part
 from compress.runtime.parts import MOMENTS
 
 GRAPH, CONFIG = "model.onnx", "config.json"
@@ -125,12 +125,17 @@ def _decoder(
 ) -> dict[str, Any]:
     name, example = f"vae_decoder/{GRAPH}", torch.zeros(2, *sample_shape)
     given = asked.latents() / decoder.scale + decoder.shift if asked.decoder != "float" else example
-    module = _in(asked.decoder, Pixels(decoder.net), (given,), multiple)
+    pixels, kept = Pixels(decoder.net).eval(), list[str]()
+    if asked.decoder == "fp16":
+        module, kept = half_part(pixels, (given,), multiple)
+    else:
+        module = _in(asked.decoder, pixels, (given,), multiple)
     _write(module, {"latent_sample": example}, ["sample"], folder / name, opset, multiple)
     _describe(decoder, (folder / name).parent)
     return {
         "model": name,
         "scheme": asked.decoder,
+        **({"float_layers": kept} if kept else {}),
         "scale": decoder.scale,
         "shift": decoder.shift,
         "pixels": list(decoder.shape(sample_shape)),

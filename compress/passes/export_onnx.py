@@ -73,7 +73,9 @@ class Config(PassConfig):
         False, description="calibrate adaptive steps: which tolerance keeps which quality, and how many steps it saves"
     )
     text_encoder: Literal["float", "int8_weights"] = Field("float", description="scheme of a pipeline's text encoder")
-    decoder: Literal["float", "int8", "int8_weights"] = Field("float", description="scheme of a pipeline's decoder")
+    decoder: Literal["float", "int8", "int8_weights", "fp16"] = Field(
+        "float", description="scheme of a pipeline's decoder"
+    )
     encoder: bool | None = Field(
         None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
     )
@@ -104,6 +106,8 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
+    if kept := (around.get("decoder") or {}).get("float_layers"):
+        context.log(f"{context.name}: decoder: {', '.join(kept)}: stay float, as they meet values beyond float16")
     stock = stock_scheduler(model.sampling, model.scheduler)
     if parts.folders and stock.warning:
         context.log(f"{context.name}: {stock.warning}")
@@ -151,7 +155,7 @@ def _beside(graph: ir.Model, config: Config) -> bool:
 
 def _left_open(model: Denoiser | Quantized, multiple: int) -> Denoiser | Quantized:
     """The model in a form that takes samples whose sides are multiples of a number; a quantized one is traced anew."""
-    if model.precision is None or not model.precision.ranges:
+    if model.precision is None:
         return model
     from compress.quantization import quantized  # brings torchao, which only quantized models need
 

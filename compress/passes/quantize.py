@@ -27,7 +27,7 @@ from compress.errors import PassError
 from compress.judge.quality import sqnr
 from compress.measure import kernels, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
-from compress.quantization import four_bits, quantized, quantizer, rounding
+from compress.quantization import four_bits, half, quantized, quantizer, rounding
 from compress.quantization.calibration import answers, trajectory_points
 from compress.quantization.rounded_imitation import RoundedImitation
 from compress.quantization.sensitivity import Sensitivity, left_in_float
@@ -84,9 +84,9 @@ class Config(PassConfig):
     def _scheme(self) -> "Config":
         if self.qat is not None and self.scheme != "int8":
             raise ValueError(f"qat: trains for int8; leave it away for scheme: {self.scheme}")
-        half = self.scheme != AUTO and SCHEMES[self.scheme].weight_bits is None
-        if self.rounding != "nearest" and (half or self.qat is not None):
-            with_what = f"scheme: {self.scheme}" if half else "qat, which trains weights for the nearest level"
+        unrounded = self.scheme != AUTO and SCHEMES[self.scheme].weight_bits is None
+        if self.rounding != "nearest" and (unrounded or self.qat is not None):
+            with_what = f"scheme: {self.scheme}" if unrounded else "qat, which trains weights for the nearest level"
             raise ValueError(f"rounding: {self.rounding}: leave it away with {with_what}")
         for name in ("least_sqnr", "batch"):
             if name in self.model_fields_set and self.scheme != AUTO:
@@ -96,7 +96,10 @@ class Config(PassConfig):
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantized]:
     """Quantize by what is met on the model's own way from noise to image."""
-    calibrates = config.scheme == AUTO or config.rounding == "gptq" or SCHEMES[config.scheme].activation_bits
+    weights_alone = (
+        config.scheme != AUTO and SCHEMES[config.scheme].weight_bits and not SCHEMES[config.scheme].activation_bits
+    )
+    calibrates = config.rounding == "gptq" or not weights_alone
     points = _points(model, config, context) if calibrates else []
     return quantized_at(model, config, context, points)
 
@@ -109,6 +112,8 @@ def quantized_at(
     No points: for weights alone that are rounded to the nearest level.
     """
     scheme = "int8" if config.scheme == AUTO else config.scheme
+    if SCHEMES[scheme].weight_bits is None:
+        return _Work(scheme, tuple(config.float_layers or ()), config, context, points).in_half(model)
     float_layers = quantizer.float_layers(model, config.float_layers, config.least_attention_width)
     if SCHEMES[scheme].four_bits and not four_bits.layers(model, float_layers):
         raise PassError(
@@ -116,8 +121,6 @@ def quantized_at(
             f"of {four_bits.BLOCK} inputs; use int8_weights"
         )
     work = _Work(scheme, float_layers, config, context, points)
-    if SCHEMES[scheme].weight_bits is None:
-        return PassResult(work.rebuilt(model, {}), changed=True, notes={"scheme": scheme})
     ranges = work.observed(model)
     trial: Sensitivity | None = None
     if config.scheme == AUTO:
@@ -155,6 +158,19 @@ class _Work:
         with self._progress("calibration", len(given[0])) as task:
             answers(observed, given, task.advance)
         return quantized.ranges(observed.module)
+
+    def in_half(self, model: Denoiser) -> PassResult[Quantized]:
+        """The model in float16, but for layers that meet values beyond it."""
+        with self._progress("looking for values beyond float16", len(self.points[0])) as task:
+            found = half.beyond(quantized.exported(model), self.points, task.advance)
+        if found:
+            self.context.log(
+                f"{self.context.name}: stay float, as float16 ends at {half.LARGEST:,.0f} and they met values of up to "
+                f"{max(found.values()):,.0f}: {', '.join(found)}"
+            )
+        work = dataclasses.replace(self, float_layers=(*self.float_layers, *found))
+        notes = {"scheme": self.scheme, "float_layers": [*work.float_layers], "beyond_float16": found}
+        return PassResult(work.rebuilt(model, {}), changed=True, notes=notes)
 
     def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
         """The model in the arithmetic of the scheme."""

@@ -1,6 +1,7 @@
-"""What is around a denoiser in bytes: a module, quantized in one go."""
+"""What is around a denoiser in bytes or in half precision: a module, quantized in one go."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from compress.families.family import Layers, Lean
 from compress.model.open_sizes import left_open
+from compress.quantization import half
 from compress.quantization.quantized import put, ranges
 from compress.quantization.quantizer import BytesQuantizer
 from compress.runtime.schemes import SCHEMES
@@ -44,3 +46,13 @@ def quantized_part(
     put(settled, ranges(observed))
     converted: nn.Module = convert_pt2e(settled)
     return converted
+
+
+def half_part(
+    module: nn.Module, points: tuple[torch.Tensor, ...], multiple: int | None = None
+) -> tuple[nn.Module, list[str]]:
+    """(f(*points, each [b,…]) in float16, the layers that stay float as they meet values beyond it at the points)."""
+    inputs, shapes = left_open(module, tuple(one[:2] for one in points), None, multiple)
+    graph: Any = torch.export.export(module, inputs, dynamic_shapes=shapes).module()
+    found = [*half.beyond(graph, points)]
+    return half.halved(graph, tuple(found)), found

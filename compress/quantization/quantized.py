@@ -4,7 +4,6 @@ A float model is `observed`; of the ranges that its observers met, a model is ma
 that can be trained (`fake_quantized`).
 """
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from compress.model.denoiser import Denoiser, Precision, Quantized, example_inputs
 from compress.model.open_sizes import left_open
-from compress.quantization import four_bits, rounding
+from compress.quantization import four_bits, half, rounding
 from compress.quantization.quantizer import BytesQuantizer, largest_weight, matches
 from compress.runtime.schemes import SCHEMES
 
@@ -86,9 +85,7 @@ def rebuild(
     multiple: as for `exported`.
     """
     if SCHEMES[scheme].weight_bits is None:
-        return _quantized(
-            source, scheme, source.family.positional(source.family.half(copy.deepcopy(source.net))), {}, ()
-        )
+        return _quantized(source, scheme, half.halved(exported(source, multiple), float_layers), {}, float_layers)
     module = convert_pt2e(_settled(source, scheme, saved, float_layers, multiple))
     return _quantized(source, scheme, module, dict(saved), float_layers)
 

@@ -1,5 +1,6 @@
 """What of a net is rounded, and to how many levels: annotations of its graph for torchao's PT2E."""
 
+import re
 from fnmatch import fnmatch
 from typing import Any
 
@@ -97,7 +98,7 @@ def module_path(node: torch.fx.Node) -> str:
     """Path in the net of the layer that a graph node came from."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
-    return str(paths[-1]).removeprefix("L['self'].").removeprefix("net.") if paths else ""
+    return re.sub(r"^(L\['self'\]\.?)?(net(\.|$))?", "", str(paths[-1])) if paths else ""
 
 
 def _is_probabilities(node: torch.fx.Node) -> bool:

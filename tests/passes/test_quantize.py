@@ -1,5 +1,7 @@
 """Quantized models beside their float selves."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,11 @@ from compress.passes import export_onnx, quantize
 from compress.pipeline import checkpoint
 from compress.quantization import four_bits, quantizer, rounding
 from compress.quantization import quantized as quantize_models
-from compress.quantization.calibration import trajectory_points
+from compress.quantization.calibration import answers, trajectory_points
 from compress.randomness import Draw
 from compress.runtime.engines import ONNXRUNTIME
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, assert_close_db, inputs_for, make_context, make_denoiser
+from tests.families.dit.models import transformer
 
 
 def quantized(model: Denoiser, folder: Path, **settings: object):  # type: ignore[no-untyped-def]
@@ -53,6 +56,51 @@ def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_p
     with torch.no_grad():
         outputs = [predict(m, sample, timestep, conditions).numpy() for m in (result, loaded)]
     np.testing.assert_array_equal(*outputs)
+
+
+def unet() -> Denoiser:
+    return make_denoiser(CLASS_CONFIG)
+
+
+@torch.no_grad()
+def _large(net: torch.nn.Module, paths: Sequence[str], factor: float) -> None:
+    for parameter in (parameter for path in paths for parameter in net.get_submodule(path).parameters()):
+        parameter.mul_(factor)
+
+
+@pytest.mark.parametrize(
+    ("make", "grown", "factor", "named"),
+    [
+        # what a norm follows on, whose mean square alone would not fit either
+        (unet, ["down_blocks.0.resnets.0.conv1"], 3e5, "down_blocks.0.resnets.0.conv1"),
+        # a sum of what fits
+        (unet, ["up_blocks.1.resnets.1.conv2", "up_blocks.1.resnets.1.conv_shortcut"], 3e4, "up_blocks.1.resnets.1"),
+        # scores of attention: queries and keys fit
+        (transformer, ["transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_k"], 2e3, "attn1"),
+    ],
+    ids=["layer", "sum", "scores"],
+)
+def test_half_precision_keeps_in_float_what_is_beyond_it(
+    make: Callable[[], Denoiser], grown: Sequence[str], factor: float, named: str, tmp_path: Path
+) -> None:
+    model = make()
+    _large(model.net, grown, factor)
+    said: list[str] = []
+    context = dataclasses.replace(make_context(model, tmp_path), log=said.append)
+    result = quantize.run(model, quantize.Config(scheme="fp16", samples=8, evaluations=48), context)
+    kept = result.notes["float_layers"]
+    assert any(path.endswith(named) for path in kept) and len(kept) < 8, kept
+    assert all(f" {path}" in said[0] for path in kept) and "float16 ends at 65,504" in said[0]
+    points = points_of(model, tmp_path)
+    wanted, found = (answers(one, points).numpy() for one in (model, result.model))
+    assert_close_db(wanted, found, 40)
+    bundle = export_onnx.run(result.model, export_onnx.Config(), make_context(model, tmp_path)).model
+    given = dict(zip(model.inputs, (value.numpy() for value in points[2:]), strict=True))
+    assert_close_db(wanted, bundle.denoise(points[0].numpy(), points[1].numpy(), given), 40)
+    checkpoint.save(result.model, tmp_path / "saved")
+    np.testing.assert_array_equal(found, answers(checkpoint.load(tmp_path / "saved"), points).numpy())
+    spoilt = answers(quantize_models.rebuild(model, "fp16", {}), points).numpy()
+    assert not np.isfinite(spoilt).all() or sqnr(wanted, spoilt) < 20
 
 
 def test_weights_alone_become_float_when_the_session_opens(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """diffusers' `UNet2DModel`: unconditional or class-conditional, perhaps on an image beside the sample."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from torch import nn
 
 from compress.families.unet import common
 
@@ -22,13 +21,6 @@ def _call(
     return output
 
 
-def _half(net: Any) -> nn.Module:
-    half: Any = net.half()
-    if half.config.class_embed_type == "timestep":
-        half.class_embedding.float()  # diffusers gives it float32, whatever the net computes in
-    return cast(nn.Module, half)
-
-
 def _refuse(config: Mapping[str, Any]) -> str | None:
     if config.get("time_embedding_type", "positional") == "fourier":
         return "time_embedding_type 'fourier' (a score-SDE model with continuous noise levels) is not supported"
@@ -41,5 +33,4 @@ FAMILY = common.unet(
     refuse=_refuse,
     conditions=lambda net, tokens: common.class_condition(net, dropped=True) | common.concatenated(net),
     call=_call,
-    half=_half,
 )
