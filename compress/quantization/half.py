@@ -33,14 +33,11 @@ def beyond(
         watched.run(*part)
         advance(len(part[0]))
     found: dict[str, float] = {}
-    for node in halves:
-        if node.op == "call_function":
-            path, largest = (
-                module_path(node),
-                max(watched.largest.get(one, 0.0) for one in (node, *node.all_input_nodes)),
-            )
-            if not largest * ROOM <= LARGEST:
-                found[path] = max(found.get(path, 0.0), largest)
+    for node in (one for one in halves if one.op == "call_function"):
+        largest = max(watched.largest.get(one, 0.0) for one in (node, *node.all_input_nodes))
+        if not largest * ROOM <= LARGEST:
+            path = module_path(node)
+            found[path] = max(found.get(path, 0.0), largest)
     return found
 
 
