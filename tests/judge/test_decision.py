@@ -98,6 +98,16 @@ def test_worst_of_several_spaces_decides():
     assert [d.value for d in decide(figures, {"x": {"min": 0, "max": 3, "margin": 3}}, {})] == [1.0, 2.0, 1.0]
 
 
+def test_a_limit_that_is_met_to_the_last_picture_is_held():
+    lost = 0.78 - 0.8  # 20 of 1,000 pictures: -0.020000000000000018
+    assert -lost > 0.02
+    figure = Figure(value=0.78, better="more", teacher=0.8, excess=lost, excess_interval=(lost, lost))
+    (decision,) = decide({"x": [figure]}, {"x": {"margin": 0.02}}, {})
+    assert decision.passed
+    (decision,) = decide({"x": [figure]}, {"x": {"margin": 0.019}}, {})
+    assert decision.passed is False
+
+
 def test_margin_needs_the_teachers_own_figure():
     with pytest.raises(ValueError, match="takes no margin"):
         decide(exact(x=1.0), {"x": {"margin": 0.1}}, {})
