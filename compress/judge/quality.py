@@ -16,6 +16,13 @@ def sqnr(reference: np.ndarray, value: np.ndarray) -> float:
     return min(200.0, 10 * float(np.log10(signal / noise))) if signal > 0 and np.isfinite(noise) else -200.0
 
 
+def sqnr_by_timestep(times: np.ndarray, reference: np.ndarray, value: np.ndarray) -> dict[str, float]:
+    """SQNR in dB over all, and at each timestep from the first on. times [n]; the others [n,…]."""
+    own = sorted(set(times.tolist()), reverse=True)
+    found = {str(time): sqnr(reference[times == time], value[times == time]) for time in own}
+    return {"all": sqnr(reference, value), **found}
+
+
 def psnr(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     """Peak signal to noise ratio in dB of each pair, [n]; arrays [n,…] whose values span 2. At most 200."""
     error = np.square(teacher.astype(np.float64) - student).mean(axis=tuple(range(1, teacher.ndim)))

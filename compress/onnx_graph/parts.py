@@ -99,6 +99,13 @@ def export_parts(
     return found
 
 
+def told(scheduler: str | None, around: Mapping[str, Any]) -> list[str]:
+    """What a user of the graphs that `export_parts` wrote should know. scheduler: of the one beside them."""
+    kept = (around.get("decoder") or {}).get("float_layers", ())
+    said = f"decoder: stay float, as they meet values beyond float16: {', '.join(kept)}" if kept else None
+    return [one for one in (scheduler if around else None, said) if one]
+
+
 def _text(name: str, text: TextEncoder, tokenizer: Path, folder: Path, opset: int, scheme: str) -> dict[str, Any]:
     file, words, module = folder / name / GRAPH, folder / text.about.tokenizer, text.module
     given: tuple[torch.Tensor, ...] = text.read(["", ""])[: len(text.inputs)]

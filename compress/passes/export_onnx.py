@@ -28,7 +28,7 @@ from compress.measure import counts, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.open_sizes import Sizes, asked_sizes, resized
 from compress.onnx_graph.export import as_exported, lean, to_onnx
-from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients
+from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients, told
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.onnx_graph.whole_pipeline import from_tokens_to_pixels
@@ -106,11 +106,9 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
-    if kept := (around.get("decoder") or {}).get("float_layers"):
-        context.log(f"{context.name}: decoder: {', '.join(kept)}: stay float, as they meet values beyond float16")
     stock = stock_scheduler(model.sampling, model.scheduler)
-    if parts.folders and stock.warning:
-        context.log(f"{context.name}: {stock.warning}")
+    for warning in told(stock.warning, around):
+        context.log(f"{context.name}: {warning}")
     if config.sampler:
         whole = from_tokens_to_pixels(sampler_of(model, graph), folder, around)
         ir.save(whole, folder / SAMPLER, external_data="sampler.bin" if _beside(whole, config) else None)

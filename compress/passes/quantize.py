@@ -13,7 +13,6 @@ is then faster than in float; else all of it stays float. Ends of the net stay f
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from compress import training
 from compress.contract import Context, PassConfig, PassResult
 from compress.data import Dataset
 from compress.errors import PassError
-from compress.judge.quality import sqnr
+from compress.judge.quality import sqnr_by_timestep
 from compress.measure import kernels, latency
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.quantization import four_bits, half, quantized, quantizer, rounding
@@ -96,12 +95,8 @@ class Config(PassConfig):
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Quantized]:
     """Quantize by what is met on the model's own way from noise to image."""
-    weights_alone = (
-        config.scheme != AUTO and SCHEMES[config.scheme].weight_bits and not SCHEMES[config.scheme].activation_bits
-    )
-    calibrates = config.rounding == "gptq" or not weights_alone
-    points = _points(model, config, context) if calibrates else []
-    return quantized_at(model, config, context, points)
+    known = config.scheme != AUTO and SCHEMES[config.scheme].weights_alone and config.rounding == "nearest"
+    return quantized_at(model, config, context, [] if known else _points(model, config, context))
 
 
 def quantized_at(
@@ -162,15 +157,11 @@ class _Work:
     def in_half(self, model: Denoiser) -> PassResult[Quantized]:
         """The model in float16, but for layers that meet values beyond it."""
         with self._progress("looking for values beyond float16", len(self.points[0])) as task:
-            found = half.beyond(quantized.exported(model), self.points, task.advance)
+            result, found = quantized.in_half(model, self.points, self.float_layers, task.advance)
         if found:
-            self.context.log(
-                f"{self.context.name}: stay float, as float16 ends at {half.LARGEST:,.0f} and they met values of up to "
-                f"{max(found.values()):,.0f}: {', '.join(found)}"
-            )
-        work = dataclasses.replace(self, float_layers=(*self.float_layers, *found))
-        notes = {"scheme": self.scheme, "float_layers": [*work.float_layers], "beyond_float16": found}
-        return PassResult(work.rebuilt(model, {}), changed=True, notes=notes)
+            self.context.log(f"{self.context.name}: {half.stay_float(found)}")
+        notes = {"scheme": self.scheme, "float_layers": [*self.float_layers, *found], "beyond_float16": found}
+        return PassResult(result, changed=True, notes=notes)
 
     def rebuilt(self, model: Denoiser, ranges: quantized.Ranges) -> Quantized:
         """The model in the arithmetic of the scheme."""
@@ -235,11 +226,12 @@ class _Work:
             slower = {"arithmetic": "float", "reason": "the whole net is not faster with int8"}
             rows = {unit: row | slower for unit, row in rows.items()}
             result = quantized.rebuild(model, self.scheme, {}, ("*",))
+        (points, wanted), got = trial.all, answers(result, trial.all[0])
         notes = {
             "scheme": AUTO,
             "int8_layers": sum(len(trial.units[unit]) for unit, row in rows.items() if row["arithmetic"] == "int8"),
             "speedup": [faster, *ends],
-            "sqnr_db": _sqnr_by_timestep(*trial.all, result),
+            "sqnr_db": sqnr_by_timestep(points[1].cpu().numpy(), wanted.cpu().numpy(), got.cpu().numpy()),
             "layers": rows,
         }
         return PassResult(result, changed=True, notes=notes)
@@ -254,11 +246,3 @@ class _Work:
 
 def _points(model: Denoiser, config: Config | Qat, context: Context, **draw: Draw) -> list[torch.Tensor]:
     return trajectory_points(model, config.samples, config.evaluations, context.seed, context.dataset, **draw)
-
-
-def _sqnr_by_timestep(points: Sequence[torch.Tensor], wanted: torch.Tensor, result: Quantized) -> dict[str, float]:
-    """SQNR in dB of the output at each timestep, and over all."""
-    whole, got = (each.cpu().numpy() for each in (wanted, answers(result, points)))
-    times = points[1].cpu().numpy()
-    own = sorted(set(times.tolist()), reverse=True)
-    return {"all": sqnr(whole, got), **{str(t): sqnr(whole[times == t], got[times == t]) for t in own}}

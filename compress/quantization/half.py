@@ -5,7 +5,7 @@ that meet such values, `halved` computes all others in float16. What comes of a 
 float32 up to the first weights, as diffusers computes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,6 +39,12 @@ def beyond(
             path = module_path(node)
             found[path] = max(found.get(path, 0.0), largest)
     return found
+
+
+def stay_float(found: Mapping[str, float]) -> str:
+    """What to say of layers that were found to be beyond."""
+    most = f"float16 ends at {LARGEST:,.0f} and they met values of up to {max(found.values()):,.0f}"
+    return f"stay float, as {most}: {', '.join(found)}"
 
 
 def halved(graph: fx.GraphModule, float_layers: tuple[str, ...]) -> fx.GraphModule:

@@ -5,7 +5,7 @@ that can be trained (`fake_quantized`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,20 @@ def rebuild(
         return _quantized(source, scheme, half.halved(exported(source, multiple), float_layers), {}, float_layers)
     module = convert_pt2e(_settled(source, scheme, saved, float_layers, multiple))
     return _quantized(source, scheme, module, dict(saved), float_layers)
+
+
+def in_half(
+    source: Denoiser,
+    points: Sequence[torch.Tensor],
+    float_layers: tuple[str, ...],
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[Quantized, dict[str, float]]:
+    """(the model in float16, the layers that stay float beside `float_layers` → the largest value that they met).
+
+    points: (sample, timestep, *inputs), each [n,…]. advance: is told how many of them are done.
+    """
+    found = half.beyond(exported(source), points, advance)
+    return rebuild(source, "fp16", {}, (*float_layers, *found)), found
 
 
 def fake_quantized(source: Denoiser, scheme: str, saved: Ranges, float_layers: tuple[str, ...]) -> Quantized:

@@ -25,6 +25,11 @@ class Scheme:
     by_simulation: bool = False
     session: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def weights_alone(self) -> bool:
+        """Whether weights are rounded and nothing else."""
+        return self.weight_bits is not None and self.activation_bits is None
+
 
 # Weights become float once, when the session opens, and not at every call.
 _AT_ONCE = {"session.disable_quant_qdq": "1"}
