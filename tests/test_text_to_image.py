@@ -161,6 +161,8 @@ def test_the_student_is_a_pipeline_that_diffusers_loads_and_this_package_too(com
     agreement = sqnr(found.decoder.decode(latents).numpy(), bundle.pixels(latents.numpy()))
     assert bundle.manifest["decoder"]["scheme"] == "int8" and 15 < agreement < 60
     assert bundle.manifest["text"]["encoders"]["text_encoder"]["scheme"] == "int8_weights"
+    said = [file for file in (compressed / "onnx").rglob("*.json") if str(compressed.parent) in file.read_text()]
+    assert not said, "a device is told of folders that it does not have"
     assert found.decoder.encode(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
 
 

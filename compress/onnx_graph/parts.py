@@ -164,7 +164,8 @@ def _encoder(
 def _describe(decoder: Decoder, folder: Path) -> None:
     """The config beside a graph."""
     decoder.net.save_config(folder)  # type: ignore[operator]
-    write_json(folder / CONFIG, {**read_json(folder / CONFIG), "_class_name": VAE})
+    known = {name: value for name, value in read_json(folder / CONFIG).items() if name != "_name_or_path"}  # of ours
+    write_json(folder / CONFIG, {**known, "_class_name": VAE})
 
 
 def _in(scheme: str, module: nn.Module, points: tuple[torch.Tensor, ...], multiple: int | None = None) -> nn.Module:
