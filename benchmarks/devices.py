@@ -71,11 +71,8 @@ np.savez(answer, image=image, outputs=np.concatenate(outputs), version=np.array(
 """
 DEBS = """libc6 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib zlib1g libexpat1 libssl3 libffi8
 libstdc++6 libgcc-s1 libbz2-1.0 liblzma5 libuuid1"""
-WHEELS = (
-    "numpy==2.4.0",
-    "tokenizers==0.23.2",
-    "onnxruntime==1.24.1",
-)  # newer ones of onnxruntime crash at import in qemu 7.2
+# newer ones of onnxruntime crash at import in qemu 7.2
+WHEELS = ("numpy==2.4.0", "tokenizers==0.23.2", "onnxruntime==1.24.1")
 ALONE = ("numpy", "numpy.libs", "onnxruntime")  # all that sample.py is given
 FLAGS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 X86 = {"AVX2 (Haswell)": "Haswell", "SSE4 (Nehalem)": "Nehalem"}
