@@ -58,8 +58,15 @@ def test_stays_near_the_float_model_and_exports(scheme: str, least: float, tmp_p
     np.testing.assert_array_equal(*outputs)
 
 
+BLOCK, MIDDLE = "transformer_blocks.0", "mid_block.attentions.0.transformer_blocks.0.attn1"
+
+
 def unet() -> Denoiser:
     return make_denoiser(CLASS_CONFIG)
+
+
+def text_unet() -> Denoiser:
+    return make_denoiser(TEXT_CONFIG)
 
 
 @torch.no_grad()
@@ -76,9 +83,10 @@ def _large(net: torch.nn.Module, paths: Sequence[str], factor: float) -> None:
         # a sum of what fits
         (unet, ["up_blocks.1.resnets.1.conv2", "up_blocks.1.resnets.1.conv_shortcut"], 3e4, "up_blocks.1.resnets.1"),
         # scores of attention: queries and keys fit
-        (transformer, ["transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_k"], 2e3, "attn1"),
+        (transformer, [f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn1.to_k"], 2e3, f"{BLOCK}.attn1"),
+        (text_unet, [f"{MIDDLE}.to_q", f"{MIDDLE}.to_k"], 1e3, MIDDLE),
     ],
-    ids=["layer", "sum", "scores"],
+    ids=["layer", "sum", "scores", "scores in one node"],
 )
 def test_half_precision_keeps_in_float_what_is_beyond_it(
     make: Callable[[], Denoiser], grown: Sequence[str], factor: float, named: str, tmp_path: Path
@@ -89,7 +97,7 @@ def test_half_precision_keeps_in_float_what_is_beyond_it(
     context = dataclasses.replace(make_context(model, tmp_path), log=said.append)
     result = quantize.run(model, quantize.Config(scheme="fp16", samples=8, evaluations=48), context)
     kept = result.notes["float_layers"]
-    assert any(path.endswith(named) for path in kept) and len(kept) < 8, kept
+    assert named in kept and len(kept) < 8, kept
     assert all(f" {path}" in said[0] for path in kept) and "float16 ends at 65,504" in said[0]
     points = points_of(model, tmp_path)
     wanted, found = (answers(one, points).numpy() for one in (model, result.model))
@@ -99,6 +107,8 @@ def test_half_precision_keeps_in_float_what_is_beyond_it(
     assert_close_db(wanted, bundle.denoise(points[0].numpy(), points[1].numpy(), given), 40)
     checkpoint.save(result.model, tmp_path / "saved")
     np.testing.assert_array_equal(found, answers(checkpoint.load(tmp_path / "saved"), points).numpy())
+    if make is text_unet:  # PyTorch sums these scores in float32, within one kernel; devices need not
+        return
     spoilt = answers(quantize_models.rebuild(model, "fp16", {}), points).numpy()
     assert not np.isfinite(spoilt).all() or sqnr(wanted, spoilt) < 20
 

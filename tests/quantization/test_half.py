@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from onnxruntime import InferenceSession
 
 from compress.judge.quality import sqnr
-from compress.model.denoiser import Denoiser, predict
+from compress.model.denoiser import Denoiser, example_inputs, predict
 from compress.onnx_graph.export import to_onnx
 from compress.quantization import half, quantized
 from compress.quantization.part import half_part
@@ -35,6 +35,15 @@ def test_late_timesteps_and_sizes_are_told_exactly(made: tuple[dict, dict, float
         wanted, got = (predict(one, sample, timestep, conditions).numpy() for one in (model, found))
     assert_close_db(wanted, got, 55)
     assert_shares_nothing(model, found)
+
+
+def test_a_guidance_scale_is_told_exactly() -> None:
+    model = roads.tiny(*ROADS["lcm"][:3])
+    found = quantized.rebuild(model, "fp16", {})
+    inputs = [torch.full_like(v, 7.3) if v.ndim == 1 and v.is_floating_point() else v for v in example_inputs(model, 2)]
+    assert any(value.ndim == 1 and value.is_floating_point() for value in inputs)
+    with torch.no_grad():  # a thousand times as much goes into sines
+        assert_close_db(*(one.module(*inputs).numpy() for one in (model, found)), 55)
 
 
 def assert_shares_nothing(model: Denoiser, found: Denoiser) -> None:
