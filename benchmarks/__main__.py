@@ -32,7 +32,6 @@ SUITE = {
     "int8": "the ways to quantize, side by side",
     "devices": "the same files on processors with VNNI, AVX2, SSE4 and on Arm, emulated",
     "lean_graph": "what each rewrite of an exported graph gains",
-    "dit": "a diffusion transformer of 40 M parameters in int8, beside peers",
     "candidates": "files of optimum, NNCF and onnxruntime, and spoilt ones, judged",
     "sizes": "memory and time of plan, prune and export of U-Nets as large as SD 1.5's and SDXL's",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",

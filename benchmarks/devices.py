@@ -45,6 +45,7 @@ from compress.runtime.engines import OnnxRuntime
 from compress.runtime.sampling import solve
 from compress.targets import web
 from compress.targets.browser import NoBrowser, evaluate
+from compress.targets.made import Exported
 from compress.targets.needs import Needs
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +219,7 @@ def in_browser(bundle: Bundle, given: dict[str, np.ndarray]) -> dict[str, np.nda
     web.prepare(Needs.of_bundle(bundle))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        web.write(bundle, folder)
+        web.write(Exported(bundle), folder)
         page = read_json(folder / "page.json")
         if not (folder / about["model"]).exists():  # which a page with a sampler leaves out
             shutil.copyfile(bundle.path / about["model"], folder / about["model"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from compress import terminal
@@ -19,6 +20,8 @@ from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.errors import CompressError
 from compress.families import FAMILIES
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.model.reference import cycled_labels
+from compress.onnx_graph.for_openvino import for_openvino
 from compress.passes import export_onnx, quantize
 from compress.pipeline import checkpoint
 from compress.pipeline.manifest import MODEL
@@ -75,6 +78,20 @@ TEXT = {
     "cross_attention_dim": 512,
 }
 
+# DiT-S/2 (Peebles and Xie 2022) on latents 4×32×32: 33 M parameters, which are 40 M in diffusers, where every block
+# holds the embeddings of time and class.
+DIT = {
+    "_class_name": "DiTTransformer2DModel",
+    "sample_size": 32,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 12,
+    "num_attention_heads": 6,
+    "attention_head_dim": 64,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+}
+
 Points = list[torch.Tensor]
 Made = TypeVar("Made")
 
@@ -101,6 +118,10 @@ def _random(config: dict[str, Any]) -> Denoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         net = family.build(config).eval().requires_grad_(False)
+        for path, layer in net.named_modules():
+            if path.endswith("norm1.linear") and isinstance(layer, torch.nn.Linear):
+                # A new transformer's gates are zero: it would be the identity. These shifts and gates are about a half.
+                torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     sampling = from_scheduler_config(CIFAR10_SCHEDULER, SamplingOptions(steps=50))
     return Denoiser(net, family, sampling, CIFAR10_SCHEDULER)
 
@@ -111,13 +132,17 @@ def _trajectories(model: Denoiser, context: Context, count: int) -> Points:
 
 
 def _noise(model: Denoiser, context: Context, count: int) -> Points:
-    """Standard normal samples and texts: a random net has no trajectory from noise to image."""
+    """Standard normal samples and texts, labels in turn: a random net has no trajectory from noise to image."""
     timesteps = torch.tensor(model.sampling.timesteps)
     sample = torch.randn(count, *model.sample_shape, generator=generator(context.seed, 4))
     order = torch.randperm(count, generator=generator(context.seed, 5))
     random = generator(context.seed, 6)
-    texts = [torch.randn(count, *condition.shape, generator=random) for condition in model.conditions.values()]
-    return [sample, timesteps[torch.arange(count) * len(timesteps) // count][order], *texts]
+    labels = cycled_labels(model.classes or 1, count) * 31 % (model.classes or 1)
+    given = [
+        torch.randn(count, *condition.shape, generator=random) if condition.shape else labels
+        for condition in model.inputs.values()
+    ]
+    return [sample, timesteps[torch.arange(count) * len(timesteps) // count][order], *given]
 
 
 SUBJECTS = {
@@ -132,6 +157,7 @@ SUBJECTS = {
         64,
         False,
     ),
+    "dit": Subject("DiT-S/2 on latents, 40 M parameters, random weights", partial(_random, DIT), _noise, 64, False),
 }
 
 
@@ -149,11 +175,11 @@ def prepare(subject: Subject, batches: Sequence[int], folder: Path) -> Files:
     """Write the model in every form that a peer starts from, and the inputs of calibration and comparison.
 
     Kinds of source: "unet", a diffusers folder; "plain", PyTorch's own ONNX export; "lean" and "int8", this
-    toolkit's export of the float model and of the quantized one.
+    toolkit's export of the float model and of the quantized one; "int8_openvino", that in OpenVINO's form.
     """
     model = subject.load()
     context = context_of(model, folder)
-    names = ["sample", "timestep", *model.conditions]
+    names = ["sample", "timestep", *model.inputs]
     with terminal.progress("drawing inputs", 2) as task:
         points = subject.points(model, context, subject.calibration)
         task.advance()
@@ -174,6 +200,7 @@ def prepare(subject: Subject, batches: Sequence[int], folder: Path) -> Files:
     for batch in batches:
         made = int8 if isinstance(int8, str) else _tried(partial(_exported, int8, batch, "int8", context))
         sources["int8", batch] = made
+        sources["int8_openvino", batch] = made if isinstance(made, str) else _tried(partial(_for_openvino, made))
     wanted = torch.cat(parts).numpy()
     return Files(folder / "calibration.npz", folder / "held_out.npz", wanted, sources)
 
@@ -211,6 +238,13 @@ def _exported(model: Denoiser, batch: int, kind: str, context: Context) -> Path:
     config = export_onnx.Config(batch=batch, opset=OPSET)
     export_onnx.run(model, config, dataclasses.replace(context, name=kind, output=output))
     return output / "onnx" / MODEL
+
+
+def _for_openvino(file: Path) -> Path:
+    graph = ir.load(file)
+    for_openvino(graph)
+    ir.save(graph, file.with_name("openvino.onnx"))
+    return file.with_name("openvino.onnx")
 
 
 def context_of(model: Denoiser, folder: Path) -> Context:

@@ -44,14 +44,14 @@ def batches(file: str, batch: int) -> Iterator[Feeds]:
 
 def pytorch(job: dict[str, Any]) -> Engine:
     """PyTorch eager. source: a diffusers model folder."""
-    return Engine(_torch_bind(_unet(job)), _weights(job))
+    return Engine(_torch_bind(_net(job)), _weights(job))
 
 
 def torch_compile(job: dict[str, Any]) -> Engine:
     """torch.compile with its defaults (inductor)."""
     import torch
 
-    return Engine(_torch_bind(torch.compile(_unet(job))), _weights(job))
+    return Engine(_torch_bind(torch.compile(_net(job))), _weights(job))
 
 
 def quanto(job: dict[str, Any]) -> Engine:
@@ -60,7 +60,7 @@ def quanto(job: dict[str, Any]) -> Engine:
     from optimum.quanto import Calibration, QModuleMixin, freeze, qint8, quantize
     from safetensors.torch import save_file
 
-    net = _unet(job)
+    net = _net(job)
     quantize(net, weights=qint8, activations=qint8)
     with Calibration():
         for feeds in batches(job["calibration"], job["batch"]):
@@ -74,13 +74,14 @@ def quanto(job: dict[str, Any]) -> Engine:
     return Engine(_torch_bind(net), file.stat().st_size, [note])
 
 
-def _unet(job: dict[str, Any]) -> Any:
+def _net(job: dict[str, Any]) -> Any:
+    import diffusers
     import torch
-    from diffusers import UNet2DModel
 
     torch.set_num_threads(job["threads"])
     torch.set_grad_enabled(False)
-    return UNet2DModel.from_pretrained(job["source"]).eval().requires_grad_(False)
+    config = json.loads((Path(job["source"]) / "config.json").read_text(encoding="utf-8"))
+    return getattr(diffusers, config["_class_name"]).from_pretrained(job["source"]).eval().requires_grad_(False)
 
 
 def _torch_bind(net: Any) -> Callable[[Feeds], Callable[[], Any]]:
@@ -88,7 +89,10 @@ def _torch_bind(net: Any) -> Callable[[Feeds], Callable[[], Any]]:
 
     def bind(feeds: Feeds) -> Callable[[], Any]:
         tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        return lambda: net(**tensors, return_dict=False)[0]
+        channels = tensors["sample"].shape[1]  # a transformer may give variances behind them
+        if "Transformer" in type(getattr(net, "_orig_mod", net)).__name__:
+            tensors["hidden_states"] = tensors.pop("sample")
+        return lambda: net(**tensors, return_dict=False)[0][:, :channels]
 
     return bind
 
@@ -130,6 +134,15 @@ def quantize_static_tuned(job: dict[str, Any]) -> Engine:
     convolutions, linears = ([n.name for n in nodes if n.op_type == kind] for kind in ("Conv", "Gemm"))
     ends = [convolutions[0], convolutions[-1], *linears[:2]]  # the first two linear layers embed the time
     return _quantize_static(job, calibrate_method=CalibrationMethod.Percentile, nodes_to_exclude=ends)
+
+
+def quantize_dynamic(job: dict[str, Any]) -> Engine:
+    """onnxruntime's dynamic quantization: int8 weights per channel, activations measured at every call."""
+    from onnxruntime import quantization
+
+    target = str(Path(job["folder"]) / "quantized.onnx")
+    quantization.quantize_dynamic(job["source"], target, per_channel=True, weight_type=quantization.QuantType.QInt8)
+    return onnxruntime({**job, "source": target})
 
 
 def _quantize_static(job: dict[str, Any], **options: Any) -> Engine:
@@ -225,6 +238,7 @@ _ENGINES = (
     toolkit,
     quantize_static,
     quantize_static_tuned,
+    quantize_dynamic,
     openvino,
     nncf,
     nncf_tuned,

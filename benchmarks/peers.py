@@ -57,9 +57,12 @@ PEERS = (
     Peer("OpenVINO, not quantized", "openvino", "plain", "openvino"),
     Peer(TOOLKIT, "toolkit", "int8"),
     Peer("this toolkit's int8 file on OpenVINO", "openvino", "int8", "openvino"),
+    Peer("this toolkit's int8 for OpenVINO", "openvino", "int8_openvino", "openvino"),
+    Peer("this toolkit's float file on OpenVINO", "openvino", "lean", "openvino"),
     Peer("onnxruntime quantize_static int8", "quantize_static", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, tuned", "quantize_static_tuned", "plain", "onnxruntime"),
     Peer("onnxruntime quantize_static int8, this toolkit's graph", "quantize_static", "lean", "onnxruntime"),
+    Peer("onnxruntime quantize_dynamic int8, this toolkit's graph", "quantize_dynamic", "lean", "onnxruntime"),
     Peer("NNCF int8 on OpenVINO, defaults", "nncf", "plain", "openvino"),
     Peer("NNCF int8 on OpenVINO, tuned", "nncf_tuned", "plain", "openvino"),
     Peer("optimum-quanto int8", "quanto", "unet", "optimum-quanto"),
@@ -236,7 +239,7 @@ def run(models: Sequence[str], batches: Sequence[int], threads: int, rounds: int
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write results/peers.json, results/peers.md and the README's table, print the tables and the bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="this toolkit's int8 and its peers")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["digits", "cifar10"])
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--batches", nargs="+", type=int, choices=(1, 2, 4, 8), default=[1, 8])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -155,11 +155,12 @@ def web(
     from compress import targets, terminal
     from compress.runtime import Bundle
     from compress.runtime.contents import find
+    from compress.targets.made import Exported
     from compress.targets.needs import Needs
 
     opened = Bundle(find(bundle))
     targets.prepare(["web"], lambda: Needs.of_bundle(opened))
-    for name, found in targets.write("web", opened, out).items():
+    for name, found in targets.write("web", Exported(opened), out).items():
         terminal.log(f"{name}: {found}")
     print(out)
 

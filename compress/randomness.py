@@ -38,6 +38,7 @@ class Draw(StrEnum):
     SAMPLER_CHECK = auto()
     SMALL_DECODER = auto()
     STEP = auto()  # of training
+    TARGET_CALIBRATION = auto()  # noise of the trajectories on which targets read ranges
     TIMESTEPS = auto()  # noise of the trajectories on which timesteps are chosen
     TIMING = auto()
     TRAJECTORIES = auto()

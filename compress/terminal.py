@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from compress.pages import findings, tables
+from compress.pages import findings, tables, targets
 from compress.pages.candidate import tables_of
 from compress.report.candidate import Candidate
 from compress.report.parts import Verdict
@@ -112,7 +112,8 @@ def report(content: Report) -> None:
     table(tables.pipeline(content))
     for timed in tables.latency(content):
         table(timed)
-    table(tables.engines(content))
+    table(targets.engines(content))
+    table(targets.targets(content))
     table(tables.quality(content), 3)
     table(tables.gates(content))
     say(f"worse: {'; '.join(findings.shortfalls(content)) or 'nothing that was measured'}")

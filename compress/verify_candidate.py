@@ -28,7 +28,8 @@ from compress.recipe.inputs import Inputs, Options
 from compress.recipe.recipe import Recipe
 from compress.report.candidate import Asked, Candidate, Finding
 from compress.report.parts import Figure
-from compress.runtime.engines import ONNXRUNTIME, Feeds, OnnxRuntime
+from compress.runtime.engine import Feeds
+from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
 from compress.runtime.foreign import SAMPLE, TIMESTEP, Foreign, Ours, match
 from compress.runtime.sampling import classifier_free_guidance
 

@@ -219,4 +219,4 @@ def test_the_runtime_alone_opens_graphs() -> None:
     hand but onnxruntime."""
     named = re.compile(r"\bInferenceSession\b|\w+ExecutionProvider\b|\bcompile_model\b")
     found = {f.relative_to(PACKAGE).as_posix() for f in FILES if named.search(f.read_text(encoding="utf-8"))}
-    assert found == {"runtime/engines.py", "runtime/standalone.py"}
+    assert found == {"runtime/engines.py", "runtime/qnn.py", "runtime/standalone.py"}

@@ -33,7 +33,8 @@ from compress.pipeline.manifest import input_names, sampling_of, write_manifest
 from compress.pipeline.pipeline import Parts
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
-from compress.runtime.engines import ONNXRUNTIME, Feeds, Graph
+from compress.runtime.engine import Feeds, Graph
+from compress.runtime.engines import ONNXRUNTIME
 
 EQUAL_DB = 60.0  # of signal to difference, from which two runtimes count as one
 CHECKED = 8  # items, each at a timestep of its own, on which they are compared

@@ -8,11 +8,21 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from compress.errors import ExportError
 from compress.judge.quality import sqnr
+from compress.measure import latency
 from compress.model.denoiser import Denoiser
+from compress.onnx_graph.export import as_exported, lean
+from compress.pipeline.manifest import input_names
+from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
+from compress.runtime import Bundle
 from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
+from compress.runtime.schemes import SCHEMES
 
+KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
+WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
+TOGETHER = 8  # samples in one evaluation by PyTorch
 CHECKED = (65536, 8, 64)  # numbers in all the outputs that are compared; least and most evaluations
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -75,3 +85,51 @@ def questions(model: Denoiser, inputs: tuple[torch.Tensor, ...], seed: int) -> l
         sample = torch.randn(inputs[0].shape, generator=random)
         found.append((sample, own[i * len(own) // count].expand(len(sample)), *conditions))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def check_bundle(
+    model: Denoiser,
+    bundle: Bundle,
+    inputs: tuple[torch.Tensor, ...],
+    batch: int | None,
+    opset: int,
+    seed: int,
+    name: str,
+) -> dict[str, float]:
+    """SQNR in dB of a bundle's net, for the record. Raises ExportError where it is not what PyTorch computes.
+
+    inputs: examples of what it takes. batch, opset: that it was exported for. name: of the pass, for the error.
+    """
+    size, names = len(inputs[0]), input_names(model)
+    points = questions(model, inputs, seed)
+    asked = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
+    got = np.concatenate([bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in asked])
+
+    def answered(module: Denoiser) -> np.ndarray:
+        given = [value.to(inputs[0].device) for value in points]
+        return answers(module, given, batch=max(1, TOGETHER // size) * size).cpu().numpy()
+
+    row = SCHEMES[model.scheme]
+    if not row.by_simulation:
+        agreement, least = sqnr(answered(model), got), row.least_db
+        found = {"sqnr_to_pytorch_db": round(agreement, 2)}
+    else:
+        wanted = answered(model.in_float())
+        agreement, simulated = sqnr(wanted, got), sqnr(wanted, answered(model))
+        least = min(simulated - KERNEL_LOSS_DB, row.least_db)
+        found = {"sqnr_to_float_db": round(agreement, 2), "simulated_sqnr_to_float_db": round(simulated, 2)}
+    if agreement >= least:
+        return found
+    with model.family.lean.within(model.net):
+        named = lean(as_exported(model.module, inputs, names, batch, opset), named=True)
+    feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
+    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
+    blamed = (
+        f"; the first layer that {bundle.engine.name} computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)"
+        if wrong
+        else ""
+    )
+    raise ExportError(
+        f"{name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
+        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
+    )

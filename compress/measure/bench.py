@@ -15,7 +15,8 @@ from compress.model.denoiser import example_inputs
 from compress.pipeline import checkpoint
 from compress.runtime import Bundle
 from compress.runtime.contents import find
-from compress.runtime.engines import DTYPES, ONNXRUNTIME, Engine, Graph, engine_called
+from compress.runtime.engine import DTYPES, Engine, Graph
+from compress.runtime.engines import ONNXRUNTIME, engine_called
 
 
 def callable_for(

@@ -18,7 +18,8 @@ from compress.files import JSON_BYTES, Unreadable, cache_folder, read_text, sha2
 from compress.measure import latency
 from compress.runtime import Bundle
 from compress.runtime.contents import verify_files
-from compress.runtime.engines import ONNXRUNTIME, Engine, engine_called, installed
+from compress.runtime.engine import Engine
+from compress.runtime.engines import ONNXRUNTIME, engine_called, installed
 from compress.runtime.manifest import read_manifest
 
 FASTEST = "fastest"  # in place of an engine's name

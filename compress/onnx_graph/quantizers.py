@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from compress.runtime.engines import Feeds, OnnxRuntime
+from compress.runtime.engine import Feeds
+from compress.runtime.engines import OnnxRuntime
 
 _ENDS = {"INT4": (-8, 7), "UINT4": (0, 15)} | {
     name.upper(): (np.iinfo(name).min, np.iinfo(name).max) for name in ("int8", "uint8", "int16", "uint16")

@@ -53,6 +53,15 @@ def simplify(model: ir.Model) -> None:
     tidy(model)
 
 
+def collapse(model: ir.Model) -> None:
+    """Change `model` into fewer nodes by the rules alone, as after a rewrite that moves tensors."""
+    rewrite = RewritePass(RULES)
+    for _ in range(2):  # what one rule leaves, another may take
+        rewrite(model)
+        passes.RemoveUnusedNodesPass()(model)
+    tidy(model)
+
+
 def tidy(model: ir.Model) -> None:
     """What a rewrite leaves: constants are initializers, nothing stands twice or unread, and every name is its own."""
     for each in (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from compress.pages import findings, plots, tables
+from compress.pages import findings, plots, tables, targets
 from compress.pages.tables import Table
 from compress.report.report import Report
 
@@ -29,6 +29,10 @@ LATENCY = (
     "One call of the whole batch, interleaved in one run. Speedup: the teacher in PyTorch, eager, at the same batch ÷ "
     "this engine. “Not told apart”: the 95% intervals overlap."
 )
+TARGETS = (
+    "Files for other engines that lie beside the bundle, each drawn from by its own, against the same samples of the "
+    "teacher and the same limits. Times are of that engine here; a simulator has none."
+)
 FEW_STEPS = "The strongest cheap baseline: the teacher as it is, with its best solver for few evaluations."
 STAGES = "Down and to the left is better. The numbers are those of the table; error and SQNR are against the teacher."
 
@@ -48,7 +52,7 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
     records: of the passes that made the student, or none. samples: the picture of pairs of samples.
     """
     groups, stages = findings.groups(report), report.stages
-    timed = [*tables.latency(report), *filter(lambda table: table.rows, [tables.engines(report)])]
+    timed = [*tables.latency(report), *filter(lambda table: table.rows, [targets.engines(report)])]
     steps = [(str(place), stage, stage.output_error) for place, stage in enumerate(stages, 1)]
     sections = [
         Section("Cost", COST, tables=[tables.costs(report), tables.processes(report)]),
@@ -56,6 +60,7 @@ def page(report: Report, records: Sequence[Mapping[str, Any]], samples: Path | N
         Section("Gates", GATES, tables=[tables.gates(report)]),
         Section("Samples from the same noise", pictures=[picture(samples)] if samples else []),
         Section("Quality", QUALITY, tables=[tables.quality(report), tables.spaces(report)]),
+        Section("On other engines", TARGETS, tables=[targets.targets(report)]),
         Section("Error along the trajectory", PROBE, [plots.probe({"student": report.probe})] if report.probe else []),
         Section(
             "Class accuracy by class",

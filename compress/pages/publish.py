@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.files import copy, write_atomically, write_json, write_text
+from compress.files import Unreadable, copy, read_json, write_atomically, write_json, write_text
 from compress.folders import refuse_foreign, write_folder
 from compress.pages.card import card
 from compress.pages.page import page
@@ -13,7 +13,7 @@ from compress.pages.pictures import draw_pairs
 from compress.pipeline.source import NETS
 from compress.pipeline.variants import OWN_WEIGHTS
 from compress.report.report import Report, read
-from compress.targets import TARGETS
+from compress.targets import ITSELF, TARGETS
 
 _PLACES = {"model": "student", "onnx": "onnx"}  # of what a pass stored, in the output folder
 
@@ -45,7 +45,26 @@ def publish(recipe: str, output: Path, records: Sequence[dict[str, Any]]) -> str
     if report is None:
         return None
     write_page(output, report, records, samples)
+    _tell(output / "onnx" / "bundle.json", report, records)
     return report.verdict
+
+
+def _tell(bundle: Path, report: Report, records: Sequence[Mapping[str, Any]]) -> None:
+    """Let a bundle name for which targets it passed."""
+    try:
+        manifest = read_json(bundle)
+        found = dict(manifest["targets"])
+    except (Unreadable, KeyError, TypeError):  # there is none, or one of an earlier version
+        return
+    notes: Mapping[str, Any] = next((record["notes"] for record in records if record["pass"] == "export_onnx"), {})
+    for name in found:
+        if name == ITSELF:
+            found[name] = report.verdict
+        elif name in report.targets:
+            found[name] = report.targets[name].reason or report.targets[name].verdict
+        else:
+            found[name] = notes.get(name, {}).get("run", "pass")
+    write_json(bundle, {**manifest, "targets": found})
 
 
 def _student(output: Path) -> str | None:

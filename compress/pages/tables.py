@@ -119,14 +119,6 @@ def latency(report: Report) -> list[Table]:
     return tables
 
 
-def engines(report: Report) -> Table:
-    """Of which the fastest was chosen."""
-    said = {
-        name: words.ms(one) if isinstance(one, float) else f"left out: {one}" for name, one in report.engines.items()
-    }
-    return Table(("engine that the bundle may run on", "a guided call"), [*said.items()])
-
-
 def pipeline(report: Report) -> Table:
     """What each part costs a picture, the teacher's → the student's, and the error that it makes alone."""
     rows: list[Cells] = []

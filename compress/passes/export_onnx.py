@@ -11,7 +11,6 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from pydantic import Field
@@ -19,34 +18,33 @@ from pydantic import Field
 from compress import targets
 from compress.contract import Context, Forecast, PassConfig, PassResult, Unwritten
 from compress.diffusion.stock_schedulers import stock_scheduler
-from compress.errors import ExportError, PassError
+from compress.errors import PassError
 from compress.judge import leaps
-from compress.judge.parity import first_wrong_layer, questions
+from compress.judge.parity import check_bundle
 from compress.judge.parts import check_parts, check_sampler
-from compress.judge.quality import sqnr
-from compress.measure import counts, latency
+from compress.measure import counts
 from compress.model.denoiser import Denoiser, Quantized, example_inputs
 from compress.model.open_sizes import Sizes, asked_sizes, resized
-from compress.onnx_graph.export import as_exported, lean, to_onnx
+from compress.onnx_graph.export import to_onnx
 from compress.onnx_graph.parts import Precisions, denoiser_file, draws_from_pictures, export_parts, for_clients, told
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes
 from compress.onnx_graph.unroll import sampler_of
 from compress.onnx_graph.whole_pipeline import from_tokens_to_pixels
 from compress.pipeline.manifest import input_names, write_manifest
-from compress.quantization.calibration import answers
+from compress.quantization.calibration import trajectory_points
 from compress.randomness import Draw
 from compress.runtime import Bundle
 from compress.runtime.schemes import SCHEMES
 from compress.settings import Listed, Many, Pair
+from compress.targets import ITSELF, NOT_JUDGED
+from compress.targets.made import Exported, Source
 from compress.targets.needs import Needs
 
 SAMPLER = "sampler.onnx"
-KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
-WRONG_LAYER_DB = 25.0  # a layer less exact than this does not merely round otherwise
 LARGE = 2**28  # bytes of a file from which a plan does without one
 SECONDS, MEMORY = 3e-8, 1.1  # that an export takes a byte on two cores, and bytes: the engine holds the weights too
 LATENTS = 100  # by which a decoder is calibrated
-TOGETHER = 8  # samples of them in one evaluation by PyTorch
+TRAJECTORIES, POINTS = 16, 128  # on which targets read ranges
 
 
 class Config(PassConfig):
@@ -80,9 +78,17 @@ class Config(PassConfig):
         None, description="also the VAE's encoder; default: where the pipeline draws from pictures, as in inpainting"
     )
     external_data: bool = Field(False, description="weights in a file beside the graph; always so above 1.5 GB")
-    targets: Many[Literal["onnxruntime", "web"]] = Field(
-        ("onnxruntime",), description="where else it is to run. web: a folder for any static server, drawn in browsers"
+    targets: Many[Literal["onnxruntime", "web", "openvino", "npu", "npu_int8"]] = Field(
+        (ITSELF,),
+        description="where else it is to run, each a folder beside the bundle. web: for any static server, drawn in "
+        "browsers; openvino: int8 in its form; npu: the net with weights of 8 bits and activations of 16, sizes fixed, "
+        "as Qualcomm's and Intel's compilers take it; npu_int8: activations of 8, Rockchip's too",
     )
+
+    @property
+    def beside(self) -> list[str]:
+        """The targets that have a folder of their own."""
+        return [name for name in targets.TARGETS if name in self.targets]
 
 
 def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassResult[Bundle]:
@@ -92,8 +98,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     folder.mkdir(parents=True)
     multiple = None if sizes is None else sizes.multiple
     model = model if multiple is None else _left_open(model, multiple)
-    inputs = example_inputs(model, batch=config.batch or 2)
-    names = input_names(model)
+    inputs, names = example_inputs(model, batch=config.batch or 2), input_names(model)
     timesteps = _own(model) if config.timesteps == "own" else []
     with context.progress(f"{context.name}: exporting", 1) as task, model.family.lean.within(model.net):
         graph = to_onnx(model.module, inputs, names, config.batch, config.opset, timesteps, multiple)
@@ -106,8 +111,7 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
     with context.progress(f"{context.name}: exporting what is around", 1) as task:
         around = export_parts(model, parts, folder, config.opset, precisions, sizes is not None)
         task.advance()
-    stock = stock_scheduler(model.sampling, model.scheduler)
-    for warning in told(stock.warning, around):
+    for warning in told(stock_scheduler(model.sampling, model.scheduler).warning, around):
         context.log(f"{context.name}: {warning}")
     if config.sampler:
         whole = from_tokens_to_pixels(sampler_of(model, graph), folder, around)
@@ -123,28 +127,36 @@ def run(model: Denoiser | Quantized, config: Config, context: Context) -> PassRe
         "macs": counts.macs(model),
         "data": None if context.data is None else context.data.source,
         "teacher_sampling": context.sampling.model_dump(exclude_none=True),
+        "targets": dict.fromkeys([ITSELF, *config.beside], NOT_JUDGED),
     }
     write_manifest(folder, model, config.batch, about)
-    bundle = Bundle(folder)
+    bundle, told_to = Bundle(folder), (config.batch, config.opset, context.seed, context.name)
     others = sizes.beside(model.sample_shape) if sizes else []
     notes: dict[str, Any] = {
         "inputs": {name: bundle.inputs[name]["shape"] for name in names},
         "bytes": bundle.size_bytes,
         "nodes": len(graph.graph),
-        **_check(model, bundle, inputs, config, context),
+        **check_bundle(model, bundle, inputs, *told_to),
         **check_parts(parts, bundle, precisions.latents, others, context.seed, context.name),
     }
     for sides in others:
-        _check(model, bundle, resized(inputs, sides), config, context)
+        check_bundle(model, bundle, resized(inputs, sides), *told_to)
     if config.adaptive:
-        notes["adaptive"] = leaps.calibrate(
-            model, bundle, context.seed, context.dataset, context.progress, context.name
-        )
+        drawn_for = context.seed, context.dataset, context.progress, context.name
+        notes["adaptive"] = leaps.calibrate(model, bundle, *drawn_for)
     if config.sampler:
         notes["sampler_sqnr_db"] = round(check_sampler(model, bundle, context.dataset, context.seed, context.name), 2)
-    for target in (name for name in targets.TARGETS if name in config.targets):
-        notes[target] = targets.write(target, bundle, context.output / target)
+    points, check = cache(lambda: _points(model, context)), lambda other: check_bundle(model, other, inputs, *told_to)
+    made = Exported(bundle, Source(model, about, _own(model), points, check))
+    for target in config.beside:
+        notes[target] = targets.write(target, made, context.output / target)
     return PassResult(bundle, changed=True, notes=notes)
+
+
+def _points(model: Denoiser, context: Context) -> list[torch.Tensor]:
+    """Where the model is evaluated while it draws: (sample, timestep, *inputs), each [n,…]."""
+    key = context.seed, context.dataset
+    return trajectory_points(model, TRAJECTORIES, POINTS, *key, Draw.TARGET_CALIBRATION)
 
 
 def _beside(graph: ir.Model, config: Config) -> bool:
@@ -209,38 +221,3 @@ def _own(model: Denoiser) -> list[int]:
     sampling = model.sampling
     paths = (sampling.timesteps, *sampling.others)
     return sorted({int(step.timestep) for path in paths for step in sampling.at(len(path)).steps()})
-
-
-def _check(
-    model: Denoiser, bundle: Bundle, inputs: tuple[torch.Tensor, ...], config: Config, context: Context
-) -> dict[str, float]:
-    """SQNR in dB of the file, for the record. Raises ExportError where it is not what PyTorch computes."""
-    size, names = len(inputs[0]), input_names(model)
-    points = questions(model, inputs, context.seed)
-    asked = list(zip(*(value.numpy().reshape(-1, size, *value.shape[1:]) for value in points), strict=True))
-    got = np.concatenate([bundle.denoise(x, t, dict(zip(model.inputs, given, strict=True))) for x, t, *given in asked])
-
-    def answered(module: Denoiser) -> np.ndarray:
-        given = [value.to(inputs[0].device) for value in points]
-        return answers(module, given, batch=max(1, TOGETHER // size) * size).cpu().numpy()
-
-    row = SCHEMES[model.scheme]
-    if not row.by_simulation:
-        agreement, least = sqnr(answered(model), got), row.least_db
-        found = {"sqnr_to_pytorch_db": round(agreement, 2)}
-    else:
-        wanted = answered(model.in_float())
-        agreement, simulated = sqnr(wanted, got), sqnr(wanted, answered(model))
-        least = min(simulated - KERNEL_LOSS_DB, row.least_db)
-        found = {"sqnr_to_float_db": round(agreement, 2), "simulated_sqnr_to_float_db": round(simulated, 2)}
-    if agreement >= least:
-        return found
-    with model.family.lean.within(model.net):
-        named = lean(as_exported(model.module, inputs, names, config.batch, config.opset), named=True)
-    feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
-    wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
-    blamed = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
-    raise ExportError(
-        f"{context.name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
-        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
-    )

@@ -35,7 +35,7 @@ from compress.runtime.schemes import SCHEMES
 from compress.settings import Many
 
 AUTO = "auto"
-NAMES = (AUTO, *(name for name in SCHEMES if name != "float"))
+NAMES = (AUTO, *(name for name, row in SCHEMES.items() if name != "float" and not row.whole_graph))
 
 
 class Qat(training.TrainingConfig):

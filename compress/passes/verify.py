@@ -7,21 +7,32 @@ quality the verdict is "not judged". Latency is measured interleaved in one run,
 The reference samples are drawn once and kept.
 """
 
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
+from compress import targets
 from compress.contract import Context, Forecast, PassConfig, PassResult, Task, Unwritten
 from compress.data import Dataset, read_prompts
 from compress.data.prompts import SUFFIX
-from compress.errors import VerifyError
 from compress.files import write_npz
-from compress.judge import alignment, attributes, cost, decision, images, metrics, probed, shares, yardsticks
+from compress.judge import (
+    alignment,
+    attributes,
+    cost,
+    decision,
+    images,
+    limits,
+    metrics,
+    on_targets,
+    probed,
+    shares,
+    yardsticks,
+)
 from compress.judge import baseline as baselines
 from compress.judge import forecast as predicted
 from compress.judge.features import LEAST
@@ -30,8 +41,7 @@ from compress.judge.soundness import finite_output, listed_files
 from compress.measure import fastest
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
-from compress.report.parts import Decision, Figure
-from compress.report.report import FORMAT, Report, pooled
+from compress.report.report import FORMAT, Costs, Report, pooled
 from compress.runtime import Bundle
 from compress.settings import Directory, File, Many
 
@@ -39,7 +49,6 @@ if TYPE_CHECKING:
     Metric = str
 else:
     Metric = Literal[(*metrics.METRICS, "sampling_error", "kernel_loss", *decision.COSTS)]
-NOT_FINITE = "not every sample of the student is finite"
 
 
 class Config(PassConfig):
@@ -140,17 +149,17 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     measured_with = _yardsticks(config, context, bundle, baseline, progress)
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
     if not drawn.finite:
-        context.log(f"{context.name}: {NOT_FINITE}, so that its quality was not measured")
+        context.log(f"{context.name}: {limits.NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.clock, progress)
-    pipeline = shares.measure(measured_with, bundle, baseline, drawn, costs)
     # after all else: what was judged is what is there
     sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
     quality = answers.quality | drawn.quality
     figures = pooled(quality | costs.ratios | sound, drawn.spaces, drawn.attributes)
     left_out = drawn.left_out | answers.left_out
-    left_out |= _not_at_hand(config, figures, drawn.finite, bundle.manifest["scheme"])
-    gates = _decide(figures, left_out, config, measured_with, context.name)
+    left_out |= limits.not_at_hand(config.gates, figures, drawn.finite, bundle.manifest["scheme"])
+    decide = partial(limits.decide, gates=config.gates, measured_with=measured_with, name=context.name)
+    gates, judge = decide(figures, left_out), _judge(config, measured_with, baseline, decide, costs, progress)
     report = Report(
         format=FORMAT,
         recipe=context.recipe,
@@ -169,13 +178,32 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         reference=drawn.reference,
         seed=context.seed,
         attributes=drawn.attributes,
-        pipeline=pipeline,
+        pipeline=shares.measure(measured_with, bundle, baseline, drawn, costs),
         engines=engines,
+        targets={name: judge.target(folder, engine) for name, folder, engine in targets.beside(bundle)},
     )
     report.write(context.output)
     write_npz(context.output / "samples.npz", drawn.shown())
     values = {name: found[0].value for name, found in figures.items()}
-    return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": values})
+    notes = {"verdict": report.verdict, "values": values}
+    return PassResult(model, changed=False, notes=notes)
+
+
+def _judge(
+    config: Config,
+    measured_with: yardsticks.Yardsticks,
+    baseline: baselines.Baseline,
+    decide: on_targets.Decide,
+    costs: Costs,
+    progress: Progress,
+) -> on_targets.Judge:
+    """Of the files for other engines."""
+
+    def draw(other: Bundle) -> images.Images:
+        return images.measure(measured_with, other, baseline, config.samples, config.references, ())
+
+    wanted = tuple(config.gates)
+    return on_targets.Judge(draw, decide, wanted, costs.teacher.bytes, config.rounds, config.threads, progress)
 
 
 def _yardsticks(
@@ -220,28 +248,3 @@ def forecast(model: Bundle | Unwritten, config: Config, context: Context) -> For
     asked = predicted.Wanted(config.samples, config.references, max(0, wanted - files * BATCH))
     passes = len(context.finished)
     return Forecast(model, predicted.seconds(teacher, context.around(), student, asked, config.clock, passes))
-
-
-def _not_at_hand(config: Config, figures: Mapping[str, Any], finite: bool, scheme: str) -> dict[str, str]:
-    """Why gates of this student have no figure to be held against."""
-    found: dict[str, str] = {}
-    if not finite:
-        found |= {name: NOT_FINITE for name in config.gates if name not in figures}
-    if "kernel_loss" not in figures and ("kernel_loss" in config.gates or scheme != "float"):
-        found["kernel_loss"] = "needs the model before export: a recipe that quantizes, run from its checkpoint"
-    return found
-
-
-def _decide(
-    figures: Mapping[str, Sequence[Figure]],
-    left_out: Mapping[str, str],
-    config: Config,
-    measured_with: yardsticks.Yardsticks,
-    name: str,
-) -> tuple[Decision, ...]:
-    """The recipe's gates, and those that always hold, on what was measured. Raises VerifyError."""
-    gates = {metric: gate.model_dump() for metric, gate in config.gates.items()}
-    unknown = [metric for metric in gates if metric not in figures and metric not in left_out]
-    if unknown:
-        raise VerifyError(f"{name}: {', '.join(unknown)} cannot be judged: {measured_with.why_not(unknown[0])}")
-    return decision.decide(figures, decision.with_always(gates, {*figures, *left_out}), left_out)

@@ -1,8 +1,8 @@
 """What a `bundle.json` says of a model: the writing side of `runtime.manifest`."""
 
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import numpy as np
 from compress import __version__
 from compress.data import key
 from compress.diffusion.sampling import Sampling
-from compress.files import sha256, write_json
+from compress.files import copy, sha256, write_json
+from compress.folders import MARK
 from compress.model.denoiser import Denoiser, example_inputs
+from compress.runtime import Bundle
 from compress.runtime.contents import SCRIPT, STANDALONE
+from compress.runtime.external import external_files
 from compress.runtime.manifest import FORMAT
 
 MODEL, NULL = "denoiser.onnx", "null_{}.npy"
@@ -78,13 +81,28 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
         "data": None,
         "teacher_sampling": {},
         "made_by": f"compress {__version__}",
-        "files": {
-            p.relative_to(folder).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size}
-            for p in sorted(folder.rglob("*"))
-            if p.is_file()
-        },
     }
-    write_json(folder / "bundle.json", manifest | dict(about))
+    vouch(folder, manifest | dict(about))
+
+
+def vouch(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the bundle.json of a folder that has none, with the hash of every file there."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MARK
+    }
+    write_json(folder / "bundle.json", {**manifest, "files": files})
+
+
+def copy_bundle(bundle: Bundle, folder: Path, without: Collection[str] = ()) -> None:
+    """Fill a folder with the files that a bundle lists, bundle.json left out, and what is named with its weights."""
+    beside = {
+        str(PurePosixPath(name).with_name(file)) for name in without for file in external_files(bundle.path / name)
+    }
+    for name in bundle.manifest["files"].keys() - {*without, *beside}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(bundle.path / name, folder / name)
 
 
 def _table(sampling: Sampling) -> list[dict[str, float]]:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from compress.errors import ReportError
 from compress.files import JSON_BYTES, Unreadable, read_text, write_json
 from compress.report import parts
+from compress.report.targets import Target
 from compress.report.text_to_image import Attribute, PipelinePart
 
 FORMAT: Literal[4] = 4
@@ -40,7 +41,8 @@ class Costs(parts.Part):
 
 class Report(Costs):
     """The whole report. stages: what the passes cost; unmeasured: metrics, and why they were not measured. engines: of
-    which the fastest was chosen, milliseconds of a guided call, or why one was left out.
+    which the fastest was chosen, milliseconds of a guided call, or why one was left out. targets: files for other
+    engines beside the bundle.
     """
 
     format: Literal[4]
@@ -61,6 +63,7 @@ class Report(Costs):
     attributes: dict[str, Attribute] = Field(default_factory=dict)
     pipeline: tuple[PipelinePart, ...] = ()
     engines: dict[str, float | str] = Field(default_factory=dict)
+    targets: dict[str, Target] = Field(default_factory=dict)
 
     def figures(self) -> list[tuple[str, str, parts.Figure]]:
         """(metric, space or attribute or nothing, figure) of every figure of quality, those of one metric beside each

@@ -11,7 +11,8 @@ import numpy as np
 from compress.errors import BundleError
 from compress.runtime.adaptive import Grid, asked_tolerance, solve_adaptively
 from compress.runtime.contents import SCRIPT, null_condition, verify_files
-from compress.runtime.engines import ONNXRUNTIME, Engine, Feeds, Graph, Specs
+from compress.runtime.engine import Engine, Feeds, Graph, Specs
+from compress.runtime.engines import ONNXRUNTIME
 from compress.runtime.manifest import read_manifest
 from compress.runtime.parts import Autoencoder, open_decoder, open_encoder
 from compress.runtime.sampling import Step, classifier_free_guidance, solve
@@ -74,8 +75,8 @@ class Bundle:
     def text(self) -> TextEncoders | None:
         """What makes conditions of texts; None: the bundle takes conditions alone. Raises BundleError."""
         about, decoder = self.manifest.get("text"), self.manifest.get("decoder")
-        height, width = decoder["pixels"][1:] if decoder else (*self.sample_shape[1:], 1)[:2]
-        return about and open_texts(self.path, about, self._open, self._run, (height, width))
+        sides = decoder["pixels"][1:] if decoder else (*self.sample_shape[1:], 1)[:2]
+        return about and open_texts(self.path, about, self._open, self._run, tuple(sides))
 
     @cached_property
     def decoder(self) -> Autoencoder | None:
@@ -97,8 +98,7 @@ class Bundle:
         """The same bundle, guided away from a negative prompt. Raises BundleError where guidance leaves out no text."""
         if self.text is None or not set(self.text.about["made"]) & set(self.null):
             raise BundleError(f"{self.path}: leaves out no text at each step, so it takes no negative prompt")
-        other = copy.copy(self)
-        said = self.text.encode([prompt])
+        other, said = copy.copy(self), self.text.encode([prompt])
         other.null = {name: said[name][0] if name in said else value for name, value in self.null.items()}
         return other
 

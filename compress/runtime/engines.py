@@ -4,58 +4,22 @@ Another is added by one class with `name`, `version` and `open`, to be handed to
 a row of `ENGINES`.
 """
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from compress.errors import BundleError
+from compress.runtime.engine import Engine, Feeds, Graph, closed, library, specs
+from compress.runtime.qnn import Qnn
 from compress.runtime.schemes import SCHEMES
 
-Feeds = Mapping[str, np.ndarray]
-Specs = Mapping[str, Mapping[str, Any]]  # name -> dtype, shape
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-}  # by onnxruntime's names
-DTYPES = tuple(_TYPES.values())
 _PROVIDER = "ExecutionProvider"
-
-
-@dataclass(frozen=True)
-class Graph:
-    """An opened graph. inputs, outputs: dtype and shape by name, as in bundle.json; a size that is left open is no
-    number. run: outputs, in order, from inputs by name; may be called by several threads at once.
-    """
-
-    inputs: Specs
-    outputs: Specs
-    run: Callable[[Feeds], Sequence[np.ndarray]]
 
 
 def _short(provider: str) -> str:
     return provider.removesuffix(_PROVIDER).lower()
-
-
-class Engine(Protocol):
-    """Opens graphs. What an engine takes beside this are fields of its own."""
-
-    @property
-    def name(self) -> str:
-        """As recipes and reports call it."""
-
-    @property
-    def version(self) -> str:
-        """Of the library that computes. Raises BundleError where it cannot compute here, and says what is missing."""
-
-    def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
-        """A graph from its file or its content. threads: None: the engine's choice. Raises BundleError."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +40,7 @@ class OnnxRuntime:
     @property
     def version(self) -> str:
         """As `Engine.version`. Raises BundleError for a provider that this onnxruntime lacks."""
-        onnxruntime = _library("onnxruntime", "onnxruntime")
+        onnxruntime = library("onnxruntime", "onnxruntime")
         known = onnxruntime.get_available_providers()
         missing = [name for name in self.providers if name not in known]
         if missing:
@@ -88,7 +52,7 @@ class OnnxRuntime:
 
     def options(self, threads: int | None, scheme: str) -> Any:
         """SessionOptions with which a scheme runs best, or float if it is unknown."""
-        onnxruntime = _library("onnxruntime", "onnxruntime")
+        onnxruntime = library("onnxruntime", "onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         for key, value in SCHEMES.get(scheme, SCHEMES["float"]).session.items():
@@ -101,19 +65,15 @@ class OnnxRuntime:
 
     def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
         """As `Engine.open`. Raises BundleError for a provider that this onnxruntime lacks."""
-        onnxruntime, _ = _library("onnxruntime", "onnxruntime"), self.version
+        onnxruntime, _ = library("onnxruntime", "onnxruntime"), self.version
         asked: dict[str, Any] = {"providers": list(self.providers), "enable_fallback": 0}
         try:
             session = onnxruntime.InferenceSession(graph, self.options(threads, scheme), **asked)
         except Exception as error:  # onnxruntime raises its own, undocumented exception types
-            raise _closed(graph, self, error) from None
+            raise closed(graph, self, error) from None
         if self.providers[0] not in session.get_providers():  # it goes on without, where a library of it is missing
             raise BundleError(f"{self.name}: onnxruntime cannot start {self.providers[0]}; see what it needs installed")
-        inputs, outputs = (
-            {value.name: {"dtype": _TYPES.get(value.type, value.type), "shape": value.shape} for value in values}
-            for values in (session.get_inputs(), session.get_outputs())
-        )
-        return Graph(inputs, outputs, lambda feeds: session.run(None, feeds))
+        return Graph(*specs(session), lambda feeds: session.run(None, feeds))
 
 
 @dataclass(frozen=True)
@@ -134,7 +94,7 @@ class OpenVino:
     @property
     def version(self) -> str:
         """As `Engine.version`. Raises BundleError for bf16 on a device that would only imitate it."""
-        openvino = _library("openvino", "compress-diffusion[openvino]")
+        openvino = library("openvino", "compress-diffusion[openvino]")
         if self.precision == "bf16" and "BF16" not in openvino.Core().get_property(
             self.device, "OPTIMIZATION_CAPABILITIES"
         ):
@@ -143,7 +103,7 @@ class OpenVino:
 
     def open(self, graph: Path | bytes, threads: int | None = None, scheme: str = "float") -> Graph:
         """As `Engine.open`; a scheme needs no options of its own here."""
-        openvino, _ = _library("openvino", "compress-diffusion[openvino]"), self.version
+        openvino, _ = library("openvino", "compress-diffusion[openvino]"), self.version
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision}
         if threads and self.device == "CPU":
             options["INFERENCE_NUM_THREADS"] = threads
@@ -151,7 +111,7 @@ class OpenVino:
         try:
             model = core.compile_model(core.read_model(graph), self.device, options)
         except Exception as error:  # RuntimeErrors of its frontends and plugins
-            raise _closed(graph, self, error) from None
+            raise closed(graph, self, error) from None
         inputs, outputs = (
             {
                 value.any_name: {
@@ -176,39 +136,29 @@ class OpenVino:
 ONNXRUNTIME = OnnxRuntime()
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ONNXRUNTIME, OpenVino(), OpenVino(precision="bf16"))}
 
+SIMULATORS: dict[str, Engine] = {engine.name: engine for engine in (Qnn(),)}  # right and slow: never the fastest
+
 
 def engine_called(name: str) -> Engine:
     """The engine of this name: a row of ENGINES, or onnxruntime with any provider that it knows. Raises BundleError."""
-    if name in ENGINES:
-        return ENGINES[name]
+    if name in ENGINES | SIMULATORS:
+        return (ENGINES | SIMULATORS)[name]
     family, _, provider = name.partition(":")
-    providers = _library("onnxruntime", "onnxruntime").get_all_providers()
+    providers = library("onnxruntime", "onnxruntime").get_all_providers()
     known = {_short(each): each for each in providers} if family == "onnxruntime" else {}
     if provider in known:
         return OnnxRuntime((known[provider],))
-    said = f"providers of onnxruntime are {', '.join(known)}" if known else f"known are {', '.join(ENGINES)}"
+    said = (
+        f"providers of onnxruntime are {', '.join(known)}" if known else f"known are {', '.join(ENGINES | SIMULATORS)}"
+    )
     raise BundleError(f"{name}: is no engine; {said}{'' if known else ', onnxruntime:PROVIDER'}")
 
 
 def installed() -> dict[str, Engine]:
     """The rows of ENGINES, installed or not, and onnxruntime with each other provider that its build brings."""
-    providers = _library("onnxruntime", "onnxruntime").get_available_providers()
+    providers = library("onnxruntime", "onnxruntime").get_available_providers()
     local = [OnnxRuntime((each,)) for each in providers if _short(each) != "azure"]  # which computes elsewhere
     return ENGINES | {engine.name: engine for engine in local}
-
-
-def _library(name: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BundleError(
-            f"{name}: cannot be imported ({error}); pip install '{package}', or take another engine"
-        ) from None
-
-
-def _closed(graph: Path | bytes, engine: Engine, error: Exception) -> BundleError:
-    name = graph if isinstance(graph, Path) else "the model"
-    return BundleError(f"{name}: {engine.name} cannot open it: {' '.join(str(error).split())}")
 
 
 def _size(dimension: Any) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BundleError, suggest
-from compress.runtime.engines import Graph, Specs
+from compress.runtime.engine import Graph, Specs
 
 SAMPLE, TIMESTEP = "sample", "timestep"
 # Other names of ours, letters and digits alone.

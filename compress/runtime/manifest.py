@@ -11,7 +11,7 @@ from typing import Any
 from compress.errors import BundleError, written
 from compress.files import Unreadable, read_json
 from compress.runtime.agreement import Fault, check_agreement
-from compress.runtime.engines import DTYPES
+from compress.runtime.engine import DTYPES
 from compress.runtime.sampling import Step
 
 FORMAT = 1
@@ -186,6 +186,7 @@ _manifest = _table(
             _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
         ),
         "made_by": _text,
+        "targets": _or_null(_mapping(_text)),
         "text": _or_null(_texts),
         "decoder": _or_null(_decoder),
         "encoder": _or_null(_encoder),

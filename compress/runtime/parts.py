@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.runtime.engines import Feeds, Graph
+from compress.runtime.engine import Feeds, Graph
 
 Run = Callable[[Graph, Feeds, int | None], Sequence[np.ndarray]]
 BATCH = 16  # items in one call

@@ -11,7 +11,8 @@ class Scheme:
     bytes: of a weight, at most. weight_bits, activation_bits: of the levels that are simulated; None: float. four_bits:
     whether weights of linear layers in transformers have four. least_db: SQNR that a file keeps to the PyTorch model,
     and that the one graph of all steps keeps to the steps. by_simulation: the file is held to the float model by as
-    much as its simulation is, since its kernels round otherwise and differences grow with depth. session: onnxruntime's
+    much as its simulation is, since its kernels round otherwise and differences grow with depth. whole_graph: whether
+    every value is rounded, in a graph that a target writes and no `quantize`. session: onnxruntime's
     options, where it runs best.
     """
 
@@ -23,6 +24,7 @@ class Scheme:
     activation_bits: int | None = None
     four_bits: bool = False
     by_simulation: bool = False
+    whole_graph: bool = False
     session: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -66,4 +68,10 @@ SCHEMES = {
         session=_AT_ONCE,
     ),
     "fp16": Scheme("half precision", 2, 30.0, 20.0),
+    "w8a16": Scheme(
+        "every value in 16 bits", 1, 80.0, 20.0, weight_bits=8, activation_bits=16, whole_graph=True, session=_AT_ONCE
+    ),
+    "w8a8": Scheme(
+        "every value in 8 bits", 1, 80.0, 20.0, weight_bits=8, activation_bits=8, whole_graph=True, session=_AT_ONCE
+    ),
 }

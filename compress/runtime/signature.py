@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BundleError
-from compress.runtime.engines import Feeds, Graph, Specs
+from compress.runtime.engine import Feeds, Graph, Specs
 
 
 def check_signature(file: Path, graph: Graph, inputs: Specs, outputs: Specs, any_sides: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import BundleError
-from compress.runtime.engines import Feeds, Graph
+from compress.runtime.engine import Feeds, Graph
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Feeds], Sequence[np.ndarray]]

@@ -23,12 +23,13 @@ import numpy as np
 from compress.errors import TargetError
 from compress.files import cache_folder, copy, write_atomically, write_json
 from compress.judge.quality import sqnr
-from compress.runtime import Bundle
 from compress.runtime.contents import graphs
+from compress.runtime.engine import Engine
 from compress.runtime.external import external_files
 from compress.runtime.schemes import SCHEMES
 from compress.runtime.texts import IDS
 from compress.targets.browser import NoBrowser, evaluate
+from compress.targets.made import Exported
 from compress.targets.needs import Needs
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -43,6 +44,8 @@ ON_CPU = ("int8",)  # schemes of whose kernels WebGPU has none
 MOST = 2**31  # bytes of weights: the engine's memory ends at 4 GiB and holds a graph and what it makes of it
 SECONDS = 60  # without an answer of the registry
 PROMPT = "a red apple"  # that a check draws, as class 0 or this
+
+engine: Engine | None = None  # the page is no bundle
 
 
 def prepare(needs: Needs) -> None:
@@ -63,9 +66,9 @@ def prepare(needs: Needs) -> None:
         _runtime(name)
 
 
-def write(bundle: Bundle, folder: Path) -> None:
+def write(made: Exported, folder: Path) -> None:
     """The page, those files of the bundle that it reads, and the runtime."""
-    about = bundle.manifest
+    bundle, about = made.bundle, made.bundle.manifest
     read = [name for name in graphs(about) if name != (about.get("encoder") or {}).get("model")]
     if about.get("sampler") and not bundle.sampling.get("others"):
         read = [about["sampler"]]  # nothing is drawn step by step
@@ -86,8 +89,9 @@ def write(bundle: Bundle, folder: Path) -> None:
     write_json(folder / "page.json", told)
 
 
-def judge(bundle: Bundle, folder: Path) -> Mapping[str, Any]:
+def judge(made: Exported, folder: Path) -> Mapping[str, Any]:
     """One picture in Chromium, held against the runtime's. Raises TargetError."""
+    bundle = made.bundle
     noise = np.random.default_rng(0).standard_normal((1, *bundle.sample_shape), dtype=np.float32)
     rows = np.repeat(noise, bundle.batch or 1, axis=0)
     given = {"class_labels": np.zeros(len(rows), np.int64)} if "class_labels" in bundle.conditions else {}

@@ -15,7 +15,8 @@ from compress.model.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import as_exported, lean
 from compress.passes import export_onnx, quantize
 from compress.runtime import Bundle
-from compress.runtime.engines import Graph, OnnxRuntime
+from compress.runtime.engine import Graph
+from compress.runtime.engines import OnnxRuntime
 from tests.conftest import CLASS_CONFIG, make_context, make_denoiser
 
 NAMES = ["sample", "timestep", "class_labels"]

@@ -15,7 +15,8 @@ from compress.errors import BundleError
 from compress.files import cache_folder
 from compress.measure import fastest
 from compress.measure.bench import callable_for
-from compress.runtime.engines import ONNXRUNTIME, Feeds, Graph
+from compress.runtime.engine import Feeds, Graph
+from compress.runtime.engines import ONNXRUNTIME
 from tests.runtime.test_no_torch import BLOCKED, BLOCKER
 
 FOLDER = Path(__file__).parents[2] / "exported" / "digits-edge" / "onnx"

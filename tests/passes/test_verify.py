@@ -19,7 +19,7 @@ from compress.judge import baseline, cost
 from compress.measure import fastest
 from compress.model import reference
 from compress.model.denoiser import Denoiser
-from compress.pages import findings, tables
+from compress.pages import findings, targets
 from compress.pages.publish import write_page
 from compress.report.report import Report, read
 from compress.runtime import Bundle
@@ -401,7 +401,7 @@ def test_an_engine_is_named_or_the_fastest(tmp_path: Path, monkeypatch: pytest.M
     report = judged(bundle, teacher, tmp_path, engine="fastest", samples=10)
     assert isinstance(report.engines["onnxruntime"], float) and "pip install" in str(report.engines["openvino"])
     assert {row.engine for row in report.latency if row.side == "student"} == {"onnxruntime"}
-    assert "left out: openvino: cannot be imported" in str(tables.engines(report).rows)
+    assert "left out: openvino: cannot be imported" in str(targets.engines(report).rows)
     with pytest.raises(ValidationError, match="onnxruntime:steam: is no engine"):
         VERIFY.Config(engine="onnxruntime:steam")
     with pytest.raises(BundleError, match=r"onnxruntime:cuda: onnxruntime has no CUDA.* install a build that has it"):

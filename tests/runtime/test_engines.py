@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from compress.errors import BundleError
 from compress.judge.quality import psnr, sqnr
 from compress.runtime import Bundle
-from compress.runtime.engines import ENGINES, ONNXRUNTIME, Feeds, Graph, OnnxRuntime, OpenVino, engine_called, installed
+from compress.runtime.engine import Feeds, Graph
+from compress.runtime.engines import ENGINES, ONNXRUNTIME, OnnxRuntime, OpenVino, engine_called, installed
 from tests.conftest import inputs_for
 
 EDGE = Path(__file__).parents[2] / "exported" / "digits-edge" / "onnx"

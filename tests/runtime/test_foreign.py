@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compress.errors import BundleError
-from compress.runtime.engines import Feeds, Graph
+from compress.runtime.engine import Feeds, Graph
 from compress.runtime.foreign import Foreign, Ours, match
 
 FILE = Path("their.onnx")

@@ -26,6 +26,7 @@ from compress.passes import export_onnx
 from compress.pipeline.pipeline import parts
 from compress.runtime import Bundle
 from compress.targets import browser, web
+from compress.targets.made import Exported
 from compress.targets.needs import Needs
 from tests.command import compress
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_context, make_denoiser, write_recipe
@@ -35,7 +36,7 @@ from tests.text_to_image import apply, save_pipeline, save_pixart
 
 EXPORTED = Path(__file__).parents[2] / "exported"
 KEPT = cache_folder()  # between runs of the suite: onnxruntime-web is 33 MB
-DIGIT = Needs([], {}, (1, 16, 16), 10**6)
+DIGIT = Needs([], {}, (1, 16, 16), 10**6, True)
 # kernels of WASM round otherwise than those of x86, 20 evaluations with guidance one after the other; 34 and 36 seen
 INT8_DB, FLOAT_DB = 28, 60
 PRESSED = """(async () => {
@@ -92,7 +93,7 @@ def test_a_bundle_becomes_a_page_by_one_command(name: str, engine: None, tmp_pat
 
 
 def test_a_press_of_the_button_shows_a_picture(engine: None, tmp_path: Path) -> None:
-    web.write(Bundle(EXPORTED / "digits-flagship" / "onnx"), tmp_path)
+    web.write(Exported(Bundle(EXPORTED / "digits-flagship" / "onnx")), tmp_path)
     found = browser.evaluate(tmp_path, PRESSED)["value"]
     assert found["said"].startswith("class 7, seed 0 · 2 steps, ") and found["spread"] > 200
 
@@ -154,7 +155,7 @@ def test_tokens_are_those_of_the_library(engine: None, tmp_path: Path) -> None:
 def test_without_a_browser_nothing_is_claimed(engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser, "NAMES", ("no-such-browser",))
     for _ in range(2):  # what is there is replaced
-        found = targets.write("web", Bundle(EXPORTED / "digits-flagship" / "onnx"), tmp_path / "web")
+        found = targets.write("web", Exported(Bundle(EXPORTED / "digits-flagship" / "onnx")), tmp_path / "web")
     assert found == {"run": "converted, not run: none of no-such-browser is installed"}
     assert (tmp_path / "web" / "index.html").is_file()
 
@@ -164,10 +165,10 @@ def test_another_picture_is_refused(engine: None, tmp_path: Path, monkeypatch: p
     other = np.random.default_rng(1).standard_normal(256).tolist()
     monkeypatch.setattr(web, "evaluate", lambda *_: {"value": {"data": other, "seconds": 1.0}})
     with pytest.raises(TargetError, match=r"another picture than the runtime: .* dB SQNR, at least 20 expected"):
-        targets.write("web", bundle, tmp_path / "web")
+        targets.write("web", Exported(bundle), tmp_path / "web")
     monkeypatch.setattr(web, "evaluate", lambda *_: {"error": "Error: no kernel"})
     with pytest.raises(TargetError, match="cannot draw: Error: no kernel"):
-        targets.write("web", bundle, tmp_path / "web")
+        targets.write("web", Exported(bundle), tmp_path / "web")
     assert [*tmp_path.iterdir()] == [], "nothing is left half-written"
 
 
