@@ -15,7 +15,7 @@ AllowPickle = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=max(16, os.cpu_count() or 1), help="default: all cores")]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16 or fastest")
+    str, typer.Option("--engine", help="onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16, qnn or fastest")
 ]
 
 

@@ -207,12 +207,13 @@ def _refuse(model: Denoiser, config: Config, context: Context) -> Sizes | None:
 
 
 def forecast(model: Denoiser | Quantized, config: Config, context: Context) -> Forecast:
-    """A model is really exported, but for a large one, whose size and time are those of its weights."""
+    """A model is really exported, for onnxruntime alone; of a large one, size and time are those of its weights."""
+    _refuse(model, config, context)
     size = counts.parameters(model) * SCHEMES[model.scheme].bytes
     if size <= LARGE:
         began = time.monotonic()
-        return Forecast(run(model, config, context).model, time.monotonic() - began)
-    _refuse(model, config, context)
+        itself = config.model_copy(update={"targets": (ITSELF,)})  # a simulator takes minutes
+        return Forecast(run(model, itself, context).model, time.monotonic() - began)
     return Forecast(Unwritten(model, config.batch, size), size * SECONDS, round(size * MEMORY))
 
 

@@ -70,8 +70,8 @@ class Config(PassConfig):
     )
     engine: Annotated[str, AfterValidator(fastest.engine_name)] = Field(
         "onnxruntime",
-        description="what runs the student: onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16; or fastest, "
-        "the one of those installed that takes the least time here",
+        description="what runs the student: onnxruntime, onnxruntime:PROVIDER, openvino, openvino:bf16, qnn; or "
+        "fastest, the one of those installed that takes the least time here",
     )
     features: Many[File] = Field(
         (), description="feature extractors of your own, TorchScript or ONNX, relative to the recipe"

@@ -186,7 +186,7 @@ _manifest = _table(
             _table({"multiple": _whole(1, 2**15)}, {"listed": _or_null(_list(_list(_whole(1, 2**15), 2)))})
         ),
         "made_by": _text,
-        "targets": _or_null(_mapping(_text)),
+        "targets": _mapping(_text),
         "text": _or_null(_texts),
         "decoder": _or_null(_decoder),
         "encoder": _or_null(_encoder),

@@ -23,8 +23,7 @@ import onnxruntime
 HERE = Path(__file__).resolve().parent
 SESSIONS = {  # onnxruntime's options with which a scheme runs as it was judged
     "int8": {"optimization.disable_specified_optimizers": "NhwcTransformer", "session.qdqisint8allowed": "1"},
-    "int8_weights": {"session.disable_quant_qdq": "1"},
-    "int4_weights": {"session.disable_quant_qdq": "1"},
+    **{name: {"session.disable_quant_qdq": "1"} for name in ("int8_weights", "int4_weights", "w8a16", "w8a8")},
 }
 SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"  # as in the tokenizer
 WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+")

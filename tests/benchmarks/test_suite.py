@@ -102,14 +102,13 @@ def test_text_between_comments_is_replaced(tmp_path: Path) -> None:
     assert file.read_text() == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
 
 
-def test_bars_of_peers_leave_out_this_toolkit_itself() -> None:
+def test_bars_of_peers_are_our_fastest_engine_to_the_fastest_peer() -> None:
     def cell(model: str, batch: int, **ms: float) -> dict:
         names = {"own": peer_table.TOOLKIT, "other_engine": "this toolkit's int8 file on another engine"}
         rows = [{"name": names.get(n, n.replace("_", " ")), "ms": v, "sqnr_db": 30 - v} for n, v in ms.items()]
         return {"model": model, "batch": batch, "rows": [*rows, {"name": "NNCF, failed", "reason": "no"}]}
 
-    digits = cell("digits", 1, own=3.0, peer=2.0, slow=4.0, other_engine=1.0)
-    assert peer_table.bars({"cells": [digits]}) == {"peers_digits_time_over_best": 1.5}
-    nets = [cell("cifar10", b, own=6.0, NNCF_a=5.0 * b, NNCF_b=8.0, peer=1.0) for b in (1, 2)]
-    found = peer_table.bars({"cells": nets})
-    assert found == {"peers_cifar10_over_nncf": 1.2, "peers_cifar10_db_over_nncf": 2.0}
+    cells = [cell("digits", 1, own=3.0, peer=4.0, slow=5.0, other_engine=2.0), cell("text", 8, own=2.0, peer=1.5)]
+    assert peer_table.bars({"cells": cells}) == {"peers_digits_1": 0.5}  # in the second none of ours is as exact
+    cells[1]["rows"][0]["sqnr_db"] = 28.5
+    assert peer_table.bars({"cells": cells})["peers_text_8"] == pytest.approx(4 / 3)

@@ -61,7 +61,7 @@ def test_the_first_wrong_layer_is_named(int8: Denoiser, layer: str | None, monke
         return truly(self, given, threads, scheme)
 
     monkeypatch.setattr(OnnxRuntime, "open", kernels)
-    found = parity.first_wrong_layer(graph, feeds, "int8", export_onnx.WRONG_LAYER_DB)
+    found = parity.first_wrong_layer(graph, feeds, "int8", parity.WRONG_LAYER_DB)
     assert found is None if layer is None else found is not None and found[0] == layer and found[1] < 10
 
 
@@ -73,7 +73,7 @@ def test_a_file_less_exact_than_its_simulation_is_no_export(
     # keys are every second level of bytes and keep to the limit by themselves; probabilities are clipped
     assert kinds.count("Clip") == kinds.count("Softmax") == 4
     file, simulated = made.notes["sqnr_to_float_db"], made.notes["simulated_sqnr_to_float_db"]
-    assert file > simulated - export_onnx.KERNEL_LOSS_DB and simulated > 20
+    assert file > simulated - parity.KERNEL_LOSS_DB and simulated > 20
     truly = Bundle.denoise
     # as much noise again as rounding makes: 3 dB less exact
     size = 10 ** (-simulated / 20)
