@@ -19,7 +19,8 @@ calibration did not see, the same for all. All quantizers were given the same ca
 defaults; this toolkit's leaves the ends of the net in float, the others do not, and its file is opened as its runtime
 opens it, with two options of onnxruntime's. "Tuned" peers are set up as a careful user would: onnxruntime with ranges
 by percentile and the ends of the net in float; NNCF with its settings for attention (model_type TRANSFORMER, preset
-MIXED) and ranges that clip nothing. "For OpenVINO" is the file of `targets: [openvino]`. Weights of all but the digits
+MIXED) and ranges that clip nothing. Rows that name this toolkit run files that it
+wrote. "For OpenVINO" is the file of `targets: [openvino]`. Weights of all but the digits
 teacher are random: their SQNR compares quantizers on one net and says nothing of images.
 """
 COLUMNS = (

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from compress.errors import BundleError
-from compress.judge import decision, images
+from compress.judge import decision, images, limits
 from compress.judge.soundness import finite_output, listed_files
 from compress.measure import latency
+from compress.measure.fastest import guided_call
 from compress.model.reference import Progress
 from compress.report.parts import Decision, Figure
 from compress.report.report import pooled
@@ -25,15 +24,15 @@ Decide = Callable[[Mapping[str, list[Figure]], Mapping[str, str]], tuple[Decisio
 
 @dataclass(frozen=True)
 class Judge:
-    """draw: the figures of a bundle's samples. decide: by the recipe's limits. wanted: figures that those name.
-    teacher_bytes, rounds, threads: of what costs are measured by."""
+    """own: the bundle itself. draw: the figures of a bundle's samples. decide: by the recipe's limits. wanted: figures
+    that those name. teacher_bytes, rounds: of what costs are measured by."""
 
+    own: Bundle
     draw: Callable[[Bundle], images.Images]
     decide: Decide
     wanted: tuple[str, ...]
     teacher_bytes: int
     rounds: int
-    threads: int
     progress: Progress
 
     def target(self, folder: Path, engine: Engine) -> Target:
@@ -43,22 +42,23 @@ class Judge:
             engine=engine.name, scheme=unopened.manifest["scheme"], bytes=unopened.size_bytes, verdict="not judged"
         )
         try:
-            bundle = Bundle(folder, self.threads, engine=engine)
+            bundle = Bundle(folder, self.own.threads, engine=engine)
             drawn = self.draw(bundle)
-            ms = None if SCHEMES[found.scheme].whole_graph else self._ms_per_call(bundle)
+            times = {} if SCHEMES[found.scheme].whole_graph else self._times(bundle)
         except BundleError as error:
             return found.model_copy(update={"reason": f"converted, not run: {error}"})
         sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
         sizes = {"bytes": Figure(value=found.bytes / self.teacher_bytes, better="less")}
         figures = pooled(drawn.quality | sizes | sound, drawn.spaces, drawn.attributes)
-        left_out = drawn.left_out | {name: OF_THE_BUNDLE for name in self.wanted if name not in figures}
+        why = OF_THE_BUNDLE if drawn.finite else limits.NOT_FINITE
+        left_out = {name: why for name in self.wanted if name not in figures} | drawn.left_out
         gates = self.decide(figures, left_out)
-        judged = {"verdict": decision.verdict(gates), "gates": gates, "quality": drawn.quality, "ms_per_call": ms}
-        return found.model_copy(update=judged)
+        judged = {"verdict": decision.verdict(gates), "gates": gates, "quality": drawn.quality}
+        return found.model_copy(update=judged | times)
 
-    def _ms_per_call(self, bundle: Bundle) -> float:
-        _, given = bundle.example(bundle.batch or 1)
-        noise = np.random.default_rng(0).standard_normal((bundle.batch or 1, *bundle.sample_shape), np.float32)
-        call = partial(bundle.guided, noise, bundle.steps[len(bundle.steps) // 2].timestep, given)
-        taken = latency.interleaved({"call": call}, self.rounds, self.progress, f"timing {bundle.engine.name}")
-        return latency.summary(taken["call"]).median
+    def _times(self, bundle: Bundle) -> dict[str, Any]:
+        calls = {"own": guided_call(self.own), "target": guided_call(bundle)}
+        taken = latency.interleaved(calls, self.rounds, self.progress, f"timing {bundle.engine.name}")
+        ratio, ends = latency.speedup(taken["own"], taken["target"])
+        speedup = Figure(value=ratio, better="more", interval=ends)
+        return {"ms_per_call": latency.summary(taken["target"]).median, "speedup": speedup}

@@ -1,8 +1,6 @@
 """Whether a file computes what its model does, and where its kernels compute something else than its graph says."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +11,12 @@ from compress.judge.quality import sqnr
 from compress.measure import latency
 from compress.model.denoiser import Denoiser
 from compress.onnx_graph.export import as_exported, lean
+from compress.onnx_graph.shown import NODE_BY_NODE, shown
 from compress.pipeline.manifest import input_names
 from compress.quantization.calibration import answers
 from compress.randomness import Draw, generator
 from compress.runtime import Bundle
-from compress.runtime.engines import ONNXRUNTIME, OnnxRuntime
+from compress.runtime.engines import ONNXRUNTIME
 from compress.runtime.schemes import SCHEMES
 
 KERNEL_LOSS_DB = 1.0  # by which a file may be less exact than its simulation
@@ -35,27 +34,21 @@ def first_wrong_layer(
 
     model: whose nodes are `named`, as `onnx_graph.export.to_onnx` does; it is changed. feeds: inputs by name.
     """
-    graph, looked = model.graph, dict[str, str]()  # output → layer, in the order of the graph
-    for node in graph:
+    looked = dict[ir.Value, str]()  # output → layer, in the order of the graph
+    for node in model.graph:
         if node.op_type not in PRODUCTS:
             continue
         (output,), kind = node.outputs, ir.DataType.FLOAT
         after = [use.node for use in output.uses()]
         if [reader.op_type for reader in after] == ["QuantizeLinear"]:  # kernels give bytes: there are no floats
             (output,), kind = after[0].outputs, after[0].inputs[2].const_value.dtype
-        if not output.is_graph_output():
-            output.type = ir.TensorType(kind)
-            graph.outputs.append(output)
-        looked[output.name] = node.name.partition("/")[0]
-    answers = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "named.onnx")
-        ir.save(model, file, external_data="weights.bin")
-        for engine in (OnnxRuntime(optimized=False), ONNXRUNTIME):
-            opened = engine.open(file, 1, scheme)
-            found = [dict(zip(opened.outputs, opened.run(given), strict=True)) for given in feeds]
-            answers.append([np.concatenate([outputs[name].reshape(-1) for outputs in found]) for name in looked])
-    for layer, plain, kernels in zip(looked.values(), *answers, strict=True):
+        output.type = ir.TensorType(kind)
+        looked[output] = node.name.partition("/")[0]
+    answered = []
+    for engine in (NODE_BY_NODE, ONNXRUNTIME):
+        found = list(shown(model, looked, feeds, engine, scheme))
+        answered.append([np.concatenate([values[one.name].reshape(-1) for values in found]) for one in looked])
+    for layer, plain, kernels in zip(looked.values(), *answered, strict=True):
         wanted = plain.astype(np.float64)
         agreement = sqnr(wanted - wanted.mean(), kernels.astype(np.float64) - wanted.mean())
         if not agreement >= least:
@@ -124,12 +117,8 @@ def check_bundle(
         named = lean(as_exported(model.module, inputs, names, batch, opset), named=True)
     feeds = [dict(zip(names, parts, strict=True)) for parts in asked]
     wrong = first_wrong_layer(named, feeds, model.scheme, WRONG_LAYER_DB)
-    blamed = (
-        f"; the first layer that {bundle.engine.name} computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)"
-        if wrong
-        else ""
-    )
+    said = f"; the first layer that onnxruntime computes otherwise is {wrong[0]} ({wrong[1]:.1f} dB)" if wrong else ""
     raise ExportError(
         f"{name}: {bundle.manifest['model']} differs from the PyTorch model: {agreement:.1f} dB SQNR, at least "
-        f"{least:.1f} expected{blamed}; please report the model's config and the processor, {latency.processor()}"
+        f"{least:.1f} expected{said}; please report the model's config and the processor, {latency.processor()}"
     )

@@ -85,9 +85,7 @@ def measure(path: Path, threads: int | None, engines: Mapping[str, Engine], prog
     for name, engine in engines.items():
         try:
             bundle = Bundle(path, threads, check_hashes=False, engine=engine)
-            _, given = bundle.example(bundle.batch or 1)
-            noise = np.random.default_rng(0).standard_normal((bundle.batch or 1, *bundle.sample_shape), np.float32)
-            call = partial(bundle.guided, noise, bundle.steps[len(bundle.steps) // 2].timestep, given)
+            call = guided_call(bundle)
             output = call()
         except BundleError as error:
             found[name] = str(error)
@@ -105,6 +103,13 @@ def measure(path: Path, threads: int | None, engines: Mapping[str, Engine], prog
     taken = latency.interleaved(close, ROUNDS, progress, "the fastest engine")
     found |= times | {name: latency.summary(values).median for name, values in taken.items()}
     return {name: found[name] for name in engines}
+
+
+def guided_call(bundle: Bundle) -> Callable[[], np.ndarray]:
+    """A guided call of one image, or of as many as the file takes, in the middle of its way."""
+    count, step = bundle.batch or 1, bundle.steps[len(bundle.steps) // 2]
+    noise = np.random.default_rng(0).standard_normal((count, *bundle.sample_shape), np.float32)
+    return partial(bundle.guided, noise, step.timestep, bundle.example(count)[1])
 
 
 def _first(found: Found, path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
-from compress.onnx_graph.byte_products import MOVES
+from compress.onnx_graph.byte_products import LARGEST, MOVES
 from compress.onnx_graph.simplify import collapse
 
 FEWEST = 0.75  # of its levels that a factor may keep where its zero point goes
@@ -50,7 +50,7 @@ def _probabilities_first(graph: ir.Graph, product: ir.Node) -> bool:
     if swap != [*range(rank - 2), rank - 1, rank - 2] or zero.const_value is None:
         return False
     new = tape.Tape()
-    zero = new.op("Constant", [], {"value": ir.tensor(np.uint8(zero.const_value.numpy().astype(np.int32) + 64))})
+    zero = new.op("Constant", [], {"value": ir.tensor(np.uint8(zero.const_value.numpy().astype(np.int32) + LARGEST))})
     bytes_ = new.op("QuantizeLinear", [before.outputs[0], scale, zero])
     probabilities = new.op("DequantizeLinear", [bytes_, scale, zero])
     turned = new.op("Transpose", [values], {"perm": swap})

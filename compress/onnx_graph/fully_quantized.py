@@ -4,10 +4,8 @@ Weights of layers become int8 around zero, biases int32 on the grid of their pro
 or 16 bits. NPUs have tables for some operators, which set the grid of their outputs.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from compress.onnx_graph.byte_products import MOVES
+from compress.onnx_graph.shown import shown
 from compress.runtime.engine import Feeds
-from compress.runtime.engines import OnnxRuntime
 
 Ranges = Mapping[str, tuple[float, float]]  # least and largest of a value, by its name
 KINDS: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
@@ -47,21 +45,15 @@ class Grid:
 def ranges(model: ir.Model, feeds: Sequence[Feeds]) -> dict[str, tuple[float, float]]:
     """Ends of every float between nodes, inputs and outputs included, while a graph runs on `feeds`, by its nodes as
     they stand."""
-    shown = model.clone()
-    ShapeInferencePass()(shown)
-    inner = [value for node in shown.graph for value in node.outputs if not value.is_graph_output()]
-    shown.graph.outputs.extend(value for value in inner if value.dtype == ir.DataType.FLOAT)
+    copied = model.clone()
+    ShapeInferencePass()(copied)
+    floats = [value for node in copied.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     found: dict[str, tuple[float, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "shown.onnx")
-        ir.save(shown, file, external_data="weights.bin")
-        graph = OnnxRuntime(optimized=False).open(file)
-        for given in feeds:
-            values = {**given, **dict(zip(graph.outputs, graph.run(given), strict=True))}
-            for name, array in values.items():
-                if array.dtype == np.float32:
-                    low, high = found.get(name, (np.inf, -np.inf))
-                    found[name] = min(low, float(array.min())), max(high, float(array.max()))
+    for values in shown(copied, floats, feeds):
+        for name, array in values.items():
+            if array.dtype == np.float32:
+                low, high = found.get(name, (np.inf, -np.inf))
+                found[name] = min(low, float(array.min())), max(high, float(array.max()))
     return found
 
 

@@ -18,14 +18,14 @@ def targets(report: Report) -> Table:
     rows: list[Cells] = []
     for name, target in report.targets.items():
         failed = ", ".join(words.name(gate.name) for gate in target.gates if gate.passed is False)
-        psnr = target.quality.get("psnr")
+        psnr, ms, faster = target.quality.get("psnr"), target.ms_per_call, target.speedup
         rows.append(
             (
                 Cell(name, small=target.runtime),
                 Cell(said=target.reason or f"{target.verdict}{f': {failed}' if failed else ''}"),
                 "" if psnr is None else f"{psnr.value:.1f}",
                 words.size(target.bytes),
-                "" if target.ms_per_call is None else words.ms(target.ms_per_call),
+                "" if ms is None or faster is None else Cell(words.ms(ms), words.faster(faster.value)),
             )
         )
-    return Table(("target", "verdict", "PSNR to the teacher, dB", "bytes", "a guided call"), rows)
+    return Table(("target", "verdict", "PSNR to the teacher, dB", "bytes", "a guided call, beside the bundle"), rows)

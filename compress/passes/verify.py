@@ -41,7 +41,7 @@ from compress.judge.soundness import finite_output, listed_files
 from compress.measure import fastest
 from compress.model.reference import BATCH, Progress, kept_folder
 from compress.pipeline.pipeline import encode
-from compress.report.report import FORMAT, Costs, Report, pooled
+from compress.report.report import FORMAT, Report, pooled
 from compress.runtime import Bundle
 from compress.settings import Directory, File, Many
 
@@ -143,8 +143,7 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
     bundle, teacher = Bundle(model.path, config.threads, engine=engine), context.teacher()
     images.check_comparable(bundle, teacher, context.name)
     if config.guidance_scales and bundle.guidance["kind"] == "baked":
-        known = bundle.guidance["scale"]
-        context.log(f"{context.name}: no guidance response: the student knows the scale {known} alone")
+        context.log(f"{context.name}: no guidance response: it knows the scale {bundle.guidance['scale']} alone")
     baseline = baselines.kept(teacher, config.threads, progress, "the baseline", context.around())
     measured_with = _yardsticks(config, context, bundle, baseline, progress)
     drawn = images.measure(measured_with, bundle, baseline, config.samples, config.references, config.guidance_scales)
@@ -152,21 +151,22 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         context.log(f"{context.name}: {limits.NOT_FINITE}, so that its quality was not measured")
     answers = probed.measure(bundle, baseline, drawn.others, drawn.finite, context.finished, context.seed, progress)
     costs = cost.measure(bundle, baseline, config.clock, progress)
+    pipeline = shares.measure(measured_with, bundle, baseline, drawn, costs)
+    judge = _judge(config, context, bundle, measured_with, baseline, costs.teacher.bytes, progress)
+    elsewhere = {name: judge.target(folder, engine) for name, folder, engine in targets.beside(bundle)}
     # after all else: what was judged is what is there
     sound = {"finite_output": finite_output(drawn.sets.student), "listed_files": listed_files(bundle)}
-    quality = answers.quality | drawn.quality
-    figures = pooled(quality | costs.ratios | sound, drawn.spaces, drawn.attributes)
-    left_out = drawn.left_out | answers.left_out
-    left_out |= limits.not_at_hand(config.gates, figures, drawn.finite, bundle.manifest["scheme"])
-    decide = partial(limits.decide, gates=config.gates, measured_with=measured_with, name=context.name)
-    gates, judge = decide(figures, left_out), _judge(config, measured_with, baseline, decide, costs, progress)
+    figures = pooled(answers.quality | drawn.quality | costs.ratios | sound, drawn.spaces, drawn.attributes)
+    lacking = limits.not_at_hand(config.gates, figures, drawn.finite, bundle.manifest["scheme"])
+    left_out = drawn.left_out | answers.left_out | lacking
+    gates = limits.decide(figures, left_out, config.gates, measured_with, context.name)
     report = Report(
         format=FORMAT,
         recipe=context.recipe,
         verdict=decision.verdict(gates),
         gates=gates,
         **dict(costs),
-        quality=quality,
+        quality=answers.quality | drawn.quality,
         unmeasured=measured_with.reasons() | left_out,
         spaces=drawn.spaces,
         probe=answers.curve,
@@ -178,32 +178,32 @@ def run(model: Bundle, config: Config, context: Context) -> PassResult[Bundle]:
         reference=drawn.reference,
         seed=context.seed,
         attributes=drawn.attributes,
-        pipeline=shares.measure(measured_with, bundle, baseline, drawn, costs),
+        pipeline=pipeline,
         engines=engines,
-        targets={name: judge.target(folder, engine) for name, folder, engine in targets.beside(bundle)},
+        targets=elsewhere,
     )
     report.write(context.output)
     write_npz(context.output / "samples.npz", drawn.shown())
-    values = {name: found[0].value for name, found in figures.items()}
-    notes = {"verdict": report.verdict, "values": values}
-    return PassResult(model, changed=False, notes=notes)
+    measured = {name: found[0].value for name, found in figures.items()}
+    return PassResult(model, changed=False, notes={"verdict": report.verdict, "values": measured})
 
 
 def _judge(
     config: Config,
+    context: Context,
+    bundle: Bundle,
     measured_with: yardsticks.Yardsticks,
     baseline: baselines.Baseline,
-    decide: on_targets.Decide,
-    costs: Costs,
+    teacher_bytes: int,
     progress: Progress,
 ) -> on_targets.Judge:
     """Of the files for other engines."""
+    decide = partial(limits.decide, gates=config.gates, measured_with=measured_with, name=context.name)
 
     def draw(other: Bundle) -> images.Images:
         return images.measure(measured_with, other, baseline, config.samples, config.references, ())
 
-    wanted = tuple(config.gates)
-    return on_targets.Judge(draw, decide, wanted, costs.teacher.bytes, config.rounds, config.threads, progress)
+    return on_targets.Judge(bundle, draw, decide, tuple(config.gates), teacher_bytes, config.rounds, progress)
 
 
 def _yardsticks(

@@ -8,8 +8,8 @@ from compress.report.parts import Decision, Engine, Figure, Verdict
 class Target(Engine):
     """A file for one target, drawn from by its engine, beside the same samples of the teacher.
 
-    ms_per_call: of one guided call, batch 1; None: the engine does not compute at the target's speed. reason: why it
-    was not run.
+    ms_per_call: of one guided call, batch 1; speedup: of the bundle's own, interleaved; None: the engine does not
+    compute at the target's speed. reason: why it was not run.
     """
 
     bytes: int
@@ -17,4 +17,5 @@ class Target(Engine):
     gates: tuple[Decision, ...] = ()
     quality: dict[str, Figure] = Field(default_factory=dict)
     ms_per_call: float | None = None
+    speedup: Figure | None = None
     reason: str | None = None

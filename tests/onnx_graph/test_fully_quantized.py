@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from compress.judge.quality import sqnr
 from compress.model.denoiser import Denoiser, example_inputs
@@ -65,6 +66,24 @@ def test_all_is_rounded_and_nothing_else_happens(name: str, bits: int, tmp_path:
             assert made is None or made.op_type in ("DequantizeLinear", "Gather", "Cast"), (node, place, made)
     wanted, got = (np.concatenate([NODE_BY_NODE.open(file).run(one)[0] for one in feeds]) for file in (before, after))
     assert sqnr(wanted, got) > {8: 18, 16: 38}[bits]  # weights of 8 bits set the limit of the second
+
+
+def test_scales_and_shifts_are_the_same_as_convolutions(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    for norm in (one for one in model.net.modules() if isinstance(one, torch.nn.GroupNorm)):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    names = input_names(model)
+    with model.family.lean.within(model.net):
+        graph = lean(as_exported(model.module, example_inputs(model, 1), names, 1, 20))
+    kinds = [node.op_type for node in graph.graph]
+    ir.save(graph, tmp_path / "before.onnx")
+    assert scale_by_convolutions(graph) == kinds.count("BatchNormalization") > 4
+    assert "BatchNormalization" not in [node.op_type for node in graph.graph]
+    ir.save(graph, tmp_path / "after.onnx")
+    feed = feeds_for(model, 1)[0]
+    wanted, got = (NODE_BY_NODE.open(tmp_path / f"{name}.onnx").run(feed)[0] for name in ("before", "after"))
+    assert sqnr(wanted, got) > 100
 
 
 def test_what_moves_keeps_its_grid_and_tables_of_npus_have_theirs() -> None:

@@ -77,8 +77,8 @@ def test_the_record_says_what_was_found(made: PassResult[Bundle]) -> None:
     notes: Mapping[str, Any] = made.notes
     assert notes["npu"]["sqnr_to_float_db"] > 26 > notes["npu_int8"]["sqnr_to_float_db"] > 18
     assert "refused" not in notes["npu"] and "refused" not in notes["npu_int8"]
-    for name in ("npu", "npu_int8"):
-        assert notes[name].get("qnn_sqnr_db", 0) > 18 or "converted, not run: qnn" in notes[name]["run"]
+    for name, least in {"npu": 50, "npu_int8": 15}.items():  # of Qualcomm's simulator to onnxruntime
+        assert notes[name].get("qnn_sqnr_db", 0) > least or "converted, not run: qnn" in notes[name]["run"]
 
 
 @needs_openvino
@@ -128,6 +128,7 @@ def test_each_has_its_own_verdict(made: PassResult[Bundle], model: Denoiser, tmp
     assert report["verdict"] == "pass"
     assert verdicts == {"openvino": "pass" if HERE else "not judged", "npu": "fail", "npu_int8": "pass"}
     assert report["targets"]["npu_int8"]["ms_per_call"] is None
+    assert not HERE or report["targets"]["openvino"]["speedup"]["interval"][0] > 0
     failed = [gate["name"] for gate in report["targets"]["npu"]["gates"] if gate["passed"] is False]
     assert failed == ["psnr"]
 
@@ -167,6 +168,26 @@ def test_a_model_that_is_told_other_numbers_is_refused_before_it_is_exported(tmp
     with pytest.raises(TargetError, match="w8a16: a file for NPUs answers by a table of timesteps"):
         export_onnx.forecast(flow, export_onnx.Config(targets=("npu",)), make_context(flow, tmp_path))
     assert not Needs([], {}, (1, 8, 8), 1, False).whole_timesteps
+
+
+def test_samples_that_are_not_finite_fail_and_say_so(
+    made: PassResult[Bundle], model: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npu = next(one for one in targets.beside(made.model) if one[0] == "npu")
+    monkeypatch.setattr(targets, "beside", lambda bundle: [npu])
+    sample = Bundle.sample
+
+    def spoilt(self: Bundle, noise: np.ndarray, **given: np.ndarray) -> np.ndarray:
+        return sample(self, noise, **given) * (np.nan if self.path == npu[1] else 1)
+
+    monkeypatch.setattr(Bundle, "sample", spoilt)
+    context = make_context(model, tmp_path)
+    settings = {"samples": 10, "rounds": 10, "batches": [], "starts": 0, "gates": {"psnr": {"min": 15}}}
+    verify.run(made.model, verify.Config.model_validate(settings), context)
+    report = read_json(context.output / "report.json")
+    assert report["verdict"] == "pass" and report["targets"]["npu"]["verdict"] == "fail"
+    reasons = {gate["name"]: gate["reason"] for gate in report["targets"]["npu"]["gates"]}
+    assert reasons["psnr"] == "not every sample of the student is finite"
 
 
 @needs_qnn
