@@ -76,14 +76,14 @@ class Layers:
 
     ends: cheap layers at the ends of the net, whose error nothing later can repair.
     small_inputs: they read one small vector, and nothing computes it faster in int8: of them only the bytes count.
-    float_outputs: they write small vectors that are added to maps which are float again.
+    merged: at export all are merged into one product, so that none is float or int8 by itself.
     large: where linear layers are large and many, so that four bits for a weight pay.
     tables: of embeddings, that are rounded as weights are.
     """
 
     ends: tuple[str, ...]
     small_inputs: tuple[str, ...] = ()
-    float_outputs: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
     large: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
 

@@ -102,14 +102,22 @@ INT8 = """
     x_int8 = QuantizeLinear (x, scale, zero)
     x_float = DequantizeLinear (x_int8, scale, zero)
     weight = DequantizeLinear <axis = 0> (weight_int8, weight_scale, weight_zero)
-    y_float = {layer} (x_float, weight, bias)
-    y_int8 = QuantizeLinear (y_float, scale, zero)
-    y = DequantizeLinear (y_int8, scale, zero)
 """
+OF_LAYER = {
+    "Conv": """
+        y_float = {layer} (x_float, weight, bias)
+        y_int8 = QuantizeLinear (y_float, scale, zero)
+        y = DequantizeLinear (y_int8, scale, zero)
+    """,
+    "Gemm": """
+        bias_float = DequantizeLinear <axis = 0> (bias, bias_scale)
+        y = {layer} (x_float, weight, bias_float)
+    """,
+}
 
 
 def _graph(signature: Signature, int8: bool) -> onnx.ModelProto:
-    """The layer alone, with random weights; in int8 between a quantization and a dequantization."""
+    """The layer alone, with random weights; in int8 behind a quantization, a convolution before a dequantization."""
     kind, shape, weights, given = signature
     random = np.random.default_rng(0)
     constants: dict[str, np.ndarray] = {"bias": random.standard_normal(weights[0]).astype(np.float32)}
@@ -118,9 +126,13 @@ def _graph(signature: Signature, int8: bool) -> onnx.ModelProto:
         constants["weight_scale"] = np.full(weights[0], 0.01, np.float32)
         constants["weight_zero"] = np.zeros(weights[0], np.int8)
         constants["scale"], constants["zero"] = np.array(0.05, np.float32), np.array(128, np.uint8)
+        if kind == "Gemm":
+            constants["bias"] = random.integers(-1000, 1000, weights[0]).astype(np.int32)
+            constants["bias_scale"] = constants["scale"] * constants["weight_scale"]
     else:
         constants["weight"] = random.standard_normal(weights).astype(np.float32)
-    nodes = (INT8 if int8 else "y = {layer} (x, weight, bias)").format(layer=f"{kind} <{given}>")
+    nodes = INT8 + OF_LAYER[kind] if int8 else "y = {layer} (x, weight, bias)"
+    nodes = nodes.format(layer=f"{kind} <{given}>")
     head = f'<ir_version: 10, opset_import: ["" : {OPSET}]> layer (float{list(shape)} x) => (float[] y)'
     model = onnx.parser.parse_model(f"{head} {{ {nodes} }}")
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())

@@ -53,7 +53,7 @@ def _factors(node: ir.Node) -> list[ir.Value]:
         return []
     values = [node.inputs[place] for place in places]
     if node.op_type in FACTORS:  # bytes behind floats, moved or not since they became them
-        values = [inputs[0] for value in values if (inputs := _inputs(value, "DequantizeLinear"))]
+        values = [inputs[0] for value in values if (inputs := inputs_of(value, "DequantizeLinear"))]
         values = [value for value in values if value is not None and value.dtype in WHOLE]
     return [value for value in values if value is not None]
 
@@ -65,7 +65,7 @@ def _origin(value: ir.Value | None) -> ir.Value | None:
     return value
 
 
-def _inputs(value: ir.Value | None, kind: str) -> list[ir.Value | None]:
+def inputs_of(value: ir.Value | None, kind: str) -> list[ir.Value | None]:
     """Three inputs of the operator of a kind that a value comes from, None for missing ones; empty for any other."""
     value = _origin(value)
     node = None if value is None else value.producer()
@@ -81,10 +81,10 @@ def limits(value: ir.Value | None) -> tuple[int, int]:
         array = value.const_value.numpy()
         return int(array.min(initial=0)), int(array.max(initial=0))
     whole = WHOLE.get(value.dtype or ir.DataType.UNDEFINED, (-128, 255))
-    if clip := _inputs(value, "Clip"):
+    if clip := inputs_of(value, "Clip"):
         (low, high), (least, largest) = limits(clip[0]), map(_number, clip[1:])
         return (low if least is None else max(low, int(least)), high if largest is None else min(high, int(largest)))
-    if rounded := _inputs(value, "QuantizeLinear"):
+    if rounded := inputs_of(value, "QuantizeLinear"):
         ends, (scale, zero) = _ends(rounded[0]), map(_number, rounded[1:])
         if ends is not None and scale is not None:
             least, largest = (end / scale + (zero or 0) for end in ends)  # a half may round either way
@@ -94,9 +94,9 @@ def limits(value: ir.Value | None) -> tuple[int, int]:
 
 def _ends(value: ir.Value | None) -> tuple[float, float] | None:
     """(least, largest) that floats can be: probabilities, or bytes that became floats; None: anything."""
-    if _inputs(value, "Softmax"):
+    if inputs_of(value, "Softmax"):
         return 0.0, 1.0
-    if dequantized := _inputs(value, "DequantizeLinear"):
+    if dequantized := inputs_of(value, "DequantizeLinear"):
         low, high = limits(dequantized[0])
         size, offset = map(_number, dequantized[1:])
         return None if size is None else (size * (low - (offset or 0)), size * (high - (offset or 0)))

@@ -1,6 +1,10 @@
 """Moves bytes instead of floats."""
 
+import numpy as np
 import onnx_ir as ir
+from onnx_ir import tape
+
+from compress.onnx_graph.simplify import tidy
 
 MOVES = {"Reshape", "Split", "Transpose"}
 
@@ -31,6 +35,34 @@ def dequantize_late(model: ir.Model) -> int:
         model.graph.remove(before, safe=True)
         moved += 1
     return moved
+
+
+def gather_bytes(model: ir.Model) -> int:
+    """Read rows of a table of bytes and make floats of those, instead of the whole table at every call.
+
+    Rows have a scale each and no zero point. Changes `model`; returns how many tables there were.
+    """
+    found = 0
+    for node in list(model.graph):
+        floats = node.inputs[0].producer() if node.op_type == "Gather" else None
+        if floats is None or floats.op_type != "DequantizeLinear" or node.attributes.get_int("axis", 0):
+            continue
+        table, scale, zero = (*floats.inputs, None)[:3]
+        offset = None if zero is None else zero.const_value
+        one_a_row = None not in (table.const_value, scale.const_value) and scale.const_value.shape.rank() == 1
+        if not one_a_row or floats.attributes.get_int("axis", 1) or (zero is not None and offset is None):
+            continue
+        if offset is not None and offset.numpy().any():
+            continue
+        new = tape.Tape()
+        rows = new.op("Cast", [new.op("Gather", [table, node.inputs[1]])], {"to": scale.const_value.dtype})
+        last = new.op("Constant", [], {"value": ir.tensor(np.array([-1]))})
+        sizes = new.op("Unsqueeze", [new.op("Gather", [scale, node.inputs[1]]), last])
+        out = new.op("Mul", [rows, sizes])
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.nodes, node.outputs, [out])
+        found += 1
+    tidy(model)
+    return found
 
 
 def _per_tensor(node: ir.Node) -> bool:

@@ -16,16 +16,19 @@ from compress.errors import ExportError
 from compress.model.open_sizes import left_open
 from compress.onnx_graph.byte_products import check_products, drop_idle_clips, layer
 from compress.onnx_graph.clean import clean
-from compress.onnx_graph.dequantize_late import dequantize_late
+from compress.onnx_graph.dequantize_late import dequantize_late, gather_bytes
 from compress.onnx_graph.four_bits import pack_four_bits
 from compress.onnx_graph.merge_linears import merge_linears
 from compress.onnx_graph.precompute import fold_rows
 from compress.onnx_graph.simplify import merge_affine, simplify
+from compress.onnx_graph.whole_biases import whole_biases
 
 REWRITES: tuple[Callable[[ir.Model], int], ...] = (
     merge_linears,
     merge_affine,
     dequantize_late,
+    gather_bytes,
+    whole_biases,
     drop_idle_clips,
     pack_four_bits,
 )

@@ -1,8 +1,9 @@
 """Attention between bytes in the form that OpenVINO computes in bytes.
 
 Files are written for onnxruntime, whose fastest product is of a uint8 and an int8 factor: values stand before
-probabilities, keys and probabilities have half as many levels. OpenVINO computes such attention in float. It wants
-probabilities before values, and no zero point in a second factor.
+probabilities, keys and probabilities have half as many levels, bytes are transposed. OpenVINO computes such attention
+in float. It wants probabilities before values, no zero point in a second factor, and factors transposed as floats, which
+its product of bytes takes up.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ def for_openvino(model: ir.Model) -> int:
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
             _around_zero(node)
+    for node in list(model.graph):
+        if node.op_type == "MatMul":
+            _transposes(model.graph, node)
     collapse(model)
     return len(products)
 
@@ -85,6 +89,20 @@ def _around_zero(node: ir.Node) -> None:
     for one in (node, *readers):
         one.replace_input_with(1, size)
         one.replace_input_with(2, middle)
+
+
+def _transposes(graph: ir.Graph, product: ir.Node) -> None:
+    """A factor is transposed behind its DequantizeLinear, not before."""
+    for place, value in enumerate(product.inputs):
+        floats = value.producer() if value is not None else None
+        swap = floats.inputs[0].producer() if floats is not None and floats.op_type == "DequantizeLinear" else None
+        if swap is None or swap.op_type != "Transpose" or _numbers(floats) is None:
+            continue
+        new = tape.Tape()
+        before = new.op("DequantizeLinear", [swap.inputs[0], *floats.inputs[1:]])
+        turned = new.op("Transpose", [before], {"perm": swap.attributes.get_ints("perm")})
+        graph.insert_before(product, new.nodes)
+        product.replace_input_with(place, turned)
 
 
 def _back(value: ir.Value | None, kinds: set[str]) -> Iterator[ir.Node]:

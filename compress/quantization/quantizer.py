@@ -20,7 +20,8 @@ from compress.runtime.schemes import Scheme
 # Largest second factor of a product of bytes, a weight or an activation: `onnx_graph.byte_products` says why. The
 # eighth bit of weights costs 0.3 dB and was worth up to 8 on processors that cannot add such products.
 SECOND = 64
-LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+LINEAR = torch.ops.aten.linear.default
+LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, LINEAR)
 TABLE = torch.ops.aten.embedding.default
 PROBABILITIES, KEYS = ".probabilities", ".keys"  # of lean attention: second factors of its products
 
@@ -36,11 +37,12 @@ def largest_weight(scheme: Scheme) -> int:
 class BytesQuantizer(Quantizer):
     """Annotates convolutions and linear layers as their int8 kernels in onnxruntime want them.
 
-    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric; outputs of
-    `float_outputs` stay float, and of `small_inputs` all but the weights. Keys and probabilities of lean attention
-    are int8 in ±64, because products of bytes are fastest between uint8 and int8; keys have half as many levels as the
-    queries and values beside them. Layers whose path in the net matches a pattern of `float_layers` stay float, and all
-    activations of a scheme of weights alone. histogram: of activations; else their ends alone are noted.
+    Inputs and outputs uint8 per tensor, weights int8 per output channel and symmetric; outputs of linear layers stay
+    float, but for those that attention multiplies in bytes, and of `small_inputs` all but the weights. Keys and
+    probabilities of lean attention are int8 in ±64, because products of bytes are fastest between uint8 and int8; keys
+    have half as many levels as the queries and values beside them. Layers whose path in the net matches a pattern of
+    `float_layers` stay float, and all activations of a scheme of weights alone. histogram: of activations; else their
+    ends alone are noted.
     """
 
     def __init__(
@@ -53,13 +55,16 @@ class BytesQuantizer(Quantizer):
         if scheme.activation_bits is not None:
             self.activation = QuantizationSpec(torch.uint8, observer, 0, 255, torch.per_tensor_affine)
             self.probabilities = QuantizationSpec(torch.int8, observer, -SECOND, SECOND, torch.per_tensor_affine)
-        largest = largest_weight(scheme)
-        self.weight = QuantizationSpec(
-            torch.int8, PerChannelMinMaxObserver, -largest, largest, torch.per_channel_symmetric, ch_axis=0
+        self.weight, self.table = (
+            QuantizationSpec(
+                torch.int8, PerChannelMinMaxObserver, -largest, largest, torch.per_channel_symmetric, ch_axis=0
+            )
+            for largest in (largest_weight(scheme), 127)  # rows of a table are multiplied by nothing
         )
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Mark every convolution and linear layer that is to be quantized, and the attention between them."""
+        multiplied = {_layer_before(node.args[1]) for node in model.graph.nodes if _is_scores(node)}
         for node in model.graph.nodes:
             path = module_path(node) + (KEYS if _is_scores(node) else "")
             owner, _, part = path.rpartition(".")
@@ -72,9 +77,9 @@ class BytesQuantizer(Quantizer):
                 inputs[node.args[1]] = self.weight
                 if self.activation is not None and not matches(path, self.layers.small_inputs):
                     inputs[node.args[0]] = self.activation
-                    output = None if matches(path, self.layers.float_outputs) else self.activation
+                    output = self.activation if node.target is not LINEAR or node in multiplied else None
             elif node.target is TABLE and matches(path, self.layers.tables):
-                inputs[node.args[0]] = self.weight
+                inputs[node.args[0]] = self.table
             elif _is_probabilities(node):
                 output = self.probabilities
             elif self.activation is not None and _is_scores(node):
@@ -146,15 +151,15 @@ def float_layers(model: Denoiser, named: tuple[str, ...] | None, least_width: in
 def int8_layers(graph: torch.fx.Graph) -> dict[str, list[str]]:
     """Names of the observers of every layer that computes in int8, by the layer's path, in a graph that has them.
 
-    In order: of input, weight and output; of attention's first layer also that of the keys, of its last also that of
-    the probabilities.
+    In order: of input, weight and, where it is rounded, output; of attention's first layer also that of the keys, of
+    its last also that of the probabilities.
     """
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.target in LAYERS:
             around = [arg for arg in node.args[:2] if arg.op == "call_module"]
             outputs = [user for user in node.users if user.op == "call_module"]
-            if len(around) == 2 and outputs:
+            if len(around) == 2:
                 found[module_path(node)] = [str(each.target) for each in (*around, *outputs)]
     for node in graph.nodes:
         if _is_probabilities(node):

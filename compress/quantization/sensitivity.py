@@ -21,7 +21,8 @@ class Sensitivity:
 
     def __init__(self, model: Denoiser, rounded: Quantized, points: Sequence[torch.Tensor]) -> None:
         self.rounded = rounded
-        self.layers = int8_layers(rounded.module.graph)  # type: ignore[arg-type]
+        layers = int8_layers(rounded.module.graph)  # type: ignore[arg-type]
+        self.layers = {path: names for path, names in layers.items() if not matches(path, model.family.layers.merged)}
         self.units = _units(model, self.layers)
         place = torch.arange(FEW) * len(points[0]) // FEW
         few = [value[place] for value in points]

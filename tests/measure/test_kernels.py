@@ -32,7 +32,8 @@ def test_graphs_compute_the_layer(name: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(-6, 6, signature[1]).astype(np.float32)
     for graph, given in zip(graphs, constants, strict=True):
         weight = given.get("weight", given.get("weight_int8", np.zeros(1)) * np.float32(0.01))
-        parameters = torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(given["bias"])
+        bias = given["bias"].astype(np.float32) * given.get("bias_scale", np.float32(1))
+        parameters = torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(bias)
         if isinstance(layer, nn.Conv2d):
             wanted = nn.functional.conv2d(torch.from_numpy(x), *parameters, layer.stride, layer.padding)
         elif isinstance(layer, Convolution):

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from compress.onnx_graph.dequantize_late import dequantize_late
+from compress.onnx_graph.dequantize_late import dequantize_late, gather_bytes
 from tests.onnx_graph.graphs import graph, kinds, rewritten, run, value
 
 
@@ -53,3 +53,29 @@ def test_equal_outputs(moves: list[str]) -> None:
 def test_other_floats_are_left(changes: dict) -> None:
     after, count = rewritten(dequantized(["Split"], **changes), dequantize_late)
     assert count == 0 and kinds(after)[0] == "DequantizeLinear"
+
+
+def rows(axis: int = 0, zero: int = 0, scales: int = 9, of_rows: int = 0) -> onnx.ModelProto:
+    """Rows of a table [9,4] of bytes, as floats."""
+    random = np.random.default_rng(0)
+    constants = {"table": random.integers(-127, 128, (9, 4)).astype(np.int8)}
+    constants |= {"scale": random.uniform(0.1, 1, scales).astype(np.float32), "zero": np.full(scales, zero, np.int8)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["table", "scale", "zero"], ["v"], axis=axis),
+        helper.make_node("Gather", ["v", "ids"], ["y"], axis=of_rows),
+    ]
+    return graph(nodes, [value("ids", ("n", 3), TensorProto.INT64)], [value("y", ["?"] * 3)], constants)
+
+
+def test_rows_of_a_table_are_read_as_bytes() -> None:
+    before = rows()
+    after, count = rewritten(before, gather_bytes)
+    assert count == 1 and "DequantizeLinear" not in kinds(after)
+    ids = np.array([[0, 8, 3], [3, -1, 5]])
+    np.testing.assert_array_equal(run(after, ids=ids)[0], run(before, ids=ids)[0])
+
+
+@pytest.mark.parametrize("changes", [{"axis": 1, "scales": 4}, {"zero": 3}, {"of_rows": 1, "axis": 1, "scales": 4}])
+def test_other_tables_are_left(changes: dict) -> None:
+    after, count = rewritten(rows(**changes), gather_bytes)
+    assert count == 0 and kinds(after) == ["DequantizeLinear", "Gather"]

@@ -42,6 +42,7 @@ def test_probabilities_stand_before_values_and_no_second_factor_has_a_zero_point
         if first is None or second is None:
             continue
         assert second.dtype == np.int8 and second == 0
+        assert not any(value.producer().inputs[0].producer().op_type == "Transpose" for value in node.inputs)
     after = tmp_path / "after.onnx"
     ir.save(graph, after)
     wanted = answered(exported(CLASS_CONFIG, tmp_path / "float", None))

@@ -109,6 +109,7 @@ FAMILY = Family(
         ends=("pos_embed.proj", "proj_out_2"),
         small_inputs=("*.norm1.*", "proj_out_1"),
         large=("transformer_blocks.*",),
+        tables=("*.class_embedder.*",),  # one for each block
     ),
     lean=Lean(attention.stacked, attention.folded, shared.PARTS),
 )

@@ -174,7 +174,7 @@ unet = partial(
     layers=Layers(
         ends=("conv_in", "conv_out"),
         small_inputs=("time_embedding.*", "add_embedding.*"),
-        float_outputs=("*.time_emb_proj",),  # at export all are merged into one product
+        merged=("*.time_emb_proj",),
         large=("*.transformer_blocks.*", "*.proj_in", "*.proj_out"),
     ),
     lean=Lean(attention.channels_first, attention.folded, shared.PARTS),
