@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+OTHERS_FIRST = 3.0  # seconds: an error of all is told by the first process, at whose end a launcher ends the others
 UNHEARD = 141  # as of a process that SIGPIPE ended: who read what it wrote has gone
 
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
@@ -53,6 +55,7 @@ def apply(
     set_: Set = None,
     device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of using earlier results")] = False,
+    track: Annotated[str | None, typer.Option(help="show training to tensorboard, wandb, … (Accelerate's)")] = None,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Run a recipe; the result goes to outputs/NAME. The same command again continues where it was stopped."""
@@ -64,7 +67,10 @@ def apply(
     from compress.report.report import read as read_report
 
     where = output or Path("outputs") / checked.head.name
-    outcome = engine.apply(checked, where, Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle))
+    options = Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle, track=track).shared()
+    outcome = engine.apply(checked, where, options)
+    if not options.processes.main:
+        return
     if outcome.verdict is not None:
         terminal.report(read_report(where))
     terminal.log(f"result: {where}")
@@ -206,8 +212,10 @@ def main() -> None:
     except Exception as error:
         if verbose:
             traceback.print_exc()
+        if number := int(os.environ.get("RANK", 0)):  # of several processes
+            time.sleep(OTHERS_FIRST)
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         ours = f"a fault of compress, please report it with the output of -v: {said}"
         for message in error.messages if isinstance(error, CompressError) else [ours]:
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {f'process {number}: ' * bool(number)}{message}", file=sys.stderr)
         sys.exit(2 if isinstance(error, CompressError) else 70)  # EX_SOFTWARE

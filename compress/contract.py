@@ -24,6 +24,7 @@ from compress.diffusion.schedulers import SamplingOptions
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
 from compress.pipeline.pipeline import Parts
+from compress.processes import ALONE, Processes
 from compress.settings import Frozen
 
 Model = TypeVar("Model", covariant=True)
@@ -97,7 +98,8 @@ class Context:
     when first asked for. pictures: the data set as it is seen, where `dataset` has latents. around: what is around the
     teacher's net; parts: around that of the model so far. finished: the passes before this one that changed the model.
     allow_pickle: whether files that are programs may be run. progress: `with progress("sampling", total) as task` shows
-    a bar. guidance, sampling: as the recipe asks.
+    a bar. guidance, sampling: as the recipe asks. processes: that run the pass together. track: opens a tracker of
+    Accelerate's for a run of that name, where somebody watches.
     """
 
     name: str
@@ -118,6 +120,8 @@ class Context:
     parts: Callable[[], Parts] = Parts
     finished: Sequence[Finished] = ()
     allow_pickle: bool = False
+    processes: Processes = ALONE
+    track: Callable[[str], Any] | None = None
 
     def leader(self, name: str | None) -> Denoiser:
         """The float model that a pass before this one gave, by the pass's name; None: the teacher. Raises PassError."""

@@ -11,6 +11,7 @@ identity of the pass before it, of everything the recipe reads, and of the code 
 """
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -73,6 +74,8 @@ def _owner(recipe: Recipe) -> dict[str, str | None]:
 
 def apply(recipe: Recipe, output: Path, options: Options) -> Outcome:
     """Run a recipe and lay out its result in `output`. Raises a CompressError."""
+    if not options.processes.main:
+        return _Run(recipe, output, options, lambda: None).all()
     claim(output, recipe)
     with alone(output) as still:
         try:
@@ -121,13 +124,16 @@ class _Run:
                 remove_own(folder)
 
     def all(self) -> Outcome:
-        self.prepare()
+        processes = self.options.processes
+        if processes.main:
+            self.prepare()
         identity = self.inputs.identity()
         wanted = set()
         for number, step in enumerate(self.recipe.steps, start=1):
             identity = step_identity(step, identity)
             folder = self.output / "passes" / f"{number:02d}-{step.name}"
             wanted.add(folder.name)
+            processes.wait()  # until what came before is written
             record = _finished(folder, identity)
             if record is None:
                 record = self._step(step, folder, identity)
@@ -141,6 +147,8 @@ class _Run:
                     self.parts = cache(partial(parts, str(stored), None))
                 if not passes.on_decoder(step.kind):
                     self.finished.append(Finished(step.name, step.kind, self.load))
+        if not processes.main:
+            return Outcome(self.output, None, self.records)
         self.tidy(wanted)  # of an earlier version of this recipe
         self.still()
         verdict = publish(self.recipe.head.name, self.output, self.records)
@@ -156,18 +164,17 @@ class _Run:
         return load
 
     def _step(self, step: Step, folder: Path, identity: str) -> dict[str, Any]:
-        work = folder.with_name(f"{folder.name}.work")
-        _prepare_work(work, identity)
-        model = self.load()
+        work, processes = folder.with_name(f"{folder.name}.work"), self.options.processes
+        self.inputs.prepare()
+        if processes.main:
+            _prepare_work(work, identity)
+        processes.wait()
 
         def write(part: Path) -> dict[str, Any]:
-            context = self.inputs.context(step, work, part / "files", tuple(self.finished), self.parts)
-            context.output.mkdir()
             began = time.monotonic()
-            given = decoder_of(self.parts(), step.name) if passes.on_decoder(step.kind) else model
-            result: PassResult[Any] = passes.module(step.kind).run(given, step.config, context)
+            given, result = self._result(step, work, part)
             self.still()
-            stored = self._store(model, result.model, part) if result.changed else None
+            stored = self._store(self.load(), result.model, part) if result.changed else None
             record = {
                 "pass": step.kind,
                 "name": step.name,
@@ -185,9 +192,22 @@ class _Run:
             write_json(part / "record.json", record)
             return record
 
-        record = write_folder(folder, write)
-        remove_own(work)
+        if processes.main:
+            write_folder(folder, write)
+            remove_own(work)
+        elif passes.together(step.kind):
+            with tempfile.TemporaryDirectory() as own:
+                self._result(step, work, Path(own))
+        processes.wait()
+        record: dict[str, Any] = read_json(folder / "record.json")
         return record
+
+    def _result(self, step: Step, work: Path, part: Path) -> tuple[Any, PassResult[Any]]:
+        """(what a pass is given, what it gives back)."""
+        context = self.inputs.context(step, work, part / "files", tuple(self.finished), self.parts)
+        context.output.mkdir()
+        given = decoder_of(self.parts(), step.name) if passes.on_decoder(step.kind) else self.load()
+        return given, passes.module(step.kind).run(given, step.config, context)
 
     def _store(self, before: Any, made: Any, part: Path) -> str:
         """Save what a pass made inside its folder, with all that it left as it was; the name of the subfolder."""

@@ -44,6 +44,7 @@ class Draw(StrEnum):
     TRAJECTORIES = auto()
     TRAJECTORY_SCALES = auto()
     TRIAL = auto()
+    WATCHED = auto()  # noise of the pictures that are shown while a net is trained
 
 
 def generator(*key: int | str) -> torch.Generator:

@@ -25,7 +25,7 @@ ROOMS = [
     "__main__", "cli", "plan", "verify_command", "verify_bundle", "verify_candidate", "sample_bundle", "options",
     "engine", "recipe", "terminal", "pages", "passes", "training", "contract", "targets", "judge", "measure",
     "onnx_graph", "pipeline", "quantization", "model", "families", "data", "randomness", "diffusion", "runtime",
-    "report", "devices", "settings", "folders", "files", "errors",
+    "report", "devices", "processes", "tracking", "settings", "folders", "files", "errors",
 ]  # fmt: skip
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

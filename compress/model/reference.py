@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from compress.data import Dataset, FromTeacher, key, read_embeddings, read_npz, 
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
 from compress.model.denoiser import Denoiser, draw
+from compress.processes import ALONE, Processes
 from compress.randomness import Draw, generator
 
 BATCH = 100
@@ -125,7 +127,8 @@ def draw_kept(
     random = [noise_like(model, BATCH, seed, Draw.REFERENCE, start) for start in range(0, count, BATCH)]
     noise = torch.cat(random)[:count]
     conditions = _kept_conditions(model, count, dataset, seed)
-    return Drawn(noise, conditions, _in_files(model, noise, conditions, str(seed), progress, title, drawer))
+    bar = partial(progress, title)
+    return Drawn(noise, conditions, _in_files(model, noise, conditions, str(seed), bar, drawer, ALONE))
 
 
 def _in_files(
@@ -133,25 +136,31 @@ def _in_files(
     noise: torch.Tensor,
     conditions: Mapping[str, torch.Tensor],
     name: str,
-    progress: Progress,
-    title: str,
+    bar: Callable[[int], AbstractContextManager[Any]],
     drawer: Drawer,
+    processes: Processes,
 ) -> torch.Tensor:
     """Samples [n,c,h,w], a hundred a file in the cache; name: of the noise, at the beginning of each file's name."""
-    kept, evaluations, parts = kept_folder(model, drawer.name), len(model.sampling.timesteps), []
-    with progress(title, len(noise) * evaluations) as task:
-        for start in range(0, len(noise), BATCH):
-            given = {name: value[start : start + BATCH] for name, value in conditions.items()}
-            mine = noise[start : start + BATCH]
-            file = kept / f"{name}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
-            samples = _read_kept(file, mine.shape)
-            if samples is None:
-                samples = drawer.draw(model, mine, given, task.advance)
-                write_npz(file, {"samples": samples.numpy()})
-            else:
-                task.advance(len(mine) * evaluations)
-            parts.append(samples)
-    return torch.cat(parts)
+    kept, evaluations = kept_folder(model, drawer.name), len(model.sampling.timesteps)
+
+    def samples(start: int, advance: Callable[[int], None]) -> torch.Tensor:
+        given = {name: value[start : start + BATCH] for name, value in conditions.items()}
+        mine = noise[start : start + BATCH]
+        file = kept / f"{name}-{start:06d}-{len(mine)}-{key_of(given)}.npz"
+        found = _read_kept(file, mine.shape)
+        if found is None:
+            found = drawer.draw(model, mine, given, advance)
+            write_npz(file, {"samples": found.numpy()})
+        else:
+            advance(len(mine) * evaluations)
+        return found
+
+    starts = range(0, len(noise), BATCH)
+    share = processes.mine(starts)
+    with bar(sum(len(noise[start : start + BATCH]) for start in share) * evaluations) as task:
+        parts = {start: samples(start, task.advance) for start in share}
+    processes.wait()
+    return torch.cat([parts[start] if start in parts else samples(start, lambda _: None) for start in starts])
 
 
 def key_of(conditions: Mapping[str, torch.Tensor]) -> str:
@@ -203,10 +212,11 @@ def draw_dataset(
     seed: int,
     progress: Progress,
     encode: Encode,
+    processes: Processes = ALONE,
 ) -> Dataset:
     """A data set drawn from the teacher once and then kept in the cache. Raises DataError.
 
-    Stopped and called again, it goes on with the first hundred that is missing.
+    Stopped and called again, it goes on with the first hundred that is missing. processes: that draw a share each.
     """
     conditions: dict[str, torch.Tensor] = {}
     texts: list[str] = []
@@ -234,6 +244,6 @@ def draw_dataset(
             raise DataError(f"{where}: {key(name)} should be {wanted}; got {found}")
         conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
     noise = noise_like(teacher, config.count, seed, Draw.DATASET)
-    title = "drawing images from the teacher"
-    images = _in_files(teacher, noise, conditions, f"data-{config.count}-{seed}", progress, title, PYTORCH)
+    bar = partial(progress, "drawing images from the teacher")
+    images = _in_files(teacher, noise, conditions, f"data-{config.count}-{seed}", bar, PYTORCH, processes)
     return Dataset(images, conditions, [texts[i % len(texts)] for i in range(config.count)] if texts else ())

@@ -2,8 +2,8 @@
 
 Files are written for onnxruntime, whose fastest product is of a uint8 and an int8 factor: values stand before
 probabilities, keys and probabilities have half as many levels, bytes are transposed. OpenVINO computes such attention
-in float. It wants probabilities before values, no zero point in a second factor, and factors transposed as floats, which
-its product of bytes takes up.
+in float. It wants probabilities before values, no zero point in a second factor, and factors transposed as floats, as
+its product of bytes takes them.
 """
 
 from collections.abc import Iterator
@@ -95,8 +95,10 @@ def _transposes(graph: ir.Graph, product: ir.Node) -> None:
     """A factor is transposed behind its DequantizeLinear, not before."""
     for place, value in enumerate(product.inputs):
         floats = value.producer() if value is not None else None
-        swap = floats.inputs[0].producer() if floats is not None and floats.op_type == "DequantizeLinear" else None
-        if swap is None or swap.op_type != "Transpose" or _numbers(floats) is None:
+        if floats is None or floats.op_type != "DequantizeLinear" or _numbers(floats) is None:
+            continue
+        swap = floats.inputs[0].producer()
+        if swap is None or swap.op_type != "Transpose":
             continue
         new = tape.Tape()
         before = new.op("DequantizeLinear", [swap.inputs[0], *floats.inputs[1:]])

@@ -116,7 +116,7 @@ def _of_output(node: ir.Node, grids: Mapping[ir.Value, Grid], ends: tuple[float,
         return Grid(np.array(1 / (most + 1), np.float32), np.array(0, kind))
     if node.op_type == "Tanh":
         return Grid(np.array(2 / (most + 1), np.float32), np.array((most + 1) // 2, kind))
-    if node.op_type in MOVES | {"MaxPool", "Resize"} and first is not None:
+    if node.op_type in MOVES | {"DepthToSpace", "MaxPool", "Resize"} and first is not None:
         if first in grids and node.attributes.get_string("mode", "nearest") == "nearest":
             return grids[first]
         if first.const_value is not None:

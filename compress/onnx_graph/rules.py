@@ -72,5 +72,30 @@ def _normalization(op: Any, x: ir.Value, w: ir.Value, b: ir.Value) -> ir.Value:
 SCALE_AND_SHIFT = RewriteRule(lambda op, x, w, b: op.Add(op.Mul(x, w), b), _normalization, _per_channel)
 
 
+def _of_patches(_context: Any, split: ir.Value, joined: ir.Value, **_: Any) -> bool:
+    before, after = (ir.convenience.get_const_tensor(shape) for shape in (split, joined))
+    if before is None or after is None or len(before.numpy()) != 6 or len(after.numpy()) != 4:
+        return False
+    _, rows, columns, high, wide, channels = before.numpy().tolist()
+    return high == wide and after.numpy().tolist()[1:] == [channels, rows * high, columns * wide]
+
+
+def _depth_to_space(op: Any, x: ir.Value, split: ir.Value, **_: Any) -> ir.Value:
+    batch, rows, columns, size, _, channels = ir.convenience.get_const_tensor(split).numpy().tolist()
+    shape = op.Constant(value=ir.tensor(np.array([batch, rows, columns, size * size * channels])))
+    deep = op.Transpose(op.Reshape(x, shape), perm=[0, 3, 1, 2])
+    return op.DepthToSpace(deep, blocksize=size, mode="DCR")
+
+
+# Patches laid side by side, as transformers of patches end, by an operator made for it: NPUs have no six axes.
+DEPTH_TO_SPACE = RewriteRule(
+    lambda op, x, split, joined: op.Reshape(
+        op.Einsum(op.Reshape(x, split), equation="nhwpqc->nchpwq"), joined, _allow_other_attributes=True
+    ),
+    _depth_to_space,
+    _of_patches,
+)
+
+
 def _is_constant(value: ir.Value) -> bool:
     return value.const_value is not None and not value.is_graph_input()

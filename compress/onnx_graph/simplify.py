@@ -10,7 +10,7 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
-from compress.onnx_graph.rules import DROP_ONES, DROP_SQUEEZE, PAD_ROUNDED, SCALE_AND_SHIFT
+from compress.onnx_graph.rules import DEPTH_TO_SPACE, DROP_ONES, DROP_SQUEEZE, PAD_ROUNDED, SCALE_AND_SHIFT
 
 RULES = (
     rules.add_0_rule,
@@ -31,6 +31,7 @@ RULES = (
     rules.transpose_transpose_rule,
     rules.unsqueeze_unsqueeze_rule,
     PAD_ROUNDED,
+    DEPTH_TO_SPACE,
     rules.fuse_pad_into_conv_rule,
     *DROP_ONES.commute(),
 )

@@ -20,11 +20,11 @@ def whole_biases(model: ir.Model) -> int:
         product, place = _biased(node)
         if product is None or any(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses()):
             continue
-        numbers = [_scale(value) for value in product.inputs[:2]]
+        of_input, of_weight = (_scale(value) for value in product.inputs[:2])
         bias = node.inputs[place].const_value.numpy()
-        if any(number is None for number in numbers) or numbers[0].size > 1 or numbers[1].size not in (1, len(bias)):
+        if of_input is None or of_weight is None or of_input.size > 1 or of_weight.size not in (1, len(bias)):
             continue
-        scale = np.broadcast_to(numbers[0].reshape(()) * numbers[1].reshape(-1), bias.shape)
+        scale = np.broadcast_to(of_input.reshape(()) * of_weight.reshape(-1), bias.shape)
         whole = np.rint(bias / scale.astype(np.float64))
         if np.abs(whole).max(initial=0) >= LARGEST:
             continue

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from compress.pipeline.decoder import Decoder
+from compress.training import TrainingConfig
 
 
 def names() -> list[str]:
@@ -36,6 +37,11 @@ def returns(name: str) -> object:
 def on_decoder(name: str) -> bool:
     """Whether a pass changes the decoder of a pipeline, and leaves its denoiser as it is."""
     return accepts(name) == {Decoder}
+
+
+def together(name: str) -> bool:
+    """Whether the processes of a command run a pass together: those that train."""
+    return issubclass(module(name).Config, TrainingConfig)
 
 
 def summary(name: str) -> str:

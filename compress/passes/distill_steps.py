@@ -9,8 +9,11 @@ teacher says, at a later timestep s of the grid that the teacher samples on:
                   with half its steps (Salimans & Ho 2022).
     consistency   x_t is a noised image; one step of the teacher, then the student's own average to the end of the
                   segment (Berthelot et al. 2023, "TRACT", with Song et al. 2023).
+    distribution  no sample is held against another: the student's own are moved until they are distributed as the
+                  teacher's, as `training/match.py` says. Begins best with a student of `trajectory`.
 
-Loss (Salimans & Ho 2022, eq. 9): max(α²/σ², 1)·(x̂_0 of the student − its target)², divided by the same of the target.
+Loss of the first three (Salimans & Ho 2022, eq. 9): max(α²/σ², 1)·(x̂_0 of the student − its target)², divided by the
+same of the target.
 To that, for `trajectory`, `moments` adds the gap between the moments of the student's and the teacher's samples.
 The teacher samples with its own solver and guidance; the student with DDIM and the guidance that it has, or with
 `bake_guidance` with one evaluation.
@@ -24,6 +27,7 @@ from pydantic import Field, model_validator
 
 from compress import training
 from compress.contract import Context, Forecast, PassResult
+from compress.diffusion.sampling import Guidance
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.diffusion.targets import Grid
 from compress.errors import PassError
@@ -34,16 +38,18 @@ from compress.randomness import Draw
 from compress.settings import Many
 from compress.training import trajectories
 from compress.training.few_steps import Steps
+from compress.training.match import Match
 from compress.training.trajectories import Trajectories
 
 
 class Config(training.TrainingConfig):
     """Settings of `distill_steps`."""
 
-    method: Literal["trajectory", "progressive", "consistency"] = Field(
+    method: Literal["trajectory", "progressive", "consistency", "distribution"] = Field(
         "trajectory",
         description="trajectory: walk the student's own path against the teacher's, needs no images; progressive: "
-        "halve the steps until there; consistency: one step of the teacher and the student's own average",
+        "halve the steps until there; consistency: one step of the teacher and the student's own average; "
+        "distribution: match the teacher's samples as a whole, not one by one",
     )
     sampling_steps: Many[int] = Field(
         (4,), min_length=1, description="steps of the student; several, for trajectory: one student that is told which"
@@ -58,6 +64,7 @@ class Config(training.TrainingConfig):
         description="for trajectory: weight of the gap between the mean and covariance of the student's samples and "
         "the teacher's; without it a student varies less than its teacher",
     )
+    pace: int = Field(5, ge=1, description="for distribution: steps of the net that follows to one of the student")
     teacher_steps: int | None = Field(
         None, ge=1, description="steps in which the teacher leads the way; default: as many as it samples with"
     )
@@ -79,6 +86,8 @@ class Config(training.TrainingConfig):
             raise ValueError(f"moments: needs method: trajectory; {self.method} does not reach the teacher's samples")
         if self.moments and self.batch_size < 4 * self.accumulate:
             raise ValueError("moments: the halves of a batch are compared; raise batch_size ÷ accumulate to 4 or more")
+        if self.method == "distribution" and (self.early_stop or self.shard):
+            raise ValueError("distribution: no loss says when to stop, and its nets cannot be split; leave those away")
         if self.method == "consistency" and not self.ema:
             raise ValueError("ema: consistency learns from the student's average; give a decay above 0")
         return self
@@ -154,10 +163,18 @@ def _objective(student: Denoiser, teacher: Denoiser, grid: Grid, config: Config,
     return objective
 
 
+def _matching(student: Denoiser, teacher: Denoiser, grid: Grid, config: Config) -> Match:
+    follower = training.student_of(teacher, classifier=None)
+    alone = teacher.sampling.model_copy(update={"guidance": Guidance()})
+    return Match(student, teacher, dataclasses.replace(follower, sampling=alone), grid, config.pace)
+
+
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Distill and return the averaged student with its few steps."""
     student, teacher, grid = _student(model, config, context)
     timesteps = list(student.sampling.timesteps)
+    if config.method == "distribution":
+        return training.trained(_matching(student, teacher, grid, config), config, context, timesteps=timesteps)
     if config.method != "progressive":
         walked = None
         if config.method == "trajectory":
@@ -187,5 +204,7 @@ def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
         noise = noise_like(student, config.batch_size, context.seed, Draw.FORECAST_WALK)
         conditions = conditions_for(student, len(noise), context.dataset, context.seed)
         walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
+    if config.method == "distribution":
+        return training.forecast_of(_matching(student, teacher, grid, config), config, context)
     found = training.forecast_of(_objective(student, teacher, grid, config, walked), config, context)
     return dataclasses.replace(found, seconds=found.seconds * rounds + drawing)

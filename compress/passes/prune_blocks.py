@@ -157,7 +157,7 @@ def _errors(model: Denoiser, paths: Sequence[str], config: Config, context: Cont
     steps = config.probe_steps if recovers else 1
     with context.progress(f"{context.name}: ranking", len(paths) * steps) as task:
         task.advance(len(errors) * steps)
-        quiet = dataclasses.replace(context, progress=lambda _title, _total: contextlib.nullcontext(task))
+        quiet = dataclasses.replace(context, progress=lambda _title, _total: contextlib.nullcontext(task), track=None)
         for path in paths[len(errors) :]:
             less = without(model, [path])
             objective = Imitation(less, model)

@@ -1,6 +1,5 @@
 """What a `bundle.json` says of a model: the writing side of `runtime.manifest`."""
 
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +13,7 @@ from compress.files import copy, sha256, write_json
 from compress.folders import MARK
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.runtime import Bundle
-from compress.runtime.contents import SCRIPT, STANDALONE
+from compress.runtime.contents import write_scripts
 from compress.runtime.external import external_files
 from compress.runtime.manifest import FORMAT
 
@@ -59,7 +58,7 @@ def write_manifest(folder: Path, model: Denoiser, batch: int | None, about: Mapp
     for name, value in sampling["guidance"].get("null", {}).items():
         if isinstance(value, str):
             np.save(folder / value, model.null[name].cpu().numpy())
-    shutil.copyfile(STANDALONE, folder / SCRIPT)
+    write_scripts(folder, texts=bool(about.get("text")))
     size = batch or "batch"
     manifest = {
         "format": FORMAT,

@@ -15,15 +15,17 @@ from compress.errors import CompressError, DataError, RecipeError
 from compress.files import sha256, write_npz
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
-from compress.model.reference import Progress, draw_dataset
+from compress.model.reference import Progress, draw_dataset, silent
 from compress.pipeline import checkpoint
 from compress.pipeline.pipeline import Parts, check_texts, encode, null, parts
 from compress.pipeline.reference import folder_of
 from compress.pipeline.source import locate
+from compress.processes import ALONE, Processes, joined
 from compress.recipe.guidance import read_null
 from compress.recipe.identity import digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
+from compress.tracking import tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Options:
     log: Callable[[str], None]
     fresh: bool = False
     allow_pickle: bool = False
+    processes: Processes = ALONE
+    track: str | None = None
 
     @classmethod
     def on(cls, device: str, *others: Any, **more: Any) -> "Options":
@@ -46,6 +50,16 @@ class Options:
             raise CompressError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
         return cls(torch.device("cuda" if found and device != "cpu" else "cpu"), *others, **more)
 
+    def shared(self) -> "Options":
+        """The same for this one of the processes that the command was started in: a GPU of its own, and silence but for
+        the first."""
+        processes = joined(self.device.type == "cpu")
+        if processes.count == 1:
+            return self
+        device = torch.device("cuda", processes.local) if self.device.type == "cuda" else self.device
+        shared = dataclasses.replace(self, device=device, processes=processes)
+        return shared if processes.main else dataclasses.replace(shared, progress=silent, log=lambda _: None)
+
 
 class Inputs:
     """What the recipe reads, loaded when first needed and then kept."""
@@ -56,6 +70,8 @@ class Inputs:
         for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
+        watched = options.track if options.processes.main else None
+        self.track = tracker(watched, cache_folder.parents[1] / "track") if watched else None
         self.teacher = cache(self._teacher)
         self.pictures, self.dataset = cache(self._pictures), cache(self._dataset)
         self.checkpoint = cache(lambda: str(folder_of(recipe.head, options.allow_pickle, options.log)))
@@ -110,7 +126,22 @@ class Inputs:
                 shape = decoder.shape(shape)
             embeddings = {name: one.shape for name, one in model.conditions.items() if name != "class_labels"}
             return data.load(config, shape, model.classes, embeddings, self._encode)
-        return draw_dataset(self.teacher(), config, self.recipe.head.seed, self.options.progress, self._encode)
+        return self._draw(config)
+
+    def _draw(self, config: data.FromTeacher, processes: Processes = ALONE) -> data.Dataset:
+        seed, progress = self.recipe.head.seed, self.options.progress
+        return draw_dataset(self.teacher(), config, seed, progress, self._encode, processes)
+
+    def prepare(self) -> None:
+        """What takes long of the data, for all processes of the command: each draws a share, or the first encodes."""
+        processes, config = self.options.processes, self.recipe.head.data
+        if processes.count == 1 or config is None:
+            return
+        if isinstance(config, data.FromTeacher):
+            self._draw(config, processes)
+        elif processes.main:
+            self.dataset()
+        processes.wait()
 
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         return encode(self.parts(), texts, self.options.progress, self.options.log)
@@ -158,6 +189,8 @@ class Inputs:
             log=options.log,
             finished=finished,
             allow_pickle=options.allow_pickle,
+            processes=options.processes if passes.together(step.kind) else ALONE,
+            track=self.track,
         )
 
     def identity(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.errors import BundleError
 from compress.runtime.adaptive import Grid, asked_tolerance, solve_adaptively
-from compress.runtime.contents import SCRIPT, null_condition, verify_files
+from compress.runtime.contents import SCRIPTS, null_condition, verify_files
 from compress.runtime.engine import Engine, Feeds, Graph, Specs
 from compress.runtime.engines import ONNXRUNTIME
 from compress.runtime.manifest import read_manifest
@@ -125,7 +125,7 @@ class Bundle:
         Where there are two ways, step by step or the sampler in one graph, each holds all weights and one is enough:
         those of the larger.
         """
-        sizes = {name: int(entry["bytes"]) for name, entry in self.manifest["files"].items() if name != SCRIPT}
+        sizes = {name: int(entry["bytes"]) for name, entry in self.manifest["files"].items() if name not in SCRIPTS}
         own = Path(self.manifest.get("sampler") or "").stem  # of sampler.onnx and the weights beside it
         at_once = sum(size for name, size in sizes.items() if Path(name).stem == own)
         return max(at_once, sum(sizes.values()) - at_once)

@@ -1,6 +1,7 @@
 """What lies beside a `bundle.json`: the files that it vouches for, and the null condition among them."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ from compress.errors import BundleError
 from compress.files import sha256
 from compress.runtime.external import external_files
 
-STANDALONE = Path(__file__).with_name("standalone.py")
-SCRIPT = "sample.py"  # as which it lies in every bundle
+# What lies in bundles to draw by without this package, tokens.py where they take texts.
+SCRIPTS = {"sample.py": "standalone.py", "tokens.py": "standalone_tokens.py"}
+
+
+def write_scripts(folder: Path, texts: bool) -> None:
+    """Lay what draws without this package into a bundle. texts: whether it takes some."""
+    for name, source in SCRIPTS.items():
+        if texts or name == "sample.py":
+            shutil.copyfile(Path(__file__).with_name(source), folder / name)
 
 
 def find(path: Path) -> Path:

@@ -7,11 +7,8 @@ For all else that a bundle can, and to have its files checked: pip install compr
 """
 
 import argparse
-import itertools
 import json
-import re
 import struct
-import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +22,6 @@ SESSIONS = {  # onnxruntime's options with which a scheme runs as it was judged
     "int8": {"optimization.disable_specified_optimizers": "NhwcTransformer", "session.qdqisint8allowed": "1"},
     **{name: {"session.disable_quant_qdq": "1"} for name in ("int8_weights", "int4_weights", "w8a16", "w8a8")},
 }
-SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"  # as in the tokenizer
-WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+")
-CHUNK = rf"<\|(?:start|end)oftext\|>|{WORD.pattern}"  # cut first, and then into words
 
 
 def opened(name: str, scheme: str, batch: int = 1) -> Callable[..., list[np.ndarray]]:
@@ -45,40 +39,10 @@ def opened(name: str, scheme: str, batch: int = 1) -> Callable[..., list[np.ndar
     return run
 
 
-def token_ids(text: str, about: dict[str, Any]) -> np.ndarray:
-    """Ids [1,tokens] of a text by CLIP's byte pair encoding. Sennrich et al. 2016; Radford et al. 2021."""
-    tokenizer = json.loads((HERE / about["tokenizer"]).read_text("utf-8"))
-    model = tokenizer["model"]
-    if model["type"] != "BPE":
-        raise SystemExit("the bundle's tokenizer is not CLIP's: pip install compress-diffusion, and compress sample")
-    merges = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
-    ranks, vocabulary = {tuple(pair): rank for rank, pair in enumerate(merges)}, model["vocab"]
-    plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
-    letters = {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(sorted({*range(256)} - {*plain}))}
-    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    kinds, ids = {"L": "a", "N": "0"}, list[int]()
-    for part in re.split(f"({'|'.join(map(re.escape, special)) or '(?!)'})", text):
-        if part in special:
-            ids.append(special[part])
-            continue
-        part = re.sub(SPACE, " ", "".join(c.lower() for c in unicodedata.normalize("NFC", part)))
-        shape = "".join(c if c.isascii() else kinds.get(unicodedata.category(c)[0], "!") for c in part)
-        spans = (word.span() for chunk in re.finditer(CHUNK, shape) for word in WORD.finditer(shape, *chunk.span()))
-        for start, end in spans:
-            word = [letters[b] for b in part[start:end].encode()]
-            word[-1] += "</w>"
-            while pairs := [pair for pair in itertools.pairwise(word) if pair in ranks]:
-                best, rest, word = min(pairs, key=ranks.__getitem__), word, []
-                while rest:
-                    size = 2 if tuple(rest[:2]) == best else 1
-                    word, rest = [*word, "".join(rest[:size])], rest[size:]
-            ids += [vocabulary[piece] for piece in word]
-    ids = [vocabulary["<|startoftext|>"], *ids[: about["tokens"] - 2], vocabulary["<|endoftext|>"]]
-    return np.array([ids + [about["pad"]] * (about["tokens"] - len(ids))])
-
-
 def encoded(text: str, bundle: dict[str, Any]) -> dict[str, np.ndarray]:
     """Conditions [1,…] of a text, by name."""
+    from tokens import token_ids  # type: ignore[import-not-found]  # which lies beside this file
+
     about, found = bundle["text"], dict[str, np.ndarray]()
     for name, encoder in about["encoders"].items():
         states = opened(encoder["model"], encoder["scheme"])(input_ids=token_ids(text, encoder))
@@ -100,8 +64,7 @@ def sampled(bundle: dict[str, Any], asked: argparse.Namespace) -> np.ndarray:
     given = {"class_labels": np.array([asked.label])} | (dict(np.load(asked.given)) if asked.given else {})
     given |= encoded(asked.prompt, bundle) if bundle.get("text") else {}
     if guidance["kind"] == "cfg":
-        null = {name: np.array(v) if isinstance(v, int) else np.load(HERE / v) for name, v in guidance["null"].items()}
-        null = {name: value[None] for name, value in null.items()}
+        null = {k: np.array([v if isinstance(v, int) else np.load(HERE / v)]) for k, v in guidance["null"].items()}
         said = {} if asked.negative_prompt is None else encoded(asked.negative_prompt, bundle)
         null |= {name: value for name, value in said.items() if name in null}
     scale = np.float32(guidance["scale"] if asked.guidance_scale is None else asked.guidance_scale)
@@ -132,8 +95,8 @@ def png(image: np.ndarray) -> bytes:
     pixels = ((image + 1) * 127.5).clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0)
     head = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 8, {1: 0, 3: 2}[len(image)], 0, 0, 0)
     rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
-    chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    packed = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    chunks = [b"IHDR" + head, b"IDAT" + rows, b"IEND"]
+    packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 

@@ -23,10 +23,13 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def computing(models: Sequence[Denoiser], config: TrainingConfig, context: Context) -> Iterator[None]:
+def computing(
+    models: Sequence[Denoiser], config: TrainingConfig, context: Context, split: bool = False
+) -> Iterator[None]:
     """While open, the nets compute as the settings say; afterwards they are as they were but for what was trained.
 
-    models: none of an objective that is not made of denoisers. Raises PassError for settings that want their stages.
+    models: none of an objective that is not made of denoisers. split: among processes, where weights are cast as they
+    are gathered. Raises PassError for settings that want their stages.
     """
     if not models and (config.compile or config.recompute):
         raise PassError(f"{context.name}: compile and recompute are for passes that train a denoiser; leave them away")
@@ -35,7 +38,7 @@ def computing(models: Sequence[Denoiser], config: TrainingConfig, context: Conte
         if compiled:
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=VARIANTS))
         for model in models:
-            if dtype:
+            if dtype and not split:
                 stack.enter_context(_cast_once(model.net, dtype))
             if config.recompute and any(weight.requires_grad for weight in model.net.parameters()):
                 stack.enter_context(_recomputed(model, context))

@@ -27,8 +27,8 @@ class TrainingConfig(PassConfig):
     """Settings that every training pass has."""
 
     steps: int = Field(600, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, le=LARGEST_BATCH, description="images a step")
-    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for machines with little memory")
+    batch_size: int = Field(64, ge=1, le=LARGEST_BATCH, description="images a step, of all processes together")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for little memory")
     learning_rate: float = Field(4e-4, gt=0, description="peak learning rate of AdamW; decays to 0 by a cosine")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
@@ -48,6 +48,11 @@ class TrainingConfig(PassConfig):
         description="fuse kernels by torch.compile, which takes minutes at the start; default: on CUDA from "
         f"{COMPILE_FROM} steps on",
     )
+    shard: bool = Field(
+        False,
+        description="split weights, gradients and averages among the processes (FSDP), for nets that one device cannot "
+        "hold; with one process nothing is split",
+    )
     early_stop: EarlyStop | None = Field(
         None, description="end when the losses of held-out images get no better, with the best weights so far"
     )
@@ -56,6 +61,8 @@ class TrainingConfig(PassConfig):
     def _parts(self) -> "TrainingConfig":
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
+        if self.shard and (self.compile or self.precision == "fp16" or self.optimizer != "adamw"):
+            raise ValueError("shard: takes no compile, no precision: fp16 and no adamw_8bit; leave it away, or those")
         return self
 
     def arithmetic(self, device: torch.device) -> torch.dtype | None:
@@ -66,7 +73,8 @@ class TrainingConfig(PassConfig):
 
     def compiled(self, device: torch.device) -> bool:
         """Whether nets are compiled on this device."""
-        return device.type == "cuda" and self.steps >= COMPILE_FROM if self.compile is None else self.compile
+        pays = device.type == "cuda" and self.steps >= COMPILE_FROM and not self.shard
+        return pays if self.compile is None else self.compile
 
     def lighter(self, stages: bool) -> str:
         """What to do so that training takes less memory. stages: whether what is trained has some, to compute again."""

@@ -1,18 +1,17 @@
 """The one training loop, shared by every pass that trains.
 
-Randomness is a function of (seed, step, rank), and the state is saved every few seconds, so running
-the same command again continues a killed run and ends with the same weights.
+Randomness is a function of (seed, step, part of the batch), and the state is saved every few seconds, so running
+the same command again continues a killed run and ends with the same weights, in as many processes or in others.
 """
 
 import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -25,7 +24,9 @@ from compress.randomness import Draw, generator
 from compress.training.computing import autocast, computing
 from compress.training.config import TrainingConfig, learning_rate, say_slow
 from compress.training.optimizer import optimizer_for, scaler_for, set_rate
-from compress.training.state import State
+from compress.training.parallel import parts, quiet, splits, spread, whole, wrapped
+from compress.training.state import State, put
+from compress.training.watch import watching
 
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_TAKES = 0.4  # seconds that writing the state may take; where it takes longer, it is written less often
@@ -37,9 +38,11 @@ class Objective(nn.Module):
 
     student: trained, with what else of the objective requires gradients; it evaluates as `net`. teacher: is asked.
     leads: a copy of the student whose weights are kept at the average of the steps so far, if there is one.
+    unused: whether some of what is trained has no part in some steps.
     """
 
     leads: Denoiser | None = None
+    unused = False
 
     def __init__(self, student: Denoiser, teacher: Denoiser) -> None:
         super().__init__()
@@ -76,19 +79,25 @@ def train(
     Raises PassError at a loss or gradient that stays not finite, or without memory, with the state before it saved.
     """
     say_slow(config, context)
-    with computing(getattr(objective, "models", ()), config, context):
-        return _train(objective, net, config, context, dataset)
+    parts(config, context)
+    with (
+        spread(objective, net, config, context) as (trained, inner),
+        computing(getattr(trained, "models", ()), config, context, splits(config, context)),
+    ):
+        return _train(trained, inner, config, context, dataset)
 
 
 def _train(
     objective: nn.Module, net: nn.Module, config: TrainingConfig, context: Context, dataset: Dataset
 ) -> dict[str, Any]:
-    accelerator = Accelerator(mixed_precision="no", cpu=context.device.type == "cpu")
+    processes, split = context.processes, splits(config, context)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = optimizer_for(config, trained)
-    prepared = accelerator.prepare(objective)
-    ema = EMAModel(net.parameters(), decay=config.ema, foreach=True)
-    state = State(objective, optimizer, scaler_for(config, context.device), ema, context.workdir / STATE)
+    prepared = wrapped(objective, config, context)
+    ema = EMAModel(net.parameters(), decay=config.ema, foreach=not split)
+    scaler = scaler_for(config, context.device)
+    state = State(objective, optimizer, scaler, ema, context.workdir / STATE, processes.main)
+    processes.wait()  # for what the first may still be writing
     state.restore()
     start = state.step
     if start:
@@ -99,20 +108,22 @@ def _train(
     due = began + CHECKPOINT_SECONDS
     stop = config.early_stop
     objective.train()
-    with context.progress(context.name, config.steps) as task:
+    with context.progress(context.name, config.steps) as task, watching(objective, config.steps, context) as watch:
         task.advance(start)
         for step in range(start, config.steps):
             if stop and state.stale >= stop.patience:
                 break
-            if time.monotonic() >= due:
+            late = float(time.monotonic() >= due)
+            if processes.agreed(late, context.device) if split else late:
                 due = _saved(state)
             average = getattr(objective, "average", None)
             if average is not None:
                 ema.copy_to(average.parameters())
             try:
-                losses = _step(prepared, state, accelerator, config, context, dataset)
+                losses, norm = _step(prepared, state, config, context, dataset)
             except torch.OutOfMemoryError:
-                state.save()
+                if not split:  # the others are not here
+                    state.save()
                 models = getattr(objective, "models", ())
                 raise PassError(
                     f"{context.name}: out of memory at step {step}; {config.lighter(bool(models))}"
@@ -123,9 +134,14 @@ def _train(
             state.step = step + 1
             if stop and (state.step % stop.every == 0 or state.step == config.steps):
                 _probe(state, net, config, context)
+            if watch:
+                watch.note(state.step, {**losses, "gradient_norm": norm, "learning_rate": learning_rate(config, step)})
+                if watch.due(state.step) and not split:
+                    with state.averaged(net):
+                        watch.show(state.step)
             task.advance(1, loss=sum(losses.values()))
     if stop:
-        _put(state.best, net)
+        put(state.best, net)
     elif config.ema:
         ema.copy_to(net.parameters())
     objective.eval()
@@ -148,47 +164,55 @@ def _saved(state: State) -> float:
 
 
 def _step(
-    prepared: nn.Module,
-    state: State,
-    accelerator: Accelerator,
-    config: TrainingConfig,
-    context: Context,
-    dataset: Dataset,
-) -> dict[str, float]:
-    """Take one step; its losses. The host waits for the device once, for them, while the weights are updated.
+    prepared: nn.Module, state: State, config: TrainingConfig, context: Context, dataset: Dataset
+) -> tuple[dict[str, float], float]:
+    """Take one step; its losses and the gradients' norm, for which alone the host waits while weights are updated.
 
     Where the gradients are not finite, the weights stay and the scale of the losses shrinks; below 1 it cannot.
     """
-    optimizer, scaler = state.optimizer, state.scaler
+    optimizer, scaler, processes = state.optimizer, state.scaler, context.processes
     set_rate(optimizer, learning_rate(config, state.step))
-    found: list[Mapping[str, torch.Tensor]] = []
-    for part in range(state.step * config.accumulate, (state.step + 1) * config.accumulate):
-        key = (context.seed, Draw.STEP, part, accelerator.process_index)
+    count = parts(config, context)
+    mine = processes.mine(range(count))
+    names, found = [], torch.zeros((), device=context.device)
+    for part in mine:
+        key = (context.seed, Draw.STEP, state.step * count + part, 0)
         random = generator(*key)
         torch.manual_seed(random.initial_seed())  # for dropout inside the net
-        batch = dataset.batch(config.batch_size // config.accumulate, *key).to(context.device)
-        with autocast(config, context.device):
-            found.append(prepared(batch, random))
-        total = torch.stack(list(found[-1].values())).sum() / config.accumulate
-        accelerator.backward(scaler.scale(total))
-    scaler.unscale_(optimizer)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-    arriving = Arriving(torch.stack([*(loss.detach() for losses in found for loss in losses.values()), norm]))
-    scaler.step(optimizer)
-    scaler.update()
+        batch = dataset.batch(config.batch_size // count, *key).to(context.device)
+        with quiet(prepared, last=part == mine[-1]):
+            with autocast(config, context.device):
+                losses = prepared(batch, random)
+            names, values = list(losses), torch.stack(list(losses.values()))
+            scaler.scale(values.sum() / len(mine)).backward()
+        found = found + values.detach() / count
+    processes.sum(found)
+    split = splits(config, context)
+    norm = _clip(state, config, split)
+    arriving = Arriving(torch.cat([found, norm.reshape(1)]))
+    if not split:
+        scaler.step(optimizer)
+        scaler.update()
+    elif math.isfinite(arriving.read()[-1]):  # a scaler looks at a process's own share of the gradients alone
+        optimizer.step()
     optimizer.zero_grad()
-    *values, size = arriving.read()
-    losses = dict.fromkeys(found[0], 0.0)
-    for name, value in zip(list(losses) * config.accumulate, values, strict=True):
-        losses[name] += value / config.accumulate
-    if not (math.isfinite(sum(values)) and math.isfinite(size)) and scaler.get_scale() <= 1:
+    *numbers, size = arriving.read()
+    losses = dict(zip(names, numbers, strict=True))
+    if not (math.isfinite(sum(numbers)) and math.isfinite(size)) and scaler.get_scale() <= 1:
         state.save()
         raise PassError(
             f"{context.name}: the loss became {sum(losses.values())} (gradient norm {size}) at step {state.step}; the "
             f"last good state (step {state.step}) is {state.file}; lower learning_rate, or use precision: fp32"
         )
-    return losses
+    return losses, size
+
+
+def _clip(state: State, config: TrainingConfig, split: bool) -> torch.Tensor:
+    """Clip the gradients; what their norm was."""
+    if not split:
+        state.scaler.unscale_(state.optimizer)
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    return whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
 
 
 def trained(objective: Objective, config: TrainingConfig, context: Context, **notes: Any) -> PassResult[Denoiser]:
@@ -205,19 +229,9 @@ def _probe(state: State, net: nn.Module, config: TrainingConfig, context: Contex
     held_out = context.dataset().split()[1]
     random = generator(context.seed, Draw.HELD_OUT)
     batch = held_out.take(torch.arange(config.early_stop.images) % len(held_out)).to(context.device)
-    own = [parameter.clone() for parameter in net.parameters()]
-    state.ema.copy_to(net.parameters())
-    state.objective.eval()
-    with autocast(config, context.device):
-        value = float(torch.stack(list(state.objective(batch, random).values())).sum())
-    state.objective.train()
-    state.probes.append((state.step, value))
-    if state.stale == 0:
-        state.best = [parameter.clone() for parameter in net.parameters()]
-    _put(own, net)
-
-
-@torch.no_grad()
-def _put(weights: Iterable[torch.Tensor], net: nn.Module) -> None:
-    for parameter, weight in zip(net.parameters(), weights, strict=True):
-        parameter.copy_(weight)
+    with state.averaged(net):
+        with autocast(config, context.device):
+            value = float(torch.stack(list(state.objective(batch, random).values())).sum())
+        state.probes.append((state.step, context.processes.agreed(value, context.device)))
+        if state.stale == 0:
+            state.best = [parameter.clone() for parameter in net.parameters()]

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from compress.contract import MOST
 from compress.training.config import TrainingConfig
+from compress.training.parallel import like
 
 
 def optimizer_for(config: TrainingConfig, trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -42,7 +44,7 @@ def scaler_for(config: TrainingConfig, device: torch.device) -> torch.amp.GradSc
 
 
 def averages(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """What an optimizer remembers, in plain tensors: `i.name`, or `i.name.part` of one in 8 bits, for parameter i."""
+    """What an optimizer remembers: `i.name`, or `i.name.part` of one in 8 bits, for parameter i."""
     state: Mapping[int, Mapping[str, torch.Tensor]] = optimizer.state_dict()["state"]
     return {
         f"{i}.{name}{part}": tensor
@@ -53,7 +55,7 @@ def averages(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if is_traceable_wrapper_subclass(value):
+    if is_traceable_wrapper_subclass(value) and not isinstance(value, DTensor):
         yield from ((f".{part}", getattr(value, part)) for part in value.__tensor_flatten__()[0])
     else:
         yield "", value
@@ -69,7 +71,8 @@ def put_averages(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
         if part:
             remembered.setdefault(name, {})[part[0]] = tensor
         elif tensor.shape == parameters[int(i)].shape:
-            remembered[name] = torch.empty_like(parameters[int(i)]).copy_(tensor)  # laid out as the weight is
+            weight = parameters[int(i)]
+            remembered[name] = torch.empty_like(weight).copy_(like(tensor, weight))  # laid out as the weight is
         else:
             remembered[name] = tensor
     for remembered in state.values():

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,22 @@ from torch import nn
 from compress.errors import PassError
 from compress.files import write_atomically
 from compress.training.optimizer import averages, put_averages
+from compress.training.parallel import like, whole
 
 
 @dataclasses.dataclass
 class State:
-    """What a killed run needs to go on. probes: (step, loss on held-out images); best: the weights of the least."""
+    """What a killed run needs to go on. probes: (step, loss on held-out images); best: the weights of the least.
+
+    writes: whether this process does, of those that have the same state or a part of it.
+    """
 
     objective: nn.Module
     optimizer: Any
     scaler: torch.amp.GradScaler
     ema: EMAModel
     file: Path
+    writes: bool = True
     step: int = 0
     probes: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     best: list[torch.Tensor] = dataclasses.field(default_factory=list)
@@ -35,18 +42,34 @@ class State:
         values = [value for _, value in self.probes]
         return len(values) - 1 - values.index(min(values)) if values else 0
 
+    @contextmanager
+    @torch.no_grad()
+    def averaged(self, net: nn.Module) -> Iterator[None]:
+        """While open, the net has its average weights and is not trained."""
+        own = [parameter.clone() for parameter in net.parameters()]
+        self.ema.copy_to(net.parameters())
+        self.objective.eval()
+        yield
+        self.objective.train()
+        put(own, net)
+
     def _trained(self) -> dict[str, torch.Tensor]:
         """Parameters that training changes, and buffers."""
         tensors: dict[str, torch.Tensor] = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
         return tensors | dict(self.objective.named_buffers())
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the file. Where the state is split among processes, all must be here."""
         tensors = {f"objective.{name}": tensor for name, tensor in self._trained().items()}
         tensors |= {f"ema.{i}": tensor for i, tensor in enumerate(self.ema.shadow_params)}
         tensors |= {f"best.{i}": tensor for i, tensor in enumerate(self.best)}
         tensors |= {f"optimizer.{path}": tensor for path, tensor in averages(self.optimizer).items()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for name in list(tensors):
+            tensor = whole(tensors.pop(name).detach())
+            if self.writes:
+                tensors[name] = tensor.cpu().contiguous()
+        if not self.writes:
+            return
         told = {"step": self.step, "probes": self.probes, "scaler": self.scaler.state_dict()}
         metadata = {name: json.dumps(value) for name, value in told.items()}
         write_atomically(self.file, lambda part: save_file(tensors, part, metadata), parents=False)
@@ -66,13 +89,22 @@ class State:
             raise PassError(f"{self.file}: is damaged ({error}); delete it, or start over with --fresh") from None
         with torch.no_grad():
             for name, tensor in self._trained().items():
-                tensor.copy_(tensors[f"objective.{name}"])
+                tensor.copy_(like(tensors[f"objective.{name}"], tensor))
         ema = self.ema
         if self.probes:
-            self.best = [torch.empty_like(p).copy_(tensors[f"best.{i}"]) for i, p in enumerate(ema.shadow_params)]
+            self.best = [torch.empty_like(p) for p in ema.shadow_params]
+            for i, parameter in enumerate(self.best):
+                parameter.copy_(like(tensors[f"best.{i}"], parameter))
         for i, parameter in enumerate(ema.shadow_params):
-            parameter.copy_(tensors[f"ema.{i}"])
+            parameter.copy_(like(tensors[f"ema.{i}"], parameter))
         ema.optimization_step = self.step
         kept = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
         put_averages(self.optimizer, kept)
         self.scaler.load_state_dict(scaler)
+
+
+@torch.no_grad()
+def put(weights: Iterable[torch.Tensor], net: nn.Module) -> None:
+    """Give a net these weights."""
+    for parameter, weight in zip(net.parameters(), weights, strict=True):
+        parameter.copy_(weight)

@@ -51,7 +51,8 @@ def drawn(
 ) -> Trajectories:
     """`count` trajectories of the model's own sampling, drawn once and then kept in the cache, fifty a file.
 
-    Stopped and called again, it goes on with the first file that is missing.
+    Stopped and called again, it goes on with the first file that is missing. Processes that run the pass together draw
+    a share each.
     scales: draw each at a guidance scale of its own in this range. skip: leave out the first so many of the seed.
     """
     seed = context.seed
@@ -60,22 +61,31 @@ def drawn(
     if scales:
         random = torch.rand(skip + count, generator=generator(seed, Draw.TRAJECTORY_SCALES))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
-    parts = []
-    with context.progress(f"{context.name}: the teacher's trajectories", count) as task:
-        for start in range(skip, skip + count, AT_ONCE):
-            items = min(AT_ONCE, skip + count - start)
-            given = {name: value[start : start + items] for name, value in conditions.items()}
-            file = folder / f"{seed}-{start:06d}-{items}-{key_of(given)}.safetensors"
-            states = _read_kept(file, (len(model.sampling.timesteps) + 1, items, *model.sample_shape))
-            if states is None:
-                noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES, start)[:items].to(model.device)
-                states = walk(model, noise, {name: value.to(model.device) for name, value in given.items()}).cpu()
-                kept = {"states": states}
-                write_atomically(file, lambda part, kept=kept: save_file(kept, part))  # type: ignore[misc]
-            parts.append(states)
-            task.advance(items)
+    steps = len(model.sampling.timesteps) + 1
+    starts = range(skip, skip + count, AT_ONCE)
+
+    items = {start: min(AT_ONCE, skip + count - start) for start in starts}
+
+    def states(start: int) -> torch.Tensor:
+        given = {name: value[start : start + items[start]] for name, value in conditions.items()}
+        file = folder / f"{seed}-{start:06d}-{items[start]}-{key_of(given)}.safetensors"
+        found = _read_kept(file, (steps, items[start], *model.sample_shape))
+        if found is None:
+            noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES, start)[: items[start]].to(model.device)
+            found = walk(model, noise, {name: value.to(model.device) for name, value in given.items()}).cpu()
+            kept = {"states": found}
+            write_atomically(file, lambda part: save_file(kept, part))
+        return found
+
+    parts, mine = {}, context.processes.mine(starts)
+    with context.progress(f"{context.name}: the teacher's trajectories", sum(items[start] for start in mine)) as task:
+        for start in mine:
+            parts[start] = states(start)
+            task.advance(items[start])
+    context.processes.wait()
+    every = torch.cat([parts[start] if start in parts else states(start) for start in starts], dim=1)
     conditions = {name: value[skip:] for name, value in conditions.items()}
-    return Trajectories(torch.cat(parts, dim=1), torch.tensor(model.sampling.timesteps), conditions)
+    return Trajectories(every, torch.tensor(model.sampling.timesteps), conditions)
 
 
 def _read_kept(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:

@@ -280,3 +280,31 @@ def test_an_axis_that_is_longer_than_one_is_not_squeezed(size: int | str, left: 
         model.graph.output[0].CopyFrom(value("y", ("batch", 4, 5)))
         model.graph.ClearField("value_info")
     assert kinds(simplified(model)) == [*left, "Neg"]
+
+
+def patches(equation: str = "nhwpqc->nchpwq", joined: tuple = (5, 6, 8)) -> onnx.ModelProto:
+    """3×4 patches of 2×2 pixels and 5 channels, laid side by side."""
+    constants = {"split": np.array([-1, 3, 4, 2, 2, 5]), "joined": np.array([2, *joined])}
+    nodes = [
+        helper.make_node("Reshape", ["x", "split"], ["a"]),
+        helper.make_node("Einsum", ["a"], ["e"], equation=equation),
+        helper.make_node("Reshape", ["e", "joined"], ["y"]),
+    ]
+    return graph(nodes, [value("x", (2, 12, 20))], [value("y", (2, *joined))], constants)
+
+
+def test_patches_are_laid_side_by_side() -> None:
+    before = patches()
+    after = simplified(before)
+    assert kinds(after) == ["Reshape", "Transpose", "DepthToSpace"]
+    x = numbers(2, 12, 20)
+    np.testing.assert_array_equal(run(after, x=x)[0], run(before, x=x)[0])
+
+
+@pytest.mark.parametrize("changes", [{"equation": "nhwpqc->nchqwp"}, {"joined": (10, 6, 4)}])
+def test_other_orders_of_patches_are_left(changes: dict) -> None:
+    before = patches(**changes)
+    after = simplified(before)
+    assert "DepthToSpace" not in kinds(after)
+    x = numbers(2, 12, 20)
+    np.testing.assert_array_equal(run(after, x=x)[0], run(before, x=x)[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
 
-from compress.runtime import Bundle, standalone
+from compress.runtime import Bundle, standalone, standalone_tokens
 from compress.runtime.schemes import SCHEMES
 
 TOKENIZER = Path(__file__).parents[2] / "benchmarks" / "teachers" / "emoji" / "tokenizer" / "tokenizer.json"
@@ -124,10 +124,16 @@ SPECIAL = [
 )
 def test_tokens_are_those_of_the_library(tokenizer, text):
     about = {"tokenizer": TOKENIZER, "tokens": TOKENS, "pad": tokenizer.token_to_id("<|endoftext|>")}
-    assert standalone.token_ids(text, about)[0].tolist() == tokenizer.encode(text).ids
+    assert standalone_tokens.token_ids(text, about)[0].tolist() == tokenizer.encode(text).ids
 
 
 def test_another_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}}))
     with pytest.raises(SystemExit, match="not CLIP's"):
-        standalone.token_ids("a", {"tokenizer": tmp_path / "tokenizer.json"})
+        standalone_tokens.token_ids("a", {"tokenizer": tmp_path / "tokenizer.json"})
+
+
+def test_it_is_short_and_bundles_without_texts_have_no_tokenizer(exported):
+    lines = (exported("class")[1] / "sample.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 120
+    assert not (exported("class")[1] / "tokens.py").exists()
