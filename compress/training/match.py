@@ -17,8 +17,8 @@ import torch
 
 from compress.data import Batch
 from compress.devices import send
-from compress.diffusion.targets import Grid
-from compress.model.denoiser import Denoiser, predict
+from compress.diffusion.targets import Grid, relative_error
+from compress.model.denoiser import Denoiser
 from compress.model.noising import clean_estimate, noised, with_scale
 from compress.training.loop import Objective
 
@@ -81,8 +81,8 @@ class Match(Objective):
         return (samples.float() - wanted).square().mean() / 2
 
     def _followed(self, still: Batch, random: torch.Generator) -> torch.Tensor:
-        """Mean squared error of the follower's prediction ÷ the mean square of what is true."""
-        question = noised(self.follower, still, random, self.follower.sampling.training)
-        assert question.answer is not None
-        output = predict(self.follower, *question.asked).float()
-        return (output - question.answer).square().mean() / question.answer.square().mean()
+        """The follower's own loss: of the clean samples that it sees in noisy ones, weighted as in distillation."""
+        question = noised(self.follower, still, random, self.known)
+        assert question.levels is not None
+        found = clean_estimate(self.follower, *question.asked, question.levels)
+        return relative_error(found.float(), still.images, *question.levels)

@@ -42,16 +42,16 @@ def test_tensorboard_is_told_and_the_weights_are_the_same(config: dict, tmp_path
         assert [each.step for each in found] == list(range(1, STEPS + 1))
         assert all(np.isfinite(each.value) for each in found)
     rates = [each.value for each in events.Scalars("learning_rate")]
-    assert max(rates) == pytest.approx(4e-4) and rates[-1] < rates[1]
+    assert max(rates) == pytest.approx(4e-4, rel=0.01) and rates[-1] < rates[1]
     pictures = events.Tags()["images"]
     if config is TEXT_CONFIG:  # four channels, and no decoder
         assert pictures == []
         return
-    shown = events.Images("samples/0")
-    assert [each.step for each in shown] == list(range(2, STEPS + 1, 2)) and len(pictures) == PICTURES
+    shown = events.Images("samples")
+    assert [each.step for each in shown] == list(range(2, STEPS + 1, 2)) and pictures == ["samples"]
     (tmp_path / "one.png").write_bytes(shown[-1].encoded_image_string)
     pixels = np.asarray(Image.open(tmp_path / "one.png"))
-    assert pixels.shape == (8, 8, 3) and np.ptp(pixels) > 50
+    assert pixels.shape == (8, PICTURES * 8, 3) and np.ptp(pixels) > 50
 
 
 def test_a_student_of_few_steps_draws_in_them(tmp_path: Path) -> None:
