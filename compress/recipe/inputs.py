@@ -52,8 +52,8 @@ class Options:
 class Inputs:
     """What the recipe reads, loaded when first needed and then kept."""
 
-    def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
-        self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
+    def __init__(self, recipe: Recipe, options: Options) -> None:
+        self.recipe, self.options = recipe, options
         named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
         for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
