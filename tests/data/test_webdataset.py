@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compress import data
 from compress.data import dataset, shards
@@ -216,3 +219,20 @@ def test_a_name_that_no_text_can_hold(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as opened:
         opened.addfile(about, io.BytesIO(b"x"))
     refused(webdataset(tmp_path / "a.tar"), COLOUR, None, "cannot be read as an image")
+
+
+@given(place=st.integers(0, 10**6), value=st.integers(0, 255), kept=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_bytes_that_fell_over(place: int, value: int, kept: int) -> None:
+    """Whatever stands in a shard, it is refused in one message or gives pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_tar(Path(folder, "a.tar"), samples(pixels(2)))
+        content = bytearray(file.read_bytes())
+        content[place % len(content)] = value
+        file.write_bytes(content[: len(content) - (kept % len(content) if kept % 3 == 0 else 0)])
+        try:
+            found = data.load(webdataset(file), COLOUR, 3)
+        except DataError as error:
+            assert str(file) in str(error)
+        else:
+            assert len(found) in (1, 2) and found.images.shape[1:] == COLOUR
