@@ -40,7 +40,8 @@ SECONDS = 8.0  # of every figure of speed
 
 def small(count: int) -> Iterator[bytes]:
     """PNGs of 16×16, a thousand different ones."""
-    random, kept = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    kept: list[bytes] = []
     for i in range(count):
         if len(kept) < 1000:
             kept.append(_encoded(random.integers(0, 256, (16, 16, 3), dtype=np.uint8), "PNG"))
@@ -64,7 +65,7 @@ def _encoded(pixels: np.ndarray, kind: str) -> bytes:
 def write_shards(folder: Path, count: int, pictures: Iterator[bytes], suffix: str) -> None:
     """Shards of SHARD pictures with their classes."""
     for start in range(0, count, SHARD):
-        with tarfile.open(folder / f"{start:08d}.tar", "w", tarfile.USTAR_FORMAT) as opened:
+        with tarfile.open(folder / f"{start:08d}.tar", "w", format=tarfile.USTAR_FORMAT) as opened:
             for i in range(start, min(start + SHARD, count)):
                 for kind, content in ((suffix, next(pictures)), ("cls", b"%d" % (i % CLASSES))):
                     about = tarfile.TarInfo(f"{i:08d}.{kind}")

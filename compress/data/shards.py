@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,7 @@ def _members(file: Path, stream: _Headers, size: int) -> Iterator[tuple[str, str
         raise DataError(f"{file}: is packed by {packed}, and is read at any place; unpack it to a plain .tar file")
     with tarfile.open(fileobj=stream, mode="r:") as opened:
         while (member := opened.next()) is not None:
-            opened.members.clear()  # tarfile keeps them all
+            opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
             where = f"{file}: {written(member.name)}"
             if member.size < 0 or member.offset_data + member.size > size:
                 raise DataError(f"{where}: says that it has {member.size:,} bytes, and there are not as many")
@@ -215,7 +216,7 @@ def _text(file: Path, stream: _Headers, member: tarfile.TarInfo) -> str:
         raise DataError(f"{where}: is not UTF-8 text") from None
 
 
-def _object(file: Path, member: tarfile.TarInfo, text: str) -> dict[str, object]:
+def _object(file: Path, member: tarfile.TarInfo, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

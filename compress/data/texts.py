@@ -11,17 +11,17 @@ class Texts(Sequence[str]):
     """`count` texts, each made when it is asked for, of its number."""
 
     def __init__(self, count: int, read: Callable[[int], str]) -> None:
-        self.count, self.read = count, read
+        self.size, self.read = count, read
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self.read(i) for i in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
+            return [self.read(i) for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
             raise IndexError(index)
-        return self.read(index % self.count)
+        return self.read(index % self.size)
 
 
 class Packed(Texts):
@@ -35,4 +35,4 @@ class Packed(Texts):
         """Put one more behind the others."""
         self.content += text.encode("utf-8", ANY_SIGN)
         self.ends.append(len(self.content))
-        self.count += 1
+        self.size += 1

@@ -199,7 +199,8 @@ class Yardsticks:
         if CONDITION not in drawn.conditions or not (asked := (self.prompted or self.load)()).texts:
             return []
         wanted = [row.tobytes() for row in drawn.conditions[CONDITION].numpy()]
-        some, known = set(wanted), {}
+        some = set(wanted)
+        known: dict[bytes, str] = {}
         for start in range(0, len(asked), SHARE):
             rows = asked.conditions[CONDITION][start : start + SHARE].numpy()
             found = zip((row.tobytes() for row in rows), asked.texts[start : start + SHARE], strict=True)
