@@ -34,6 +34,7 @@ SUITE = {
     "lean_graph": "what each rewrite of an exported graph gains",
     "candidates": "files of optimum, NNCF and onnxruntime, and spoilt ones, judged",
     "sizes": "memory and time of plan, prune and export of U-Nets as large as SD 1.5's and SDXL's",
+    "streaming": "a million pictures in shards: time to open, memory, pictures a second",
     "peers": "int8 beside NNCF on OpenVINO, onnxruntime, torch.compile and optimum-quanto",
 }
 

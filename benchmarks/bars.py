@@ -59,6 +59,8 @@ BARS: dict[str, tuple[Kind, float]] = {
     "devices_images_psnr": ("min", 30.0),
     "devices_own_psnr": ("min", 80.0),
     "hostile_failed": ("max", 0.0),
+    "streaming_growth_mb": ("max", 200.0),
+    "streaming_same_batch": ("min", 1.0),
     "peers_digits_1": ("max", 1.0),
     "peers_digits_8": ("max", 1.0),
     "peers_cifar10_1": ("max", 1.0),

@@ -114,7 +114,7 @@ def _recipe(folder: Path) -> Recipe:
 
 
 def _calibration(recipe: Recipe, options: Options, folder: Path) -> Path:
-    inputs = Inputs(recipe, options, folder)
+    inputs = Inputs(recipe, options)
     model = inputs.teacher()
     points = trajectory_points(model, 8, POINTS, 1, inputs.dataset)
     file = folder / "calibration.npz"

@@ -53,7 +53,7 @@ def measure(name: str) -> dict[str, Any]:
     config = configs["distill"]
     assert isinstance(config, distill.Config)
     with tempfile.TemporaryDirectory() as folder:
-        inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None), Path(folder))
+        inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None))
         context = inputs.context(recipe.steps[0], Path(folder), Path(folder))
         teacher = inputs.teacher()
         pruned = prune_channels.run(teacher, prune_channels.Config.model_validate(configs["prune_channels"]), context)

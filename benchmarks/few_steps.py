@@ -303,7 +303,7 @@ def _flagship() -> dict[str, Any]:
     recipe = read(FLAGSHIP)
     options = Options(torch.device("cpu"), terminal.progress, terminal.log)
     report = verified(FLAGSHIP)
-    found = speeds(Bundle(output / "onnx"), Inputs(recipe, options, Path()).teacher())
+    found = speeds(Bundle(output / "onnx"), Inputs(recipe, options).teacher())
     publish(output, ROOT / "exported" / FLAGSHIP.stem)
     rewrite_between(ROOT / "README.md", "flagship", f"{speed_table(found)}\n{judged(report)}")
     return {"flagship": report, "speeds": found}

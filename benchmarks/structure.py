@@ -130,7 +130,7 @@ class Judges:
 
     def __init__(self) -> None:
         self.recipe = read(TEMPLATE)
-        inputs = Inputs(self.recipe, Options(torch.device("cpu"), terminal.progress, terminal.log), Path())
+        inputs = Inputs(self.recipe, Options(torch.device("cpu"), terminal.progress, terminal.log))
         self.teacher = inputs.teacher()
         self.judged = yardsticks.Yardsticks(inputs.dataset, self.recipe.head.data, (), 0.9, silent)
         drawn = draw_kept(self.teacher, PAIRS + OTHERS, SEED, inputs.dataset, terminal.progress, "teacher's samples")

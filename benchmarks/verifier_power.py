@@ -100,7 +100,7 @@ def bench(progress: Progress = silent) -> Bench:
     """The bundle and its teacher's samples."""
     torch.set_num_threads(1)
     recipe = read(RECIPE)
-    inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None), Path())
+    inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None))
     context = inputs.context(recipe.steps[-1], Path(), Path())
     judged = yardsticks.Yardsticks(inputs.dataset, recipe.head.data, (), 0.9, silent)
     bundle = Bundle(ROOT / "exported" / "digits-edge" / "onnx", threads=1)

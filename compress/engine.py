@@ -98,7 +98,7 @@ def _blame(output: Path, error: OSError | SafetensorError) -> CompressError:
 class _Run:
     def __init__(self, recipe: Recipe, output: Path, options: Options, still: Callable[[], None]) -> None:
         self.recipe, self.output, self.options, self.still = recipe, output, options, still
-        self.inputs = Inputs(recipe, options, output / "passes" / "cache")
+        self.inputs = Inputs(recipe, options)
         self.load: Callable[[], Any] = self.inputs.teacher if recipe.head.checkpoint else lambda: None
         self.records: list[dict[str, Any]] = []
         self.finished: list[Finished] = []
@@ -106,15 +106,12 @@ class _Run:
 
     def prepare(self) -> None:
         """The output folder without what a killed run left half-written and, for a fresh start, without results."""
-        folders = (self.output, self.output / "passes", self.inputs.cache_folder)
-        for folder in folders:
+        for folder in (self.output, self.output / "passes"):
             folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
         check(self.output)
         if self.options.fresh:
             self.tidy(set())
-            for file in self.inputs.cache_folder.glob("teacher-*.npz"):
-                file.unlink()
         write_json(self.output / "recipe.json", _owner(self.recipe))
 
     def tidy(self, wanted: set[str]) -> None:

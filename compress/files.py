@@ -189,6 +189,35 @@ def read_text(path: Path, limit: int) -> str:
         raise Unreadable("is not UTF-8 text") from None
 
 
+def read_lines(path: Path, limit: int) -> Iterator[str]:
+    """The lines of an ordinary UTF-8 file of at most `limit` bytes, one after the other. Raises Unreadable."""
+    check_regular(path, limit)
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                yield line.decode("utf-8")
+    except OSError as error:
+        raise Unreadable((error.strerror or str(error)).lower()) from None
+    except UnicodeDecodeError:
+        raise Unreadable("is not UTF-8 text") from None
+
+
+def walk(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything below a folder, in the order that sorted paths have; links to folders are not followed.
+
+    Raises Unreadable for a folder that cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise Unreadable(f"{folder} cannot be listed: {(error.strerror or str(error)).lower()}") from None
+    for entry in entries:
+        yield entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(entry.path)
+
+
 def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """What a JSON file holds, nested at most NESTING deep. Raises Unreadable."""
     text = read_text(path, limit)

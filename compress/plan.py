@@ -41,7 +41,7 @@ def plan(recipe: Recipe, options: Options) -> Iterator[Row]:
     Passes that say so forecast what they would give, from a few steps or by estimate; all others are done for real.
     """
     with tempfile.TemporaryDirectory() as folder:
-        inputs = Inputs(recipe, options, Path(folder))
+        inputs = Inputs(recipe, options)
         training_needs = any(isinstance(step.config, training.TrainingConfig) for step in recipe.steps)
         if not isinstance(recipe.head.data, FromTeacher) and (recipe.head.data is not None or training_needs):
             inputs.dataset()  # its faults are found now, as `apply` finds them

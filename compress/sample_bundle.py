@@ -153,7 +153,7 @@ def _conditions(model: "Bundle", asked: Sample) -> dict[str, Any]:
 
 def _painted(model: "Bundle", asked: Sample) -> dict[str, np.ndarray]:
     """Conditions [1,…] of inpainting: the mask, and what is not under it as latents. Raises BundleError, DataError."""
-    from compress.data.folder import read_image  # needs torch
+    from compress.data.pictures import read_image  # needs torch
 
     if model.encoder is None or "masked_image_latents" not in model.conditions:
         raise BundleError(f"{model.path}: draws in no picture, as inpainting does; leave --image and --mask out")
@@ -168,7 +168,7 @@ def _painted(model: "Bundle", asked: Sample) -> dict[str, np.ndarray]:
 
 def _begun(model: "Bundle", asked: Sample) -> np.ndarray:
     """The sample [1,…] of the picture to begin with. Raises BundleError, DataError."""
-    from compress.data.folder import read_image  # needs torch
+    from compress.data.pictures import read_image  # needs torch
 
     assert asked.image is not None
     if asked.psnr is not None or asked.milliseconds is not None or asked.size is not None:

@@ -115,6 +115,7 @@ def _folder(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+Existing = Annotated[Path, Strict(False), AfterValidator(absolute)]
 File = Annotated[Path, Strict(False), AfterValidator(_file)]
 Directory = Annotated[Path, Strict(False), AfterValidator(_folder)]
 

@@ -45,7 +45,7 @@ def verify_bundle(
     except OSError as error:
         raise unwritable(output, error) from error
     with alone(output), tempfile.TemporaryDirectory() as work:
-        inputs = Inputs(recipe, options, Path(work))
+        inputs = Inputs(recipe, options)
         passes.module("verify").run(bundle, step.config, inputs.context(step, Path(work), output))
     return read(output)
 

@@ -54,7 +54,7 @@ def verify_candidate(
     graph, named = ONNXRUNTIME.open(file), _named(said)
     recipe = recipe or Recipe(Head(name="candidate", checkpoint=teacher), [], file)
     with tempfile.TemporaryDirectory() as work:
-        inputs = Inputs(recipe, options, Path(work))
+        inputs = Inputs(recipe, options)
         model = inputs.teacher()
         if model.sampling.guidance.kind == "classifier":  # which is no matter of the file
             model = dataclasses.replace(model, sampling=model.sampling.model_copy(update={"guidance": Guidance()}))

@@ -139,6 +139,6 @@ def test_null_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:
         "name: r\ncheckpoint: teacher\nguidance: {scale: 2.0, null_embedding: null.npy}\npasses: [{export_onnx: {}}]\n"
     )
     recipe = read(write_recipe(tmp_path, text))
-    inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda message: None), tmp_path)
+    inputs = Inputs(recipe, Options(torch.device("cpu"), silent, lambda message: None))
     with pytest.raises(RecipeError, match=r"null_embedding: should be \[64\]; got \(5,\)"):
         inputs.teacher()

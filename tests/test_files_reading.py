@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compress import files
-from compress.files import Unreadable
+from compress.files import Unreadable, walk
 
 
 @pytest.fixture(params=["pipe", "folder", "device", "nothing", "link to itself"])
@@ -65,3 +65,13 @@ def test_json_as_deep_as_is_read(tmp_path: Path) -> None:
     path = tmp_path / "given.json"
     path.write_text("[" * 50 + "1" + "]" * 50)
     assert json.dumps(files.read_json(path)) == path.read_text()
+
+
+def test_everything_in_a_folder_in_the_order_of_paths(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a-b/1", "a.b", "b/c/d/e", "b/c-d", "b/c.d", "ä", ".h/i", "B/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    assert [Path(entry.path) for entry in walk(tmp_path)] == sorted(tmp_path.rglob("*"))
+    with pytest.raises(Unreadable, match="cannot be listed"):
+        list(walk(tmp_path / "absent"))

@@ -275,7 +275,10 @@ def test_a_part_that_is_not_what_was_exported_is_told(exported: Path, tmp_path: 
         _ = Bundle(tmp_path / "onnx", check_hashes=False).text
 
 
-def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path) -> None:
+def test_pictures_with_captions_are_encoded_once(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "kept"))
     shutil.copytree(pipeline, tmp_path / "teacher")
     rows = []
     for i, text in enumerate(["a b", "c", "h g", "d"]):
@@ -285,13 +288,17 @@ def test_pictures_with_captions_are_encoded_once(pipeline: Path, tmp_path: Path)
     head = {"data": {"source": "folder", "path": "pictures"}, "guidance": GUIDANCE}
     passes = [{"distill": {"steps": 1, "batch_size": 2}}, {"export_onnx": {"decoder": "int8"}}]
     apply(tmp_path, passes, **head)
-    (kept,) = (tmp_path / "out" / "passes" / "cache").glob("latents-*.npz")
+    (kept,) = (tmp_path / "kept" / "latents").glob("*/latents.npy")
+    (told,) = (tmp_path / "kept" / "texts").glob("*/encoder_hidden_states.npy")
     whole = parts(str(pipeline), None)
     assert whole.decoder is not None
     picture = torch.full((1, 3, 16, 16), 60 / 127.5 - 1)
-    with np.load(kept) as found:
-        assert found["latents"].shape == (4, 4, 8, 8)
-        assert sqnr(whole.decoder.encode(picture)[0].numpy(), found["latents"][1]) > 60
+    latents = np.load(kept)
+    assert latents.shape == (4, 4, 8, 8)
+    assert sqnr(whole.decoder.encode(picture)[0].numpy(), latents[1]) > 60
+    assert whole.text is not None
+    wanted = whole.text.encode(["a b", "c", "h g", "d"])["encoder_hidden_states"].numpy()
+    assert np.array_equal(np.load(told), wanted)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DataError
-from compress.files import raising, read_text
+from compress.files import raising, read_lines, read_text
 
 BYTES = 2**26  # of a file of texts
 SUFFIX = ".jsonl"
@@ -15,16 +15,15 @@ SUFFIX = ".jsonl"
 def json_lines(path: Path, limit: int) -> Iterator[tuple[str, Any]]:
     """(the place, for messages; the value) of every line of a JSONL file that is not empty. Raises DataError."""
     with raising(DataError, path):
-        lines = read_text(path, limit).splitlines()
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}: line {number}"
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: is no JSON: {error}") from None
-        yield where, value
+        for number, line in enumerate(read_lines(path, limit), start=1):
+            where = f"{path}: line {number}"
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: is no JSON: {error}") from None
+            yield where, value
 
 
 def read_prompts(path: Path) -> list[str]:

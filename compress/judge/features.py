@@ -82,7 +82,7 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = SMALLEST)
     data with the support vector machine of `classifier.py`. Accuracy 0: nothing could be held back.
     """
     train, held_out = dataset.split()
-    channels, classes = dataset.images.shape[1], int(dataset.conditions["class_labels"].max()) + 1
+    channels, classes = dataset.images.shape[1], int(dataset.conditions["class_labels"][:].max()) + 1
     body = _seeded(lambda: nn.Sequential(_convolutions(channels, dimension), nn.SiLU()), seed)
     head = _seeded(lambda: nn.Linear(dimension, classes), seed + 1)
     net = nn.Sequential(body, head)
@@ -96,11 +96,12 @@ def classifier_space(dataset: Dataset, seed: int = 0, dimension: int = SMALLEST)
             loss.backward()
             optimizer.step()
             schedule.step()
-    space = _scaled("classifier", _numpy(body), train.images.numpy())
+    space = _scaled("classifier", _numpy(body), train.held().images.numpy())
     if len(held_out) == len(dataset):
         return space, 0.0
-    named = _batched(_numpy(net), held_out.images.numpy()).argmax(axis=1)
-    return space, float((named == held_out.conditions["class_labels"].numpy()).mean())
+    unseen = held_out.held()
+    named = _batched(_numpy(net), unseen.images.numpy()).argmax(axis=1)
+    return space, float((named == unseen.conditions["class_labels"].numpy()).mean())
 
 
 def load_extractor(path: Path, shape: Sequence[int], allow_pickle: bool) -> FeatureSpace:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.data import DataConfig, Dataset, FromTeacher
+from compress.data import DataConfig, Dataset, FromTeacher, fitting
 from compress.diffusion.schedulers import SamplingOptions, from_scheduler_config
 from compress.judge import cost
 from compress.judge.alignment import Aligned, Aligner
@@ -64,7 +64,9 @@ class Yardsticks:
         loaded = None if self.data is None else self.load()
         if loaded is None or self.decoder is None or loaded.images.shape[1:] != self.decoder.sample_shape:
             return loaded
-        return dataclasses.replace(loaded, images=torch.from_numpy(self.decoded(loaded.images.numpy())))
+        about = self.decoder.manifest.get("decoder") or {"pixels": self.decoder.sample_shape}
+        shown = loaded.spread(fitting(about["pixels"]))
+        return dataclasses.replace(shown, images=torch.from_numpy(self.decoded(shown.images[:].numpy())))
 
     @property
     def labelled(self) -> Dataset | None:
@@ -94,12 +96,16 @@ class Yardsticks:
 
     @cached_property
     def real(self) -> dict[str, np.ndarray]:
-        """Training and held-out images where the data are real ones; the latter only if there are enough of them."""
+        """Training and held-out images where the data are real ones; the latter only if there are enough of them.
+
+        Of more than can be held in memory, as many of them from all over the data.
+        """
         if self.dataset is None or isinstance(self.data, FromTeacher):
             return {}
         train, held_out = self.dataset.split()
         enough = len(held_out) < len(self.dataset) and QUANTILE * len(held_out) >= 1
-        return {"training": train.images.numpy()} | ({"held_out": held_out.images.numpy()} if enough else {})
+        parts = {"training": train} | ({"held_out": held_out} if enough else {})
+        return {name: part.held().images.numpy() for name, part in parts.items()}
 
     def sets(self, pairs: Drawn, ours: np.ndarray, again: np.ndarray | None) -> Sets:
         """Images from the same noise. again: the teacher's first ones, by another runtime; None: they are no pairs."""
@@ -192,9 +198,14 @@ class Yardsticks:
         """What each of the teacher's samples was drawn for; nothing where no texts are known."""
         if CONDITION not in drawn.conditions or not (asked := (self.prompted or self.load)()).texts:
             return []
-        rows = (row.tobytes() for row in asked.conditions[CONDITION].numpy())
-        known = dict(zip(rows, asked.texts, strict=True))
-        return [known[row.tobytes()] for row in drawn.conditions[CONDITION].numpy()]
+        wanted = [row.tobytes() for row in drawn.conditions[CONDITION].numpy()]
+        some = set(wanted)
+        known: dict[bytes, str] = {}
+        for start in range(0, len(asked), SHARE):
+            rows = asked.conditions[CONDITION][start : start + SHARE].numpy()
+            found = zip((row.tobytes() for row in rows), asked.texts[start : start + SHARE], strict=True)
+            known |= {row: text for row, text in found if row in some}
+        return [known[row] for row in wanted]
 
     def as_told(self, bundle: Bundle, drawn: Drawn) -> Drawn:
         """The same with the conditions that a bundle's own text encoder makes of the texts, where these are known."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compress.data import Dataset, FromTeacher, key, read_embeddings, read_npz, read_prompts
+from compress.data import Dataset, FromTeacher, Items, chosen, key, read_embeddings, read_npz, read_prompts
 from compress.errors import DataError
 from compress.files import cache_folder, write_npz
 from compress.model.denoiser import Denoiser, draw
@@ -20,7 +20,7 @@ from compress.randomness import Draw, generator
 
 BATCH = 100
 Progress = Callable[[str, int], AbstractContextManager[Any]]
-Encode = Callable[[Sequence[str]], Mapping[str, torch.Tensor]]  # texts → conditions [n,…] by their names
+Encode = Callable[[Sequence[str]], Mapping[str, Items]]  # texts → conditions [n,…] by their names
 
 
 class _Silence:
@@ -134,7 +134,7 @@ def draw_kept(
 def _in_files(
     model: Denoiser,
     noise: torch.Tensor,
-    conditions: Mapping[str, torch.Tensor],
+    conditions: Mapping[str, Items],
     name: str,
     bar: Callable[[int], AbstractContextManager[Any]],
     drawer: Drawer,
@@ -218,9 +218,9 @@ def draw_dataset(
 
     Stopped and called again, it goes on with the first hundred that is missing. processes: that draw a share each.
     """
-    conditions: dict[str, torch.Tensor] = {}
+    conditions: dict[str, Items] = {}
     texts: list[str] = []
-    encoded: Mapping[str, torch.Tensor] = {}
+    encoded: Mapping[str, Items] = {}
     if config.prompts is not None and "encoder_hidden_states" in teacher.conditions:
         prompts = read_prompts(config.prompts)
         order = torch.randperm(len(prompts), generator=generator(seed, Draw.PROMPTS)).tolist()
@@ -232,17 +232,17 @@ def draw_dataset(
             continue
         text = name == "encoder_hidden_states"
         if name in encoded:
-            embeddings = encoded[name]
+            embeddings: Items = encoded[name]
         elif config.embeddings is not None:
             embeddings = torch.from_numpy(read_embeddings(config.embeddings, name))
         else:
             kind = "text-conditional; name a file of `prompts`, or" if text else f"conditioned on a {name}; name"
             raise DataError(f"data: the model is {kind} an .npz with `{key(name)}` to draw images for")
-        if embeddings.shape[1:] != condition.shape:
+        if tuple(embeddings.shape[1:]) != tuple(condition.shape):
             wanted = ["n", *condition.shape]
             where, found = config.embeddings or config.prompts, list(embeddings.shape)
             raise DataError(f"{where}: {key(name)} should be {wanted}; got {found}")
-        conditions[name] = embeddings[torch.arange(config.count) % len(embeddings)]
+        conditions[name] = chosen(embeddings, torch.arange(config.count) % len(embeddings))
     noise = noise_like(teacher, config.count, seed, Draw.DATASET)
     bar = partial(progress, "drawing images from the teacher")
     images = _in_files(teacher, noise, conditions, f"data-{config.count}-{seed}", bar, PYTORCH, processes)

@@ -19,6 +19,8 @@ from compress.pipeline.decoder import Decoder
 from compress.pipeline.source import INDEX, family_of, locate, parts_of, read_object
 from compress.pipeline.text import TextEncoders
 
+AT_ONCE = 1000  # texts whose length is looked at
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -136,7 +138,7 @@ def encode(
     parts: Parts, texts: Sequence[str], progress: Progress, log: Callable[[str], None]
 ) -> dict[str, torch.Tensor]:
     """The conditions [n,…] that are made of texts, by their names. Raises DataError without a text encoder."""
-    found = _encoders(parts, texts, log)
+    found = encoders(parts, texts, log)
     with progress("encoding texts", len(texts)) as task:
         return found.encode(texts, task.advance)
 
@@ -145,14 +147,16 @@ def null(parts: Parts, negative: str, log: Callable[[str], None]) -> dict[str, t
     """What guidance leads away from, for one item; nothing without a text encoder, which a negative prompt needs."""
     if not negative and parts.text is None:
         return {}
-    return _encoders(parts, [negative], log).null(negative)
+    return encoders(parts, [negative], log).null(negative)
 
 
-def _encoders(parts: Parts, texts: Sequence[str], log: Callable[[str], None]) -> TextEncoders:
+def encoders(parts: Parts, texts: Sequence[str], log: Callable[[str], None]) -> TextEncoders:
     """What encodes texts, of which it is told where they are cut. Raises DataError."""
     check_texts(parts)
     assert parts.text is not None, "nothing is lacking"
-    cut = parts.text.cut(texts)
+    cut: dict[str, int] = {}
+    for start in range(0, len(texts), AT_ONCE):
+        cut |= parts.text.cut(texts[start : start + AT_ONCE])
     if cut:
         first, tokens = next(iter(cut.items()))
         log(f"{len(cut)} texts are cut, e.g. {written(first)} to {tokens} tokens")

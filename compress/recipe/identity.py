@@ -4,14 +4,19 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from compress import __version__
-from compress.files import sha256
+from compress.errors import DataError
+from compress.files import raising, sha256, walk
 from compress.recipe.recipe import Step
 from compress.settings import paths
+
+LARGE, LARGE_BYTES = 10_000, 4 * 2**30  # files of a folder, and bytes of them, that are known by names and times
 
 _ROOT = Path(__file__).parents[1]
 # that compute, or write what computes
@@ -24,6 +29,32 @@ _LIBRARIES = (
 def digest(content: Any) -> str:
     """SHA-256 of JSON-able content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def contents(path: Path) -> dict[str, str]:
+    """What stands for the files at a path, by name: SHA-256 of each, without READMEs.
+
+    Of more than LARGE files, or more than LARGE_BYTES, one of all names, sizes and times, as reading them would take
+    hours. Raises DataError for a folder that cannot be listed.
+    """
+    names, count, size = hashlib.sha256(), 0, 0
+    for file, found in _files(path):
+        names.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+        count, size = count + 1, size + found.st_size
+    if count > LARGE or size > LARGE_BYTES:
+        return {str(path): names.hexdigest()}
+    return {file: sha256(Path(file)) for file, _ in _files(path)}
+
+
+def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The path of each file that is no README, and what the system knows of it."""
+    if path.is_file():
+        yield str(path), path.stat()
+    elif path.is_dir():
+        with raising(DataError, path):
+            for entry in walk(path):
+                if entry.is_file() and not entry.name.startswith("README"):
+                    yield entry.path, entry.stat()
 
 
 def step_identity(step: Step, before: str) -> str:

@@ -1,8 +1,10 @@
 """What a recipe reads: its teacher, its data, and the identity of both."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import cache
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,17 @@ from compress import data, passes
 from compress.contract import Context, Finished
 from compress.diffusion.sampling import Guidance
 from compress.errors import CompressError, DataError, RecipeError
-from compress.files import sha256, write_npz
+from compress.files import cache_folder, sha256
 from compress.model import noise_classifier, torchscript
 from compress.model.denoiser import Denoiser
 from compress.model.reference import Progress, draw_dataset, silent
-from compress.pipeline import checkpoint
-from compress.pipeline.pipeline import Parts, check_texts, encode, null, parts
+from compress.pipeline import checkpoint, encoded
+from compress.pipeline.pipeline import Parts, check_texts, null, parts
 from compress.pipeline.reference import folder_of
 from compress.pipeline.source import locate
 from compress.processes import ALONE, Processes, joined
 from compress.recipe.guidance import read_null
-from compress.recipe.identity import digest
+from compress.recipe.identity import contents, digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
 from compress.tracking import tracker
@@ -64,8 +66,8 @@ class Options:
 class Inputs:
     """What the recipe reads, loaded when first needed and then kept."""
 
-    def __init__(self, recipe: Recipe, options: Options, cache_folder: Path) -> None:
-        self.recipe, self.options, self.cache_folder = recipe, options, cache_folder
+    def __init__(self, recipe: Recipe, options: Options) -> None:
+        self.recipe, self.options = recipe, options
         named = [path for part in (*(step.config for step in recipe.steps), recipe.head) for path in paths(part)]
         for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
@@ -73,6 +75,7 @@ class Inputs:
         watched = options.track if options.processes.main else None
         self.track = tracker(watched, cache_folder.parents[1] / "track") if watched else None
         self.teacher = cache(self._teacher)
+        self.sha256, self.contents = cache(sha256), cache(contents)
         self.pictures, self.dataset = cache(self._pictures), cache(self._dataset)
         self.checkpoint = cache(lambda: str(folder_of(recipe.head, options.allow_pickle, options.log)))
         self.parts = cache(lambda: parts(self.checkpoint() if recipe.head.checkpoint else None, recipe.head.pipeline))
@@ -122,7 +125,7 @@ class Inputs:
                 first = self.recipe.steps[0]
                 model = passes.module(first.kind).build(first.config, self.context(first, Path(), Path()))
             shape, decoder = model.sample_shape, self.parts().decoder
-            if decoder is not None and isinstance(config, data.Folder):
+            if decoder is not None and isinstance(config, data.PICTURES):
                 shape = decoder.shape(shape)
             embeddings = {name: one.shape for name, one in model.conditions.items() if name != "class_labels"}
             return data.load(config, shape, model.classes, embeddings, self._encode)
@@ -130,7 +133,8 @@ class Inputs:
 
     def _draw(self, config: data.FromTeacher, processes: Processes = ALONE) -> data.Dataset:
         seed, progress = self.recipe.head.seed, self.options.progress
-        return draw_dataset(self.teacher(), config, seed, progress, self._encode, processes)
+        encode = partial(self._encode, processes=processes)
+        return draw_dataset(self.teacher(), config, seed, progress, encode, processes)
 
     def prepare(self) -> None:
         """What takes long of the data, for all processes of the command: each draws a share, or the first encodes."""
@@ -143,22 +147,40 @@ class Inputs:
             self.dataset()
         processes.wait()
 
-    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        return encode(self.parts(), texts, self.options.progress, self.options.log)
+    def _encode(self, texts: Sequence[str], processes: Processes = ALONE) -> Mapping[str, data.Items]:
+        """The conditions of texts, encoded once, by the first of the processes that ask together."""
+        if not processes.main:
+            processes.wait()
+        parts, said = self.parts(), hashlib.sha256()
+        check_texts(parts)
+        for text in texts:
+            said.update(json.dumps(text).encode())
+        assert parts.text is not None, "nothing is lacking"
+        key = [said.hexdigest(), parts.text.about, parts.text.picture, self._files("text_encoder", "tokenizer")]
+        found = encoded.embeddings(parts, texts, _kept("texts", key), self.options.progress, self.options.log)
+        if processes.main:
+            processes.wait()
+        return found
 
     def _dataset(self) -> data.Dataset:
         """The pictures, encoded once where the model draws latents."""
-        pictures, decoder = self.pictures(), self.parts().decoder
-        if decoder is None or not isinstance(self.recipe.head.data, data.Folder):
+        config, pictures, decoder = self.recipe.head.data, self.pictures(), self.parts().decoder
+        if decoder is None or not isinstance(config, data.PICTURES):
             return pictures
-        file = self.cache_folder / f"latents-{self.identity()[:16]}.npz"
-        if file.is_file():
-            latents = torch.from_numpy(data.read_npz(file)["latents"])
-        else:
-            with self.options.progress("encoding pictures", len(pictures)) as task:
-                latents = decoder.encode(pictures.images, task.advance)
-            write_npz(file, {"latents": latents.numpy()})
-        return dataclasses.replace(pictures, images=latents)
+        device, shape = self.options.device, pictures.images.shape
+        key = [
+            config.model_dump(mode="json"),
+            self.contents(config.path),
+            shape,
+            device.type,
+            self._files(decoder.name),
+        ]
+        images = encoded.latents(decoder, pictures.images, _kept("latents", key), device, self.options.progress)
+        return dataclasses.replace(pictures, images=images)
+
+    def _files(self, *names: str) -> dict[str, str]:
+        """SHA-256 of the files of some parts, by the beginnings of their names."""
+        return {name: self.sha256(file) for name, file in self.parts().files.items() if name.startswith(names)}
 
     def context(
         self,
@@ -197,7 +219,12 @@ class Inputs:
         """Hash of everything the recipe reads besides the settings of its passes."""
         head = self.recipe.head
         read = [*locate(self.checkpoint()).files, *self.parts().files.values()] if head.checkpoint else []
+        files = {str(file): self.sha256(file) for file in read if file.is_file() and not file.name.startswith("README")}
         for path in paths(head):
-            read += path.rglob("*") if path.is_dir() else [path]
-        files = {str(p): sha256(p) for p in sorted(read) if p.is_file() and not p.name.startswith("README")}
+            files |= self.contents(path)
         return digest([head.model_dump(mode="json", exclude={"name"}), self.options.device.type, files])
+
+
+def _kept(what: str, key: Any) -> Path:
+    """Where something is kept that depends on `key`, JSON-able, alone."""
+    return cache_folder() / what / digest(key)[:24]

@@ -240,5 +240,5 @@ def test_a_recipe_that_names_a_program_says_so_before_anything_runs(named: str, 
     with pytest.raises(CompressError, match=r"classifier\.pt: is TorchScript"):
         engine.apply(recipe, tmp_path / "out", options)
     assert not (tmp_path / "out" / "passes").exists() and not said
-    Inputs(recipe, dataclasses.replace(options, allow_pickle=True), tmp_path)
+    Inputs(recipe, dataclasses.replace(options, allow_pickle=True))
     assert len(said) == 1 and "classifier.pt: TorchScript, a program, will be run" in said[0]

@@ -190,7 +190,7 @@ def inputs(teacher: Path, folder: Path) -> Inputs:
     """Of a recipe with the LoRA `a.safetensors`."""
     head = {"checkpoint": str(teacher), "guidance": {"scale": 2.0}, "lora": [{"path": "a.safetensors", "scale": 1.0}]}
     recipe = read(write_recipe(folder, json.dumps({"name": "one", **head, "passes": [PRUNE]})))
-    return Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None), folder)
+    return Inputs(recipe, Options(torch.device("cpu"), silent, lambda _: None))
 
 
 def named(layer: str, down: tuple[int, ...], up: tuple[int, ...]) -> Tensors:

@@ -193,5 +193,5 @@ def test_what_does_not_fit_is_one_message(
     written = ", ".join(f"{key}: {str(value).lower()}" for key, value in guidance.items())
     text = f"name: r\ncheckpoint: teacher\nguidance: {{scale: 2.0, {written}}}\npasses: [export_onnx]\n"
     with pytest.raises((RecipeError, CheckpointError), match=message) as caught:
-        Inputs(read(write_recipe(tmp_path, text)), roads.OPTIONS, tmp_path).teacher()
+        Inputs(read(write_recipe(tmp_path, text)), roads.OPTIONS).teacher()
     assert str(caught.value).count("\n") == 0
