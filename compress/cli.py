@@ -62,12 +62,13 @@ def apply(
     from compress.recipe.recipe import read
 
     checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
-    from compress import engine, terminal
+    from compress import engine, terminal, tracking
     from compress.recipe.inputs import Options
     from compress.report.report import read as read_report
 
     where = output or Path("outputs") / checked.head.name
-    options = Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle, track=track).shared()
+    watched = tracking.tracker(track, where / "track") if track else None
+    options = Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle, track=watched).shared()
     outcome = engine.apply(checked, where, options)
     if not options.processes.main:
         return

@@ -10,10 +10,10 @@ loop.CHECKPOINT_SECONDS = 0  # every step is saved
 step = loop._step
 
 
-def _step(prepared, state, config, context, dataset):
+def _step(prepared, state, config, context, batches):
     if os.environ.get("DIES") == f"{context.processes.index}:{state.step}":
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(prepared, state, config, context, dataset)
+    return step(prepared, state, config, context, batches)
 
 
 if __name__ == "__main__":

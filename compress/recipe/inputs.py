@@ -27,7 +27,6 @@ from compress.recipe.guidance import read_null
 from compress.recipe.identity import contents, digest
 from compress.recipe.recipe import Recipe, Step
 from compress.settings import paths
-from compress.tracking import tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Options:
     fresh: bool = False
     allow_pickle: bool = False
     processes: Processes = ALONE
-    track: str | None = None
+    track: Callable[[str], Any] | None = None
 
     @classmethod
     def on(cls, device: str, *others: Any, **more: Any) -> "Options":
@@ -60,7 +59,11 @@ class Options:
             return self
         device = torch.device("cuda", processes.local) if self.device.type == "cuda" else self.device
         shared = dataclasses.replace(self, device=device, processes=processes)
-        return shared if processes.main else dataclasses.replace(shared, progress=silent, log=lambda _: None)
+        return shared if processes.main else dataclasses.replace(shared, progress=silent, log=_unheard, track=None)
+
+
+def _unheard(_message: str) -> None:
+    """What another process says already."""
 
 
 class Inputs:
@@ -72,8 +75,6 @@ class Inputs:
         for program in dict.fromkeys(path for path in named if path.suffix.lower() in torchscript.SUFFIXES):
             torchscript.check_trust(program, options.allow_pickle)
             options.log(f"{program}: TorchScript, a program, will be run, as --allow-pickle allows")
-        watched = options.track if options.processes.main else None
-        self.track = tracker(watched, cache_folder.parents[1] / "track") if watched else None
         self.teacher = cache(self._teacher)
         self.sha256, self.contents = cache(sha256), cache(contents)
         self.pictures, self.dataset = cache(self._pictures), cache(self._dataset)
@@ -212,7 +213,7 @@ class Inputs:
             finished=finished,
             allow_pickle=options.allow_pickle,
             processes=options.processes if passes.together(step.kind) else ALONE,
-            track=self.track,
+            track=options.track,
         )
 
     def identity(self) -> str:

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from compress.contract import Context, PassResult
-from compress.data import Batch, Dataset
+from compress.data import Batch, Dataset, ahead
 from compress.devices import Arriving
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
@@ -31,6 +31,7 @@ from compress.training.watch import watching
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_TAKES = 0.4  # seconds that writing the state may take; where it takes longer, it is written less often
 STATE = "training.safetensors"
+Drawn = tuple[torch.Generator, Batch]  # a part of a batch, and what is random about its losses
 
 
 class Objective(nn.Module):
@@ -108,6 +109,7 @@ def _train(
     due = began + CHECKPOINT_SECONDS
     stop = config.early_stop
     objective.train()
+    batches = _batches(start, config, context, dataset)
     with context.progress(context.name, config.steps) as task, watching(objective, config.steps, context) as watch:
         task.advance(start)
         for step in range(start, config.steps):
@@ -120,7 +122,7 @@ def _train(
             if average is not None:
                 ema.copy_to(average.parameters())
             try:
-                losses, norm = _step(prepared, state, config, context, dataset)
+                losses, norm = _step(prepared, state, config, context, batches)
             except torch.OutOfMemoryError:
                 if not split:  # the others are not here
                     state.save()
@@ -163,8 +165,20 @@ def _saved(state: State) -> float:
     return ended + CHECKPOINT_SECONDS * max(1.0, (ended - began) / CHECKPOINT_TAKES)
 
 
+def _batches(start: int, config: TrainingConfig, context: Context, dataset: Dataset) -> Iterator[Drawn]:
+    """This process's parts of the batches from a step on, the next of them read while one is used."""
+    count = parts(config, context)
+    mine = context.processes.mine(range(count))
+
+    def draw(part: int) -> Drawn:
+        key = (context.seed, Draw.STEP, part, 0)
+        return generator(*key), dataset.batch(config.batch_size // count, *key)
+
+    return ahead(draw, (step * count + part for step in range(start, config.steps) for part in mine))
+
+
 def _step(
-    prepared: nn.Module, state: State, config: TrainingConfig, context: Context, dataset: Dataset
+    prepared: nn.Module, state: State, config: TrainingConfig, context: Context, batches: Iterator[Drawn]
 ) -> tuple[dict[str, float], float]:
     """Take one step; its losses and the gradients' norm, for which alone the host waits while weights are updated.
 
@@ -173,18 +187,16 @@ def _step(
     optimizer, scaler, processes = state.optimizer, state.scaler, context.processes
     set_rate(optimizer, learning_rate(config, state.step))
     count = parts(config, context)
-    mine = processes.mine(range(count))
+    mine = count // processes.count
     names, found = [], torch.zeros((), device=context.device)
-    for part in mine:
-        key = (context.seed, Draw.STEP, state.step * count + part, 0)
-        random = generator(*key)
+    for part in range(mine):
+        random, batch = next(batches)
         torch.manual_seed(random.initial_seed())  # for dropout inside the net
-        batch = dataset.batch(config.batch_size // count, *key).to(context.device)
-        with quiet(prepared, last=part == mine[-1]):
+        with quiet(prepared, last=part == mine - 1):
             with autocast(config, context.device):
-                losses = prepared(batch, random)
+                losses = prepared(batch.to(context.device), random)
             names, values = list(losses), torch.stack(list(losses.values()))
-            scaler.scale(values.sum() / len(mine)).backward()
+            scaler.scale(values.sum() / mine).backward()
         found = found + values.detach() / count
     processes.sum(found)
     split = splits(config, context)
