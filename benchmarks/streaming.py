@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SHARD = 10_000
 MANY, FEW, LARGE = 1_000_000, 10_000, 2_000
-BATCH, BATCHES = 64, 3000
+BATCH, BATCHES = 64, 2000
 CLASSES = 10
 SECONDS = 8.0  # of every figure of speed
 
