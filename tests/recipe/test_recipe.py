@@ -263,7 +263,7 @@ def test_duplicate_keys(home: Path) -> None:
         ("data: {path: x}", "data.source is missing; give one of digits, folder, npz, webdataset, datasets, teacher"),
         (
             "data: {source: digit}",
-            "data.source: should be one of 'digits', 'folder', 'npz', 'webdataset', 'datasets', 'teacher'; got 'digit'; did you",
+            "data.source: should be one of 'digits', 'folder', 'npz', 'webdataset', 'datasets', 'teacher'; got 'digit'",
         ),
         ("data: {source: folder}", "data.path is missing"),
         ("data: {source: folder, path: model, resiz: true}", "unknown key 'data.resiz'; did you mean 'resize'?"),
