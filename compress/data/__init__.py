@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 PICTURES = (Folder, WebDataset, Datasets)  # sources of them alone: where the model draws latents, they are encoded
-Source = Digits | Folder | WebDataset | Datasets | Npz
+Source = Digits | Folder | Npz | WebDataset | Datasets
 DataConfig = Annotated[Source | FromTeacher, Field(discriminator="source")]
 
 

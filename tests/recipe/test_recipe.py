@@ -260,10 +260,10 @@ def test_duplicate_keys(home: Path) -> None:
         ("seed: -1", "seed: should be greater than or equal to 0; got -1"),
         ("seed: 2147483648", "seed: should be less than 2147483648"),
         ("data: 5", "data: "),
-        ("data: {path: x}", "data.source is missing; give one of digits, folder, npz, teacher"),
+        ("data: {path: x}", "data.source is missing; give one of digits, folder, npz, webdataset, datasets, teacher"),
         (
             "data: {source: digit}",
-            "data.source: should be one of 'digits', 'folder', 'npz', 'teacher'; got 'digit'; did you",
+            "data.source: should be one of 'digits', 'folder', 'npz', 'webdataset', 'datasets', 'teacher'; got 'digit'",
         ),
         ("data: {source: folder}", "data.path is missing"),
         ("data: {source: folder, path: model, resiz: true}", "unknown key 'data.resiz'; did you mean 'resize'?"),
