@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -47,28 +48,33 @@ def common(
     """Options of every command; `main` reads them before anything is imported."""
 
 
-@app.command()
-def apply(
-    recipe: Recipe,
-    checkpoint: Checkpoint = None,
-    output: Output = None,
-    set_: Set = None,
-    device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of using earlier results")] = False,
-    track: Annotated[str | None, typer.Option(help="show training to tensorboard, wandb, … (Accelerate's)")] = None,
-    allow_pickle: AllowPickle = False,
-) -> None:
+@dataclass(frozen=True)
+class Apply:
+    """What to run, and how: the options of `compress apply`."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint = None
+    output: Output = None
+    set_: Set = None
+    device: Device = "auto"
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of using earlier results")] = False
+    track: Annotated[str | None, typer.Option(help="show training to tensorboard, wandb, … (Accelerate's)")] = None
+    allow_pickle: AllowPickle = False
+
+
+def apply(asked: Apply) -> None:
     """Run a recipe; the result goes to outputs/NAME. The same command again continues where it was stopped."""
     from compress.recipe.recipe import read
 
-    checked = read(recipe, set_ or [], checkpoint)  # before the imports that take seconds
+    checked = read(asked.recipe, asked.set_ or [], asked.checkpoint)  # before the imports that take seconds
     from compress import engine, terminal, tracking
     from compress.recipe.inputs import Options
     from compress.report.report import read as read_report
 
-    where = output or Path("outputs") / checked.head.name
-    watched = tracking.tracker(track, where / "track") if track else None
-    options = Options.on(device, terminal.progress, terminal.log, fresh, allow_pickle, track=watched).shared()
+    where = asked.output or Path("outputs") / checked.head.name
+    watched = tracking.tracker(asked.track, where / "track") if asked.track else None
+    options = Options.on(asked.device, terminal.progress, terminal.log, asked.fresh, asked.allow_pickle, track=watched)
+    options = options.shared()
     outcome = engine.apply(checked, where, options)
     if not options.processes.main:
         return
@@ -76,6 +82,9 @@ def apply(
         terminal.report(read_report(where))
     terminal.log(f"result: {where}")
     raise typer.Exit(CODES[outcome.verdict])
+
+
+app.command("apply")(of_fields(apply, Apply))
 
 
 @app.command()

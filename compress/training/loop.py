@@ -16,7 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from compress.contract import Context, PassResult
-from compress.data import Batch, Dataset, ahead
+from compress.data import Batch, Dataset
 from compress.devices import Arriving
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
@@ -24,14 +24,13 @@ from compress.randomness import Draw, generator
 from compress.training.computing import autocast, computing
 from compress.training.config import TrainingConfig, learning_rate, say_slow
 from compress.training.optimizer import optimizer_for, scaler_for, set_rate
-from compress.training.parallel import parts, quiet, splits, spread, whole, wrapped
+from compress.training.parallel import Part, batches_from, parts, quiet, splits, spread, whole, wrapped
 from compress.training.state import State, put
 from compress.training.watch import watching
 
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_TAKES = 0.4  # seconds that writing the state may take; where it takes longer, it is written less often
 STATE = "training.safetensors"
-Drawn = tuple[torch.Generator, Batch]  # a part of a batch, and what is random about its losses
 
 
 class Objective(nn.Module):
@@ -91,16 +90,10 @@ def train(
 def _train(
     objective: nn.Module, net: nn.Module, config: TrainingConfig, context: Context, dataset: Dataset
 ) -> dict[str, Any]:
-    processes, split = context.processes, splits(config, context)
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = optimizer_for(config, trained)
+    split = splits(config, context)
     prepared = wrapped(objective, config, context)
-    ema = EMAModel(net.parameters(), decay=config.ema, foreach=not split)
-    scaler = scaler_for(config, context.device)
-    state = State(objective, optimizer, scaler, ema, context.workdir / STATE, processes.main)
-    processes.wait()  # for what the first may still be writing
-    state.restore()
-    start = state.step
+    state = _state(objective, net, config, context)
+    start, ema = state.step, state.ema
     if start:
         context.log(f"{context.name}: continues at step {start} of {config.steps}")
     history: list[list[float]] = []
@@ -109,14 +102,15 @@ def _train(
     due = began + CHECKPOINT_SECONDS
     stop = config.early_stop
     objective.train()
-    batches = _batches(start, config, context, dataset)
-    with context.progress(context.name, config.steps) as task, watching(objective, config.steps, context) as watch:
+    batches = batches_from(start, config, context, dataset)
+    shown = None if split else getattr(objective, "student", None)
+    with context.progress(context.name, config.steps) as task, watching(shown, config.steps, context) as watch:
         task.advance(start)
         for step in range(start, config.steps):
             if stop and state.stale >= stop.patience:
                 break
             late = float(time.monotonic() >= due)
-            if processes.agreed(late, context.device) if split else late:
+            if context.processes.agreed(late, context.device) if split else late:
                 due = _saved(state)
             average = getattr(objective, "average", None)
             if average is not None:
@@ -137,10 +131,8 @@ def _train(
             if stop and (state.step % stop.every == 0 or state.step == config.steps):
                 _probe(state, net, config, context)
             if watch:
-                watch.note(state.step, {**losses, "gradient_norm": norm, "learning_rate": learning_rate(config, step)})
-                if watch.due(state.step) and not split:
-                    with state.averaged(net):
-                        watch.show(state.step)
+                figures = {**losses, "gradient_norm": norm, "learning_rate": learning_rate(config, step)}
+                watch.note(state.step, figures, state.averaged(net))
             task.advance(1, loss=sum(losses.values()))
     if stop:
         put(state.best, net)
@@ -157,6 +149,17 @@ def _train(
     }
 
 
+def _state(objective: nn.Module, net: nn.Module, config: TrainingConfig, context: Context) -> State:
+    """What is trained, as it is at first, or as a killed run left it."""
+    optimizer = optimizer_for(config, [weight for weight in objective.parameters() if weight.requires_grad])
+    ema = EMAModel(net.parameters(), decay=config.ema, foreach=not splits(config, context))
+    scaler, file = scaler_for(config, context.device), context.workdir / STATE
+    state = State(objective, optimizer, scaler, ema, file, context.processes.main)
+    context.processes.wait()  # for what the first may still be writing
+    state.restore()
+    return state
+
+
 def _saved(state: State) -> float:
     """Save; when to do so again, so that a large state takes no more of the time than a small one."""
     began = time.monotonic()
@@ -165,20 +168,8 @@ def _saved(state: State) -> float:
     return ended + CHECKPOINT_SECONDS * max(1.0, (ended - began) / CHECKPOINT_TAKES)
 
 
-def _batches(start: int, config: TrainingConfig, context: Context, dataset: Dataset) -> Iterator[Drawn]:
-    """This process's parts of the batches from a step on, the next of them read while one is used."""
-    count = parts(config, context)
-    mine = context.processes.mine(range(count))
-
-    def draw(part: int) -> Drawn:
-        key = (context.seed, Draw.STEP, part, 0)
-        return generator(*key), dataset.batch(config.batch_size // count, *key)
-
-    return ahead(draw, (step * count + part for step in range(start, config.steps) for part in mine))
-
-
 def _step(
-    prepared: nn.Module, state: State, config: TrainingConfig, context: Context, batches: Iterator[Drawn]
+    prepared: nn.Module, state: State, config: TrainingConfig, context: Context, batches: Iterator[Part]
 ) -> tuple[dict[str, float], float]:
     """Take one step; its losses and the gradients' norm, for which alone the host waits while weights are updated.
 

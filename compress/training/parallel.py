@@ -18,8 +18,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compress.contract import Context
+from compress.data import Batch, Dataset, ahead
 from compress.errors import PassError
+from compress.randomness import Draw, generator
 from compress.training.config import TrainingConfig
+
+Part = tuple[torch.Generator, Batch]  # of a batch, and what is random about its losses
 
 
 def parts(config: TrainingConfig, context: Context) -> int:
@@ -34,6 +38,18 @@ def parts(config: TrainingConfig, context: Context) -> int:
             f"{context.processes.count} processes in {count} parts; take a multiple of {count}"
         )
     return count
+
+
+def batches_from(start: int, config: TrainingConfig, context: Context, dataset: Dataset) -> Iterator[Part]:
+    """This process's parts of the batches from a step on, the next of them read while one is used."""
+    count = parts(config, context)
+    mine = context.processes.mine(range(count))
+
+    def draw(part: int) -> Part:
+        key = (context.seed, Draw.STEP, part, 0)
+        return generator(*key), dataset.batch(config.batch_size // count, *key)
+
+    return ahead(draw, (step * count + part for step in range(start, config.steps) for part in mine))
 
 
 def splits(config: TrainingConfig, context: Context) -> bool:

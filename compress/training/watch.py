@@ -1,7 +1,7 @@
 """What people watch while a net is trained: figures at every step, and now and then pictures of the same noise."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,17 @@ class Watch:
         self.every = max(1, steps // TIMES)
         self.settings = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
 
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures by their names, after so many steps."""
+    def note(self, step: int, figures: Mapping[str, float], averaged: AbstractContextManager[None]) -> None:
+        """Figures by their names, after so many steps, and pictures if they are due. averaged: opened to draw them."""
         self.tracker.log({**figures, "memory_gb": _memory(self.context.device)}, step=step)
-
-    def due(self, step: int) -> bool:
-        """Whether pictures are wanted after so many steps."""
-        return self.student is not None and step % self.every == 0 and hasattr(self.tracker, "log_images")
+        if self.student is not None and step % self.every == 0 and hasattr(self.tracker, "log_images"):
+            with averaged:
+                self._show(step, self.student)
 
     @torch.no_grad()
-    def show(self, step: int) -> None:
+    def _show(self, step: int, student: Denoiser) -> None:
         """Pictures by the student's present weights, always of the same noise and conditions."""
-        student, context = self.student, self.context
-        assert student is not None
+        context = self.context
         noise = noise_like(student, PICTURES, context.seed, Draw.WATCHED).to(student.device)
         conditions = conditions_for(student, PICTURES, context.dataset, context.seed)
         samples = draw(student, noise, {name: value.to(student.device) for name, value in conditions.items()})
@@ -50,14 +48,13 @@ class Watch:
 
 
 @contextmanager
-def watching(objective: Any, steps: int, context: Context) -> Iterator[Watch | None]:
-    """While open, what sends the training somewhere; None where nobody watches."""
+def watching(student: object, steps: int, context: Context) -> Iterator[Watch | None]:
+    """While open, what sends a training somewhere, with pictures of a student that is a model; None: nobody watches."""
     if context.track is None:
         yield None
         return
     tracker = context.track(context.name.replace(": ", "/"))
     try:
-        student = getattr(objective, "student", None)
         yield Watch(tracker, student if isinstance(student, Denoiser) else None, steps, context)
     finally:
         tracker.finish()
