@@ -25,6 +25,7 @@ from compress.runtime import Bundle
 from compress.runtime.qnn import Qnn
 from compress.targets.needs import Needs
 from tests.conftest import CLASS_CONFIG, FLOW, SHALLOW_CONFIG, make_context, make_denoiser, read_json
+from tests.families.dit.models import transformer
 
 ALL = ("onnxruntime", "openvino", "npu", "npu_int8")
 HERE = importlib.util.find_spec("openvino") is not None
@@ -83,6 +84,15 @@ def test_the_record_says_what_was_found(made: PassResult[Bundle]) -> None:
             assert notes[name]["qnn_sqnr_db"] > least
         else:
             assert notes[name]["run"].startswith("converted, not run: onnxruntime_qnn: cannot be imported")
+
+
+def test_a_transformer_of_patches_is_refused_by_nobody(tmp_path: Path) -> None:
+    model = transformer()
+    config = export_onnx.Config(targets=("onnxruntime", "npu", "npu_int8"))
+    notes = export_onnx.run(model, config, make_context(model, tmp_path)).notes
+    for name, least, simulated in (("npu", 20, 50), ("npu_int8", 15, 20)):
+        assert "refused" not in notes[name] and notes[name]["sqnr_to_float_db"] > least
+        assert not QNN or notes[name]["qnn_sqnr_db"] > simulated
 
 
 @needs_openvino
