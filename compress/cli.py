@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-OTHERS_FIRST = 3.0  # seconds: an error of all is told by the first process, at whose end a launcher ends the others
+OTHERS_FIRST = 20.0  # seconds: an error of all is told by the first process, at whose end a launcher ends the others
 UNHEARD = 141  # as of a process that SIGPIPE ended: who read what it wrote has gone
 
 Recipe = Annotated[Path, typer.Argument(help="recipe file (YAML)")]
