@@ -175,7 +175,7 @@ def table(found: dict[str, Any]) -> str:
     for name, words in (("many", "16×16, PNG"), ("large", "256×256, JPEG")):
         speeds = " | ".join(f"{found[f'{name}_{threads}']['per_second']:,.0f}" for threads in (1, 2))
         lines.append(f"| {words} | {speeds} |")
-    return "\n".join([*lines, f"\n{processor()}.\n"])
+    return "\n".join([*lines, f"\n{found['processor']}. {found.get('note', '')}".rstrip() + "\n"])
 
 
 def main() -> None:
@@ -183,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__)
     parser.add_argument("--worker", nargs=5, metavar=("PATH", "SIDE", "BATCHES", "ROUNDS", "THREADS"))
     parser.add_argument("--speeds", action="store_true", help="measure these alone, beside what was measured before")
+    parser.add_argument("--note", help="what else is to be known of the machine")
     asked = parser.parse_args()
     if asked.worker:
         side, batches, rounds, threads = map(int, asked.worker[1:])
@@ -192,6 +193,7 @@ def main() -> None:
     work, kept = cache_folder() / "streaming", RESULTS / "streaming.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if asked.speeds else measure(work)
     found |= {**speeds(work), "processor": processor()}
+    found |= {"note": asked.note} if asked.note else {}
     write_json(kept, found)
     write_text(RESULTS / "streaming.md", table(found))
     print(table(found))
