@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from pydantic import field_validator
@@ -32,7 +32,12 @@ MOST = 10_000_000  # images, steps, rounds, … that a recipe may ask for
 
 
 class PassConfig(Frozen):
-    """Base of every pass's `Config`. Its whole numbers are counts, and none may be larger than memory ever is."""
+    """Base of every pass's `Config`. Its whole numbers are counts, and none may be larger than memory ever is.
+
+    together: whether the processes of a command run the pass together, and not the first of them alone.
+    """
+
+    together: ClassVar[bool] = False
 
     @field_validator("*")
     @classmethod

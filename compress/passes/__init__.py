@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 
 from compress.pipeline.decoder import Decoder
-from compress.training import TrainingConfig
 
 
 def names() -> list[str]:
@@ -41,7 +40,7 @@ def on_decoder(name: str) -> bool:
 
 def together(name: str) -> bool:
     """Whether the processes of a command run a pass together: those that train."""
-    return issubclass(module(name).Config, TrainingConfig)
+    return bool(module(name).Config.together)
 
 
 def summary(name: str) -> str:

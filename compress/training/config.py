@@ -26,6 +26,7 @@ class EarlyStop(PassConfig):
 class TrainingConfig(PassConfig):
     """Settings that every training pass has."""
 
+    together = True
     steps: int = Field(600, ge=1, description="optimizer steps")
     batch_size: int = Field(64, ge=1, le=LARGEST_BATCH, description="images a step, of all processes together")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, for little memory")

@@ -33,7 +33,17 @@ def test_code_of_a_pass_is_what_it_can_reach() -> None:
 
 def test_results_of_one_pass_depend_on_the_version_of_every_library_that_computes() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    aside = {"matplotlib", "jinja2", "pydantic", "pyyaml", "typer", "rich", "huggingface_hub", "threadpoolctl"}
+    aside = {
+        "matplotlib",
+        "jinja2",
+        "pydantic",
+        "pyyaml",
+        "typer",
+        "rich",
+        "huggingface_hub",
+        "threadpoolctl",
+        "psutil",
+    }
     named = {re.split("[<>=]", line)[0] for line in dependencies}
     assert named - aside == set(identity.versions()) - {"compress"}
 
