@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from compress.data.dataset import Dataset
-from compress.data.pictures import SUFFIXES, pictures, read_image
+from compress.data.pictures import SUFFIXES, check_shape, pictures, read_image
 from compress.data.prompts import json_lines
 from compress.data.texts import Packed
 from compress.errors import DataError, short
@@ -37,6 +37,7 @@ class Folder(Frozen):
         """All images, one after the other, and the numbers of their subfolders."""
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder of images")
+        check_shape(self.path, shape)  # before a million files are listed
         files, texts, labels = Packed(), Packed(), array("q")
         captioned = os.path.lexists(self.path / METADATA)
         with raising(DataError, self.path):

@@ -22,10 +22,15 @@ def pictures(where: Path, count: int, shape: tuple[int, ...], read: Callable[[in
 
     read: a picture of its number. Raises DataError if samples of this shape are no pictures.
     """
-    if len(shape) != 3:
-        raise DataError(f"data: {where}: holds pictures; samples of the model are {list(shape)}: give an .npz")
+    check_shape(where, shape)
     found = Decoded((count, *shape), read)
     return found[:] if count <= fitting(shape) else found
+
+
+def check_shape(where: Path, shape: tuple[int, ...]) -> None:
+    """Raises DataError if samples of this shape are no pictures."""
+    if len(shape) != 3:
+        raise DataError(f"data: {where}: holds pictures; samples of the model are {list(shape)}: give an .npz")
 
 
 def read_image(file: Path, shape: tuple[int, ...], resize: bool | None = None) -> np.ndarray:

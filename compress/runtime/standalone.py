@@ -8,6 +8,7 @@ For all else that a bundle can, and to have its files checked: pip install compr
 
 import argparse
 import json
+import runpy
 import struct
 import zlib
 from collections.abc import Callable
@@ -41,8 +42,7 @@ def opened(name: str, scheme: str, batch: int = 1) -> Callable[..., list[np.ndar
 
 def encoded(text: str, bundle: dict[str, Any]) -> dict[str, np.ndarray]:
     """Conditions [1,…] of a text, by name."""
-    from tokens import token_ids  # type: ignore[import-not-found]  # which lies beside this file
-
+    token_ids = runpy.run_path(str(HERE / "tokens.py"))["token_ids"]
     about, found = bundle["text"], dict[str, np.ndarray]()
     for name, encoder in about["encoders"].items():
         states = opened(encoder["model"], encoder["scheme"])(input_ids=token_ids(text, encoder))
