@@ -18,6 +18,7 @@ from compress.runtime import Bundle
 from compress.runtime.engine import Engine
 from compress.runtime.schemes import SCHEMES
 
+LEAST_ALIKE = 10.0  # dB, of a simulator's numbers to those that were judged
 OF_THE_BUNDLE = "is judged of the bundle itself"
 Decide = Callable[[Mapping[str, list[Figure]], Mapping[str, str]], tuple[Decision, ...]]  # figures, what is left out
 
@@ -53,7 +54,11 @@ class Judge:
         why = OF_THE_BUNDLE if drawn.finite else limits.NOT_FINITE
         left_out = {name: why for name in self.wanted if name not in figures} | drawn.left_out
         gates = self.decide(figures, left_out)
-        judged = {"verdict": decision.verdict(gates), "gates": gates, "quality": drawn.quality}
+        judged: dict[str, Any] = {"verdict": decision.verdict(gates), "gates": gates, "quality": drawn.quality}
+        simulator = unopened.manifest.get("simulator")
+        if simulator and simulator["qnn_sqnr_db"] < LEAST_ALIKE:
+            said = f"{simulator['engine']} computes otherwise: {simulator['qnn_sqnr_db']} dB to {engine.name}"
+            judged |= {"verdict": "fail", "reason": said}
         return found.model_copy(update=judged | times)
 
     def _times(self, bundle: Bundle) -> dict[str, Any]:

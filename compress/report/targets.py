@@ -9,7 +9,7 @@ class Target(Engine):
     """A file for one target, drawn from by its engine, beside the same samples of the teacher.
 
     ms_per_call: of one guided call, batch 1; speedup: of the bundle's own, interleaved; None: the engine does not
-    compute at the target's speed. reason: why it was not run.
+    compute at the target's speed. reason: why it was not run, or fails whatever it draws.
     """
 
     bytes: int

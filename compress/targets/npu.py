@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from compress.errors import BundleError, TargetError
+from compress.files import write_json
 from compress.judge.quality import sqnr
 from compress.model.denoiser import example_inputs
 from compress.onnx_graph.export import as_exported, lean
@@ -98,7 +99,9 @@ class Npu:
             drawn = _at(simulated, sample[:SIMULATED], timestep[:SIMULATED], some)
         except BundleError as error:
             return found | {"run": f"converted, not run: {error}"}
-        return found | {"engine": f"qnn {Qnn().version}", "qnn_sqnr_db": round(sqnr(got[:SIMULATED], drawn), 2)}
+        told = {"engine": f"qnn {Qnn().version}", "qnn_sqnr_db": round(sqnr(got[:SIMULATED], drawn), 2)}
+        write_json(folder / "bundle.json", bundle.manifest | {"simulator": told})  # a verdict asks for it
+        return found | told
 
 
 def _at(bundle: Bundle, sample: np.ndarray, timestep: np.ndarray, given: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -205,6 +205,22 @@ def test_samples_that_are_not_finite_fail_and_say_so(
     assert reasons["psnr"] == "not every sample of the student is finite"
 
 
+def test_a_simulator_that_computes_otherwise_fails_the_target(
+    made: PassResult[Bundle], model: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, engine = next(one for one in targets.beside(made.model) if one[0] == "npu")
+    shutil.copytree(folder, tmp_path / "npu")
+    told = read_json(folder / "bundle.json") | {"simulator": {"engine": "qnn 2.7.0", "qnn_sqnr_db": -0.21}}
+    (tmp_path / "npu" / "bundle.json").write_text(json.dumps(told))
+    monkeypatch.setattr(targets, "beside", lambda bundle: [("npu", tmp_path / "npu", engine)])
+    context = make_context(model, tmp_path / "verify")
+    settings = {"samples": 10, "rounds": 10, "batches": [], "starts": 0, "gates": {"psnr": {"min": 15}}}
+    verify.run(made.model, verify.Config.model_validate(settings), context)
+    report = read_json(context.output / "report.json")
+    assert report["verdict"] == "pass" and report["targets"]["npu"]["verdict"] == "fail"
+    assert report["targets"]["npu"]["reason"] == "qnn 2.7.0 computes otherwise: -0.21 dB to onnxruntime"
+
+
 @needs_qnn
 def test_qualcomms_compiler_names_what_it_refuses(made: PassResult[Bundle]) -> None:
     with pytest.raises(BundleError, match=r"qnn cannot open it: it refuses n\d+ \(DequantizeLinear: .*per-channel"):
