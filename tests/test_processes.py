@@ -66,12 +66,19 @@ def apart(one: Path, other: Path, name: str) -> float:
     return max(float((first[key] - second[key]).abs().max() / first[key].abs().max().clamp_min(1e-3)) for key in first)
 
 
-@pytest.fixture(scope="module")
-def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("alone") / "out"
-    done = compress("apply", recipe, "--output", output, folder=ROOT)
+def one(recipe: Path, output: Path, *more: str) -> Path:
+    """The recipe in this process, in one thread as each of two has: the number of threads decides the order of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = compress("apply", recipe, "--output", output, *more, folder=ROOT)
+    torch.set_num_threads(threads)
     assert done.returncode == 0, done.stderr
     return output
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return one(recipe, tmp_path_factory.mktemp("alone") / "out")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +100,7 @@ def test_two_processes_give_the_weights_of_one(alone: Path, both: Path) -> None:
 
 def test_a_seed_of_its_own_gives_other_weights(recipe: Path, alone: Path, tmp_path: Path) -> None:
     """What the comparison above would find if the processes drew other numbers than one does."""
-    done = compress("apply", recipe, "--output", tmp_path / "out", "--set", "seed=1", folder=ROOT)
-    assert done.returncode == 0, done.stderr
+    one(recipe, tmp_path / "out", "--set", "seed=1")
     for name in TRAINED:
         assert apart(alone, tmp_path / "out", name) > 1e-2, name
 
@@ -117,8 +123,7 @@ def test_one_that_dies_ends_both_and_the_same_command_goes_on(recipe: Path, both
     shutil.copytree(output, tmp_path / "one")
     done = two(recipe, output)
     assert done.returncode == 0, done.stderr
-    one = compress("apply", recipe, "--output", tmp_path / "one", folder=ROOT)
-    assert one.returncode == 0, one.stderr
+    one(recipe, tmp_path / "one")
     for ended in (output, tmp_path / "one"):
         assert read_json(ended / "record.json")["passes"][1]["notes"]["resumed_at"] == 3
     for name in TRAINED:

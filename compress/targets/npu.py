@@ -82,7 +82,7 @@ class Npu:
         write_manifest(folder, model, 1, about)
 
     def judge(self, made: Exported, folder: Path) -> Mapping[str, Any]:
-        """dB to the float net; what compilers refuse; whether a simulator computes the same."""
+        """dB to the float net; what compilers refuse; whether a simulator agrees, which bundle.json says too."""
         bundle, source = Bundle(folder), made.source
         assert source is not None
         points = [value[:: max(1, len(value) // ASKED)][:ASKED] for value in source.points()]

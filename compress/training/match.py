@@ -6,8 +6,8 @@ denoise the student's samples x, and these are moved along the difference of two
     ∇ = (x̂_0 of the follower − x̂_0 of the teacher, with its guidance) ÷ mean |x − x̂_0 of the teacher|
 
 says where the student's samples lie closer than the teacher's would (Yin et al. 2024a, "One-step Diffusion with
-Distribution Matching Distillation", eq. 7 and 8). Where it takes several steps to one of the student, no pairs
-of noise and sample are needed (Yin et al. 2024b, "Improved Distribution Matching Distillation", section 4.2).
+Distribution Matching Distillation", eq. 7 and 8). Where the follower takes several steps to one of the student,
+no pairs of noise and sample are needed (Yin et al. 2024b, "Improved Distribution Matching Distillation", section 4.2).
 """
 
 import itertools

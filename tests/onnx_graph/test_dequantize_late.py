@@ -75,7 +75,9 @@ def test_rows_of_a_table_are_read_as_bytes() -> None:
     np.testing.assert_array_equal(run(after, ids=ids)[0], run(before, ids=ids)[0])
 
 
-@pytest.mark.parametrize("changes", [{"axis": 1, "scales": 4}, {"zero": 3}, {"of_rows": 1, "axis": 1, "scales": 4}])
+@pytest.mark.parametrize(
+    "changes", [{"axis": 1, "scales": 4}, {"zero": 3}, {"of_rows": 1, "axis": 1, "scales": 4}, {"of_rows": 1}]
+)
 def test_other_tables_are_left(changes: dict) -> None:
     after, count = rewritten(rows(**changes), gather_bytes)
     assert count == 0 and kinds(after) == ["DequantizeLinear", "Gather"]

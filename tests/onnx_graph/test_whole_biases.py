@@ -94,3 +94,8 @@ def test_linear_layers_of_a_transformer_give_floats_by_kernels_of_bytes(tmp_path
     floats = [node for node in products if not any(value is not None for value in node.inputs[7:])]
     blocks = CONFIG["num_layers"]
     assert len(products) == 4 * blocks and len(floats) == 3 * blocks  # all but what attention multiplies
+    graph = ir.load(made.model.path / "denoiser.onnx").graph
+    rows = [node.inputs[0].const_value for node in graph if node.op_type == "Gather"]
+    tables = [tensor.numpy() for tensor in rows if tensor is not None and len(tensor.shape) == 2]
+    assert len(tables) == blocks and {table.dtype.name for table in tables} == {"int8"}
+    assert max(np.abs(table).max() for table in tables) == 127  # eight bits, as nothing is multiplied by them

@@ -11,28 +11,34 @@ from accelerate import tracking as trackers
 from PIL import Image
 
 from compress import tracking
+from compress.data import Dataset
 from compress.errors import CompressError
-from compress.model.denoiser import Denoiser
+from compress.model.denoiser import Denoiser, draw
+from compress.model.reference import conditions_for, noise_like
 from compress.passes import distill, distill_steps
+from compress.randomness import Draw
 from compress.training.watch import PICTURES
 from tests.conftest import CLASS_CONFIG, TEXT_CONFIG, make_context, make_denoiser
 
 STEPS = 20
 
 
-def trained(model: Denoiser, folder: Path, track: Callable[[str], Any] | None) -> dict[str, bytes]:
-    context = dataclasses.replace(make_context(model, folder, name="distill"), track=track)
-    config = distill.Config(steps=STEPS, batch_size=4)
-    net = distill.run(model, config, context).model.net
-    return {name: value.numpy().tobytes() for name, value in net.state_dict().items()}
+def trained(config: dict, folder: Path, track: Callable[[str], Any] | None) -> Denoiser:
+    """Another net than its teacher, which learns at once."""
+    context = dataclasses.replace(make_context(make_denoiser(config), folder, name="distill"), track=track)
+    return distill.run(make_denoiser(config, seed=1), distill.Config(steps=STEPS, batch_size=4), context).model
+
+
+def weights(model: Denoiser) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in model.net.state_dict().items()}
 
 
 @pytest.mark.parametrize("config", [CLASS_CONFIG, TEXT_CONFIG], ids=["pixels", "latents"])
 def test_tensorboard_is_told_and_the_weights_are_the_same(config: dict, tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    model = make_denoiser(config)
-    watched = trained(model, tmp_path / "watched", tracking.tracker("tensorboard", tmp_path / "track"))
-    assert watched == trained(model, tmp_path / "alone", None)
+    watched = trained(config, tmp_path / "watched", tracking.tracker("tensorboard", tmp_path / "track"))
+    assert weights(watched) == weights(trained(config, tmp_path / "alone", None))
+    assert weights(watched) != weights(make_denoiser(config, seed=1))
     events = event_accumulator.EventAccumulator(str(tmp_path / "track" / "distill"), size_guidance={"images": 0})
     events.Reload()
     scalars = {"output", "feature", "gradient_norm", "learning_rate", "memory_gb"}
@@ -52,6 +58,10 @@ def test_tensorboard_is_told_and_the_weights_are_the_same(config: dict, tmp_path
     (tmp_path / "one.png").write_bytes(shown[-1].encoded_image_string)
     pixels = np.asarray(Image.open(tmp_path / "one.png"))
     assert pixels.shape == (8, PICTURES * 8, 3) and np.ptp(pixels) > 50
+    noise = noise_like(watched, PICTURES, 0, Draw.WATCHED)  # the last are of the average, which is the result
+    drawn = draw(watched, noise, conditions_for(watched, PICTURES, Dataset, 0)).clamp(-1, 1)
+    wanted = np.concatenate([*((drawn[:, 0].numpy() + 1) * 127.5)], axis=1)
+    assert np.abs(pixels[..., 0] - wanted).max() <= 1
 
 
 def test_a_student_of_few_steps_draws_in_them(tmp_path: Path) -> None:
