@@ -14,6 +14,7 @@ from benchmarks.hostile import running
 from benchmarks.hostile.__main__ import KINDS, cases, drawn, table
 from benchmarks.hostile.case import Case
 
+DAWDLES = 0.75  # seconds of processor time
 SEEDS = 2  # of each kind; the benchmark draws many
 # Every input that once did harm, hung, ended in a trace, or was taken without a word.
 FOUND: dict[str, tuple[str, ...]] = {
@@ -117,6 +118,12 @@ def compute() -> None:
         pass
 
 
+def dawdle() -> None:
+    while time.process_time() < DAWDLES:
+        pass
+    end(2, "error: no")()
+
+
 def die() -> None:
     os.kill(os.getpid(), 9)
 
@@ -145,6 +152,7 @@ def die() -> None:
         (die, None, "ended with -9"),
         (lambda: time.sleep(60), False, "hangs"),
         (compute, None, "hangs"),
+        (dawdle, False, "took 0."),
     ],
 )
 def test_the_judge_sees(
