@@ -56,7 +56,7 @@ class Config(training.TrainingConfig):
     )
     trajectories: int = Field(2000, ge=10, description="for trajectory: how often the teacher samples")
     skip: int = Field(
-        0, ge=0, description="for trajectory: how many of the seed's first trajectories to leave to an earlier pass"
+        0, ge=0, description="how many of the seed's first trajectories, or samples, to leave to an earlier pass"
     )
     moments: float = Field(
         0.0,
@@ -64,7 +64,13 @@ class Config(training.TrainingConfig):
         description="for trajectory: weight of the gap between the mean and covariance of the student's samples and "
         "the teacher's; without it a student varies less than its teacher",
     )
-    pace: int = Field(5, ge=1, description="for distribution: steps of the net that follows to one of the student")
+    pace: int = Field(5, ge=1, description="for distribution: steps of the nets that follow to one of the student")
+    samples: int = Field(
+        0,
+        ge=0,
+        description="for distribution: of how many samples of the teacher a net learns the score that is matched; 0: "
+        "the teacher's own guided score, which costs no samples but differs from theirs where guidance is strong",
+    )
     teacher_steps: int | None = Field(
         None, ge=1, description="steps in which the teacher leads the way; default: as many as it samples with"
     )
@@ -86,6 +92,8 @@ class Config(training.TrainingConfig):
             raise ValueError(f"moments: needs method: trajectory; {self.method} does not reach the teacher's samples")
         if self.moments and self.batch_size < 4 * self.accumulate:
             raise ValueError("moments: the halves of a batch are compared; raise batch_size ÷ accumulate to 4 or more")
+        if self.samples and self.method != "distribution":
+            raise ValueError(f"samples: needs method: distribution; {self.method} learns no score of them")
         if self.method == "distribution" and (self.early_stop or self.shard):
             raise ValueError("distribution: no loss says when to stop, and its nets cannot be split; leave those away")
         if self.method == "consistency" and not self.ema:
@@ -163,22 +171,30 @@ def _objective(student: Denoiser, teacher: Denoiser, grid: Grid, config: Config,
     return objective
 
 
-def _matching(student: Denoiser, teacher: Denoiser, grid: Grid, config: Config) -> Match:
-    follower = training.student_of(teacher, classifier=None)
+def _matching(
+    student: Denoiser, teacher: Denoiser, grid: Grid, config: Config, known: Trajectories | None = None
+) -> Match:
+    """known: the teacher's samples, of which its score is to be learned."""
     alone = teacher.sampling.model_copy(update={"guidance": Guidance()})
-    return Match(student, teacher, dataclasses.replace(follower, sampling=alone), grid, config.pace)
+    fake, learns = (training.student_of(teacher, classifier=None, sampling=alone) for _ in range(2))
+    return Match(student, learns if known else teacher, fake, grid, config.pace, known)
 
 
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Distill and return the averaged student with its few steps."""
     student, teacher, grid = _student(model, config, context)
     timesteps = list(student.sampling.timesteps)
+    scales = student.sampling.guidance.scales
     if config.method == "distribution":
-        return training.trained(_matching(student, teacher, grid, config), config, context, timesteps=timesteps)
+        known = None
+        if config.samples:
+            walked = trajectories.drawn(teacher, config.samples, context, scales, config.skip)
+            known = dataclasses.replace(walked, states=walked.states[-1:].clone())
+        objective = _matching(student, teacher, grid, config, known)
+        return training.trained(objective, config, context, timesteps=timesteps)
     if config.method != "progressive":
         walked = None
         if config.method == "trajectory":
-            scales = student.sampling.guidance.scales
             walked = trajectories.drawn(teacher, config.trajectories, context, scales, config.skip)
         objective = _objective(student, teacher, grid, config, walked)
         return training.trained(objective, config, context, timesteps=timesteps)
@@ -196,15 +212,17 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """The model with its few steps; time is measured on a few steps of training and one evaluation of the teacher."""
     student, teacher, grid = _student(model, config, context)
-    rounds, drawing, walked = 1, 0.0, None
-    if config.method == "progressive":
-        rounds = len(_halvings(config.sampling_steps[0], len(grid.timesteps)))
-    elif config.method == "trajectory":
-        drawing = config.trajectories * trajectories.seconds_each(teacher, context)
+    drawn = {"trajectory": config.trajectories, "distribution": config.samples}.get(config.method, 0)
+    walked = None
+    if drawn:
         noise = noise_like(student, config.batch_size, context.seed, Draw.FORECAST_WALK)
         conditions = conditions_for(student, len(noise), context.dataset, context.seed)
         walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
     if config.method == "distribution":
-        return training.forecast_of(_matching(student, teacher, grid, config), config, context)
-    found = training.forecast_of(_objective(student, teacher, grid, config, walked), config, context)
-    return dataclasses.replace(found, seconds=found.seconds * rounds + drawing)
+        objective: training.Objective = _matching(student, teacher, grid, config, walked)
+    else:
+        objective = _objective(student, teacher, grid, config, walked)
+    rounds = len(_halvings(config.sampling_steps[0], len(grid.timesteps))) if config.method == "progressive" else 1
+    found = training.forecast_of(objective, config, context)
+    seconds = found.seconds * rounds + (drawn * trajectories.seconds_each(teacher, context) if drawn else 0.0)
+    return dataclasses.replace(found, seconds=seconds)

@@ -1,13 +1,18 @@
 """What a student of few steps learns so that its samples are distributed as its teacher's guided ones.
 
-A loss between pairs averages over what a student cannot know. Here a follower, at first the teacher's net, learns to
-denoise the student's samples x, and these are moved along the difference of two scores: of x_t, x with noise,
+A loss between pairs averages over what a student cannot know. Here a net, at first the teacher's, learns to denoise the
+student's samples x, and these are moved along the difference of two scores, each of a distribution with noise: of x_t,
+x with noise,
 
-    ∇ = (x̂_0 of the follower − x̂_0 of the teacher, with its guidance) ÷ mean |x − x̂_0 of the teacher|
+    ∇ = (x̂_0 of the student's distribution − x̂_0 of the teacher's) ÷ mean |x − x̂_0 of the teacher's|
 
 says where the student's samples lie closer than the teacher's would (Yin et al. 2024a, "One-step Diffusion with
-Distribution Matching Distillation", eq. 7 and 8). Where the follower takes several steps to one of the student,
+Distribution Matching Distillation", eq. 7 and 8). Where the nets that follow take several steps to one of the student,
 no pairs of noise and sample are needed (Yin et al. 2024b, "Improved Distribution Matching Distillation", section 4.2).
+
+The score of the teacher's distribution is its own guided one, which guidance keeps from being that of what it draws; or
+what another net, at first the teacher's too, learns of the teacher's samples. The errors that both nets share then
+cancel.
 """
 
 import itertools
@@ -21,40 +26,56 @@ from compress.diffusion.targets import Grid, relative_error
 from compress.model.denoiser import Denoiser
 from compress.model.noising import clean_estimate, noised, with_scale
 from compress.training.loop import Objective
+from compress.training.trajectories import Trajectories
 
 ENDS = (0.02, 0.98)  # of the training timesteps: nothing is told from noise, or from a clean sample, beyond
 
 
 class Match(Objective):
-    """The objective of `distill_steps: {method: distribution}`. Student and follower are trained.
+    """The objective of `distill_steps: {method: distribution}`. The student, and the nets that follow, are trained.
 
-    follower: has the teacher's net to begin with, and no guidance. pace: how many steps it takes to one of the student.
+    fake: learns the student's samples; has the teacher's net to begin with, and no guidance. real: says the score of
+    the teacher's distribution: the teacher, or another such net, which learns those of the teacher's samples `known`.
+    pace: how many steps these take to one of the student.
     """
 
-    unused = True  # the student's weights, in steps of the follower alone
+    unused = True  # the student's weights, in steps of the others alone
 
-    def __init__(self, student: Denoiser, teacher: Denoiser, follower: Denoiser, grid: Grid, pace: int) -> None:
-        super().__init__(student, teacher)
-        self.follower, self.follows = follower, follower.module
+    def __init__(
+        self,
+        student: Denoiser,
+        real: Denoiser,
+        fake: Denoiser,
+        grid: Grid,
+        pace: int,
+        known: Trajectories | None = None,
+    ) -> None:
+        super().__init__(student, real)
+        self.fake, self.follow = fake, fake.module
+        self.known, self.learn = known, real.module if known else None
         self.grid, self.pace = grid, pace
-        known = teacher.sampling.training
-        first, last = (round(end * (len(known) - 1)) for end in ENDS)
-        self.known = known.sort().values[first : last + 1]
+        timesteps = real.sampling.training
+        first, last = (round(end * (len(timesteps) - 1)) for end in ENDS)
+        self.timesteps = timesteps.sort().values[first : last + 1]
 
     @property
     def models(self) -> tuple[Denoiser, ...]:
-        """The follower too."""
-        return (*super().models, self.follower)
+        """The one that follows the student too."""
+        return (*super().models, self.fake)
 
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
-        """`match`, by which samples move, 0 in steps of the follower alone; `follow`, the follower's own loss."""
+        """`match`, by which samples move, 0 in steps of the others alone; `fake` and `real`, the others' own losses."""
         leads = bool(torch.rand((), generator=random) * self.pace < 1)
         conditions = with_scale(self.student.sampling.guidance.scales, batch.conditions, batch.images, random)
         with torch.set_grad_enabled(leads and torch.is_grad_enabled()):
             samples = self._drawn(batch, conditions, random)
         still = Batch(samples.detach(), conditions)
         match = self._moved(samples, still, random) if leads else samples.new_zeros(())
-        return {"match": match, "follow": self._followed(still, random)}
+        losses = {"match": match, "fake": self._followed(self.fake, still, random)}
+        if self.known is not None:
+            drawn = self.known.paths(len(samples), random).to(samples.device)
+            losses["real"] = self._followed(self.teacher, Batch(drawn.images[-1], drawn.conditions), random)
+        return losses
 
     def _drawn(self, batch: Batch, conditions: Mapping[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
         """The student's own samples, by all of its steps."""
@@ -70,19 +91,17 @@ class Match(Objective):
     def _moved(self, samples: torch.Tensor, still: Batch, random: torch.Generator) -> torch.Tensor:
         """Its gradient by the samples is ∇ ÷ their number."""
         with torch.no_grad():
-            question = noised(self.teacher, still, random, self.known)
+            question = noised(self.teacher, still, random, self.timesteps)
             assert question.levels is not None
-            real, fake = (
-                clean_estimate(one, *question.asked, question.levels) for one in (self.teacher, self.follower)
-            )
+            real, fake = (clean_estimate(one, *question.asked, question.levels) for one in (self.teacher, self.fake))
             size = (still.images - real).abs().flatten(1).mean(1).clamp_min(1e-6)
             step = (fake - real) / size.view(-1, *[1] * (real.dim() - 1))
             wanted = (still.images - step).float()
         return (samples.float() - wanted).square().mean() / 2
 
-    def _followed(self, still: Batch, random: torch.Generator) -> torch.Tensor:
-        """The follower's own loss: of the clean samples that it sees in noisy ones, weighted as in distillation."""
-        question = noised(self.follower, still, random, self.known)
+    def _followed(self, model: Denoiser, still: Batch, random: torch.Generator) -> torch.Tensor:
+        """The loss of a net that follows: of the samples that it sees in noisy ones, weighted as in distillation."""
+        question = noised(model, still, random, self.timesteps)
         assert question.levels is not None
-        found = clean_estimate(self.follower, *question.asked, question.levels)
+        found = clean_estimate(model, *question.asked, question.levels)
         return relative_error(found.float(), still.images, *question.levels)

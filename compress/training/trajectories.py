@@ -1,7 +1,10 @@
 """States that a model's own sampling goes through: what a student is asked about when it is used."""
 
+import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +19,8 @@ from compress.model.reference import conditions_for, identity, key_of, noise_lik
 from compress.model.scalars import GUIDANCE_SCALE
 from compress.randomness import Draw, generator
 
-AT_ONCE = 50
+AT_ONCE = 50  # of a file
+VALUES = AT_ONCE * 2**14  # that a GPU is given at once: fewer leave it waiting for the host
 
 
 @dataclass(frozen=True)
@@ -61,40 +65,78 @@ def drawn(
     if scales:
         random = torch.rand(skip + count, generator=generator(seed, Draw.TRAJECTORY_SCALES))
         conditions[GUIDANCE_SCALE] = scales[0] + (scales[1] - scales[0]) * random
-    steps = len(model.sampling.timesteps) + 1
-    starts = range(skip, skip + count, AT_ONCE)
-
-    items = {start: min(AT_ONCE, skip + count - start) for start in starts}
-
-    def states(start: int) -> torch.Tensor:
-        given = {name: value[start : start + items[start]] for name, value in conditions.items()}
-        file = folder / f"{seed}-{start:06d}-{items[start]}-{key_of(given)}.safetensors"
-        found = _read_kept(file, (steps, items[start], *model.sample_shape))
-        if found is None:
-            noise = noise_like(model, AT_ONCE, seed, Draw.TRAJECTORIES, start)[: items[start]].to(model.device)
-            found = walk(model, noise, {name: value.to(model.device) for name, value in given.items()}).cpu()
-            kept = {"states": found}
-            write_atomically(file, lambda part: save_file(kept, part))
-        return found
-
-    parts, mine = {}, context.processes.mine(starts)
-    with context.progress(f"{context.name}: the teacher's trajectories", sum(items[start] for start in mine)) as task:
-        for start in mine:
-            parts[start] = states(start)
-            task.advance(items[start])
+    files = []
+    for start in range(skip, skip + count, AT_ONCE):
+        given = {name: value[start : start + AT_ONCE] for name, value in conditions.items()}
+        files.append(_File(folder, model, seed, start, min(AT_ONCE, skip + count - start), given))
+    mine, parts = context.processes.mine(files), {}
+    with context.progress(f"{context.name}: the teacher's trajectories", sum(map(len, mine))) as task:
+        for some in _at_once(mine):
+            parts |= _filled(some)
+            task.advance(sum(map(len, some)))
     context.processes.wait()
-    every = torch.cat([parts[start] if start in parts else states(start) for start in starts], dim=1)
+    for some in _at_once([file for file in files if file.start not in parts]):
+        parts |= _filled(some)
     conditions = {name: value[skip:] for name, value in conditions.items()}
+    every = torch.cat([parts[file.start] for file in files], dim=1)
     return Trajectories(every, torch.tensor(model.sampling.timesteps), conditions)
 
 
-def _read_kept(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """States of an earlier run; None if there are none that can be used."""
-    try:
-        states = load_file(file)["states"]
-    except (SafetensorError, OSError, KeyError):
-        return None
-    return states if states.shape == shape and states.isfinite().all() else None
+@dataclass(frozen=True)
+class _File:
+    """Trajectories of a seed that are kept together: n from `start` on, of the conditions [n,…]."""
+
+    folder: Path
+    model: Denoiser
+    seed: int
+    start: int
+    count: int
+    conditions: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.seed}-{self.start:06d}-{len(self)}-{key_of(self.conditions)}.safetensors"
+
+    def noise(self) -> torch.Tensor:
+        return noise_like(self.model, AT_ONCE, self.seed, Draw.TRAJECTORIES, self.start)[: len(self)]
+
+    def read(self) -> torch.Tensor | None:
+        """States of an earlier run; None if there are none that can be used."""
+        try:
+            states = load_file(self.path)["states"]
+        except (SafetensorError, OSError, KeyError):
+            return None
+        shape = (len(self.model.sampling.timesteps) + 1, len(self), *self.model.sample_shape)
+        return states if states.shape == shape and states.isfinite().all() else None
+
+
+def _at_once(files: Sequence[_File]) -> Iterator[Sequence[_File]]:
+    """One at a time; on a GPU as many as keep it busy."""
+    if files:
+        model = files[0].model
+        count = max(1, VALUES // (AT_ONCE * math.prod(model.sample_shape))) if model.device.type == "cuda" else 1
+        yield from (files[first : first + count] for first in range(0, len(files), count))
+
+
+def _filled(files: Sequence[_File]) -> dict[int, torch.Tensor]:
+    """States of each file by its start; what is missing is drawn together, and kept."""
+    found = {file.start: states for file in files if (states := file.read()) is not None}
+    missing = [file for file in files if file.start not in found]
+    if missing:
+        model = missing[0].model
+        noise = torch.cat([file.noise() for file in missing]).to(model.device)
+        given = {
+            name: torch.cat([file.conditions[name] for file in missing]).to(model.device)
+            for name in missing[0].conditions
+        }
+        states = walk(model, noise, given).cpu().split([len(file) for file in missing], dim=1)
+        for file, each in zip(missing, states, strict=True):
+            found[file.start] = each.contiguous()
+            write_atomically(file.path, partial(save_file, {"states": found[file.start]}))
+    return found
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from compress.families.family import Condition
 from compress.model.denoiser import Denoiser, draw
 from compress.randomness import generator
 from compress.training.match import Match
+from compress.training.trajectories import Trajectories
 from tests.conftest import SCHEDULER, make_context
 from tests.families.test_family import TOKENS
 
@@ -81,7 +82,7 @@ class Learner(nn.Module):
 
 
 def models(steps: int) -> tuple[Denoiser, Denoiser, Denoiser, Grid]:
-    """(student, teacher, follower, the student's grid)."""
+    """(student, teacher, fake, the student's grid)."""
     sampling = from_scheduler_config(SETTINGS, SamplingOptions(steps=8))
     guided = Guidance(kind="cfg", scale=SCALE, null_class=CLASSES)
     teacher = Denoiser(
@@ -97,33 +98,54 @@ def models(steps: int) -> tuple[Denoiser, Denoiser, Denoiser, Grid]:
     return student, teacher, Denoiser(Learner(1), FAMILY, sampling, SETTINGS), grid
 
 
-def distances(student: Denoiser) -> list[float]:
-    """Wasserstein distance along each axis of each class, from the guided mixture's own samples."""
+def points(model: Denoiser, label: int, random: torch.Generator) -> torch.Tensor:
+    noise = torch.randn(4000, 2, 1, 1, generator=random)
+    return draw(model, noise, {"class_labels": torch.full((4000,), label)}).flatten(1)
+
+
+def distances(student: Denoiser, teacher: Denoiser | None = None) -> list[float]:
+    """Wasserstein distance along each axis of each class, from the guided mixture's own samples, or the teacher's."""
     random, found = generator(0, "judged"), []
     for label, mean in enumerate(MEANS):
-        noise = torch.randn(4000, 2, 1, 1, generator=random)
-        samples = draw(student, noise, {"class_labels": torch.full((4000,), label)}).flatten(1)
+        samples = points(student, label, random)
         sides = torch.where(torch.rand(4000, generator=random) < 0.5, -APART, APART)
-        for axis, centre in enumerate((torch.full((4000,), SCALE * mean), sides)):
-            wanted = centre + DEVIATION * torch.randn(4000, generator=random)
-            found.append(float((samples[:, axis].sort().values - wanted.sort().values).abs().mean()))
+        wanted = torch.stack([torch.full((4000,), SCALE * mean), sides], 1)
+        wanted = wanted + DEVIATION * torch.randn(4000, 2, generator=random)
+        wanted = wanted if teacher is None else points(teacher, label, random)
+        found += (samples.sort(0).values - wanted.sort(0).values).abs().mean(0).tolist()
     return found
 
 
-def matched(folder: Path, steps: int, kind: type[Match] = Match, updates: int = 2000) -> list[float]:
-    student, teacher, follower, grid = models(steps)
-    objective = kind(student, teacher, follower, grid, pace=2)
+def sampled(teacher: Denoiser, count: int = 6000) -> Trajectories:
+    """The teacher's own samples, of all classes."""
+    labels = {"class_labels": torch.arange(count) % CLASSES}
+    drawn = draw(teacher, torch.randn(count, 2, 1, 1, generator=generator(0, "known")), labels)
+    return Trajectories(drawn[None], torch.tensor(teacher.sampling.timesteps), labels)
+
+
+def matched(
+    folder: Path, steps: int, kind: type[Match] = Match, updates: int = 2000, learned: bool = False
+) -> list[float]:
+    student, teacher, fake, grid = models(steps)
+    real, known = (dataclasses.replace(fake, net=Learner(2)), sampled(teacher)) if learned else (teacher, None)
+    objective = kind(student, real, fake, grid, 2, known)
     labels = torch.arange(300) % CLASSES
     data = Dataset(torch.zeros(300, 2, 1, 1), {"class_labels": labels})
     config = training.TrainingConfig(steps=updates, batch_size=256, learning_rate=3e-3, ema=0.98)
     training.train(objective, student.net, config, make_context(teacher, folder), data)
-    return distances(dataclasses.replace(student, net=student.net.requires_grad_(False).eval()))
+    judged = dataclasses.replace(student, net=student.net.requires_grad_(False).eval())
+    return distances(judged, teacher if learned else None)
 
 
-@pytest.mark.parametrize(("steps", "updates", "most"), [(1, 1500, 0.25), (1, 4000, 0.1), (2, 2000, 0.15)])
-def test_samples_become_those_of_the_guided_mixture(steps: int, updates: int, most: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "updates", "learned", "most"),
+    [(1, 1500, False, 0.25), (1, 4000, False, 0.1), (2, 2000, False, 0.15), (1, 4000, True, 0.1)],
+)
+def test_samples_become_those_of_the_guided_mixture(
+    steps: int, updates: int, learned: bool, most: float, tmp_path: Path
+) -> None:
     assert max(distances(models(steps)[0])) > 0.4  # before
-    assert max(matched(tmp_path, steps, updates=updates)) < most
+    assert max(matched(tmp_path, steps, updates=updates, learned=learned)) < most
 
 
 class WrongSign(Match):
@@ -133,15 +155,15 @@ class WrongSign(Match):
 
 class Swapped(Match):
     def _moved(self, samples: torch.Tensor, still: Batch, random: torch.Generator) -> torch.Tensor:
-        self.teacher, self.follower = self.follower, self.teacher
+        self.teacher, self.fake = self.fake, self.teacher
         moved = super()._moved(samples, still, random)
-        self.teacher, self.follower = self.follower, self.teacher
+        self.teacher, self.fake = self.fake, self.teacher
         return moved
 
 
 class Stale(Match):
-    def _followed(self, still: Batch, random: torch.Generator) -> torch.Tensor:
-        return 0 * super()._followed(still, random)
+    def _followed(self, model: Denoiser, still: Batch, random: torch.Generator) -> torch.Tensor:
+        return 0 * super()._followed(model, still, random)
 
 
 class Unguided(Match):
@@ -156,9 +178,9 @@ def test_faults_are_seen(kind: type[Match], tmp_path: Path) -> None:
     assert not max(found) < 0.3
 
 
-def test_a_step_of_the_follower_leaves_the_student_alone() -> None:
-    student, teacher, follower, grid = models(1)
-    objective = Match(student, teacher, follower, grid, pace=4)
+def test_a_step_of_the_fake_leaves_the_student_alone() -> None:
+    student, teacher, fake, grid = models(1)
+    objective = Match(student, teacher, fake, grid, pace=4)
     batch = Batch(torch.zeros(8, 2, 1, 1), {"class_labels": torch.arange(8) % CLASSES})
     led = 0
     for step in range(60):
@@ -167,20 +189,20 @@ def test_a_step_of_the_follower_leaves_the_student_alone() -> None:
         torch.stack(list(losses.values())).sum().backward()
         leads = bool(losses["match"] > 0)
         assert all((weight.grad is not None) == leads for weight in student.net.parameters())
-        assert all(weight.grad is not None for weight in follower.net.parameters())
+        assert all(weight.grad is not None for weight in fake.net.parameters())
         led += leads
     assert 5 < led < 27  # a quarter
 
 
 def test_its_gradient_is_the_difference_of_scores() -> None:
     """Against the formula, by hand, at the same draws."""
-    student, teacher, follower, grid = models(1)
-    objective = Match(student, teacher, follower, grid, pace=1)
+    student, teacher, fake, grid = models(1)
+    objective = Match(student, teacher, fake, grid, pace=1)
     samples = torch.randn(16, 2, 1, 1, generator=generator(3)).requires_grad_()
     still = Batch(samples.detach(), {"class_labels": torch.arange(16) % CLASSES})
     objective._moved(samples, still, generator(4)).backward()
     random = generator(4)
-    timestep = objective.known[torch.randint(len(objective.known), (16,), generator=random)]
+    timestep = objective.timesteps[torch.randint(len(objective.timesteps), (16,), generator=random)]
     noise = torch.randn(samples.shape, generator=random)
     alpha, sigma = teacher.sampling.alpha_sigma(timestep, noise)
     noisy = alpha * still.images + sigma * noise
@@ -188,8 +210,8 @@ def test_its_gradient_is_the_difference_of_scores() -> None:
     with torch.no_grad():
         null = teacher.net(noisy, timestep, torch.full_like(labels, CLASSES))
         real = null + SCALE * (teacher.net(noisy, timestep, labels) - null)
-        fake = follower.net(noisy, timestep, labels)
+        fake = fake.net(noisy, timestep, labels)
     size = (still.images - real).abs().mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(samples.grad, (fake - real) / size / samples.numel())
-    first, last = int(objective.known.min()), int(objective.known.max())
-    assert (first, last) == (20, 979) and math.isclose(np.diff(objective.known.numpy()).max(), 1)
+    first, last = int(objective.timesteps.min()), int(objective.timesteps.max())
+    assert (first, last) == (20, 979) and math.isclose(np.diff(objective.timesteps.numpy()).max(), 1)
