@@ -61,8 +61,7 @@ def scale_by_convolutions(model: ir.Model) -> int:
     """Depthwise convolutions of one pixel in place of BatchNormalization, as `merge_affine` leaves it (mean 0, variance
     1). Changes `model`; returns how many there were.
 
-    A weight of its own for each channel is exact in 8 bits. Qualcomm's compiler (QAIRT 2.51) gets a product with a
-    constant and a sum with a constant behind it wrong where a graph has several of them.
+    A weight of its own for each channel is exact in 8 bits, which factors on one grid would not be.
     """
     ShapeInferencePass()(model)
     graph = model.graph
@@ -77,6 +76,30 @@ def scale_by_convolutions(model: ir.Model) -> int:
         after = convolution.outputs[0]
         after.shape, after.type = x.shape, x.type
         ir.convenience.replace_nodes_and_values(graph, node, [node], [convolution], node.outputs, [after])
+    return len(nodes)
+
+
+def part_swish(model: ir.Model) -> int:
+    """Something that changes nothing between a sigmoid and its product with what it was taken of. Changes `model`;
+    returns how many there were.
+
+    Qualcomm's compiler (QAIRT 2.51) makes one operator of the two, which is wrong in 16 bits from some size on.
+    """
+    graph = model.graph
+    nodes = [
+        node
+        for node in graph
+        if node.op_type == "Sigmoid"
+        and any(user.op_type == "Mul" and node.inputs[0] in user.inputs for user, _ in node.outputs[0].uses())
+    ]
+    for node in nodes:
+        value = node.outputs[0]
+        between = ir.node("Relu", [value], name=f"{value.name}.positive")
+        after = between.outputs[0]
+        after.name, after.shape, after.type = f"{value.name}.positive", value.shape, value.type
+        ir.convenience.replace_all_uses_with(value, after)
+        between.replace_input_with(0, value)
+        graph.insert_after(node, between)
     return len(nodes)
 
 
@@ -116,7 +139,7 @@ def _of_output(node: ir.Node, grids: Mapping[ir.Value, Grid], ends: tuple[float,
         return Grid(np.array(1 / (most + 1), np.float32), np.array(0, kind))
     if node.op_type == "Tanh":
         return Grid(np.array(2 / (most + 1), np.float32), np.array((most + 1) // 2, kind))
-    if node.op_type in MOVES | {"DepthToSpace", "MaxPool", "Resize"} and first is not None:
+    if node.op_type in MOVES | {"DepthToSpace", "MaxPool", "Relu", "Resize"} and first is not None:
         if first in grids and node.attributes.get_string("mode", "nearest") == "nearest":
             return grids[first]
         if first.const_value is not None:

@@ -63,13 +63,15 @@ def collapse(model: ir.Model) -> None:
     tidy(model)
 
 
-def tidy(model: ir.Model) -> None:
-    """What a rewrite leaves: constants are initializers, nothing stands twice or unread, and every name is its own."""
+def tidy(model: ir.Model, share: bool = True) -> None:
+    """What a rewrite leaves: constants are initializers, nothing stands unread, and every name is its own.
+
+    share: nothing stands twice either.
+    """
     for each in (
         passes.IdentityEliminationPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
+        *((passes.DeduplicateInitializersPass(), passes.CommonSubexpressionEliminationPass()) if share else ()),
         passes.RemoveUnusedNodesPass(),
         passes.OutputFixPass(),
         passes.NameFixPass(),

@@ -163,39 +163,33 @@ def _halvings(count: int, length: int) -> list[int]:
     return found[::-1]
 
 
-def _objective(student: Denoiser, teacher: Denoiser, grid: Grid, config: Config, walked: Trajectories | None) -> Steps:
-    """walked: the teacher's trajectories, for `trajectory`."""
+def _drawn(config: Config) -> int:
+    """How many trajectories of the teacher are drawn."""
+    return {"trajectory": config.trajectories, "distribution": config.samples}.get(config.method, 0)
+
+
+def _objective(
+    student: Denoiser, teacher: Denoiser, grid: Grid, config: Config, walked: Trajectories | None
+) -> training.Objective:
+    """walked: as many of the teacher's trajectories as are drawn."""
+    if config.method == "distribution":
+        alone = teacher.sampling.model_copy(update={"guidance": Guidance()})
+        fake, learns = (training.student_of(teacher, classifier=None, sampling=alone) for _ in range(2))
+        return Match(student, learns if walked else teacher, fake, grid, config.pace, walked)
     objective = Steps(student, teacher, grid, config.sampling_steps, walked, config.moments)
     if config.method == "consistency":
         objective.leads = dataclasses.replace(student, net=copy.deepcopy(student.net).requires_grad_(False))
     return objective
 
 
-def _matching(
-    student: Denoiser, teacher: Denoiser, grid: Grid, config: Config, known: Trajectories | None = None
-) -> Match:
-    """known: the teacher's samples, of which its score is to be learned."""
-    alone = teacher.sampling.model_copy(update={"guidance": Guidance()})
-    fake, learns = (training.student_of(teacher, classifier=None, sampling=alone) for _ in range(2))
-    return Match(student, learns if known else teacher, fake, grid, config.pace, known)
-
-
 def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoiser]:
     """Distill and return the averaged student with its few steps."""
     student, teacher, grid = _student(model, config, context)
     timesteps = list(student.sampling.timesteps)
-    scales = student.sampling.guidance.scales
-    if config.method == "distribution":
-        known = None
-        if config.samples:
-            walked = trajectories.drawn(teacher, config.samples, context, scales, config.skip)
-            known = dataclasses.replace(walked, states=walked.states[-1:].clone())
-        objective = _matching(student, teacher, grid, config, known)
-        return training.trained(objective, config, context, timesteps=timesteps)
     if config.method != "progressive":
-        walked = None
-        if config.method == "trajectory":
-            walked = trajectories.drawn(teacher, config.trajectories, context, scales, config.skip)
+        count, scales, walked = _drawn(config), student.sampling.guidance.scales, None
+        if count:
+            walked = trajectories.drawn(teacher, count, context, scales, config.skip)
         objective = _objective(student, teacher, grid, config, walked)
         return training.trained(objective, config, context, timesteps=timesteps)
     notes = {}
@@ -212,17 +206,12 @@ def run(model: Denoiser, config: Config, context: Context) -> PassResult[Denoise
 def forecast(model: Denoiser, config: Config, context: Context) -> Forecast:
     """The model with its few steps; time is measured on a few steps of training and one evaluation of the teacher."""
     student, teacher, grid = _student(model, config, context)
-    drawn = {"trajectory": config.trajectories, "distribution": config.samples}.get(config.method, 0)
-    walked = None
+    drawn, walked = _drawn(config), None
     if drawn:
         noise = noise_like(student, config.batch_size, context.seed, Draw.FORECAST_WALK)
         conditions = conditions_for(student, len(noise), context.dataset, context.seed)
         walked = Trajectories(noise.expand(len(grid.timesteps) + 1, *noise.shape), grid.timesteps, conditions)
-    if config.method == "distribution":
-        objective: training.Objective = _matching(student, teacher, grid, config, walked)
-    else:
-        objective = _objective(student, teacher, grid, config, walked)
     rounds = len(_halvings(config.sampling_steps[0], len(grid.timesteps))) if config.method == "progressive" else 1
-    found = training.forecast_of(objective, config, context)
+    found = training.forecast_of(_objective(student, teacher, grid, config, walked), config, context)
     seconds = found.seconds * rounds + (drawn * trajectories.seconds_each(teacher, context) if drawn else 0.0)
     return dataclasses.replace(found, seconds=seconds)

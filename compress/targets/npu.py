@@ -19,7 +19,7 @@ from compress.files import write_json
 from compress.judge.quality import sqnr
 from compress.model.denoiser import example_inputs
 from compress.onnx_graph.export import as_exported, lean
-from compress.onnx_graph.fully_quantized import quantize_fully, ranges, scale_by_convolutions
+from compress.onnx_graph.fully_quantized import part_swish, quantize_fully, ranges, scale_by_convolutions
 from compress.onnx_graph.npu_rules import refusals
 from compress.onnx_graph.precompute import INLINE_LIMIT, constant_bytes, fold_rows
 from compress.onnx_graph.simplify import tidy
@@ -71,8 +71,11 @@ class Npu:
         feeds = [dict(zip(names, (value[i : i + 1] for value in points), strict=True)) for i in range(len(points[0]))]
         bits = SCHEMES[self.scheme].activation_bits
         assert bits is not None
-        quantize_fully(graph, ranges(graph, feeds), bits)
+        if bits > 8:
+            part_swish(graph)
         tidy(graph)
+        quantize_fully(graph, ranges(graph, feeds), bits)
+        tidy(graph, share=False)  # of equal whole numbers on several grids, compilers know the first grid alone
         ShapeInferencePass()(graph)
         name, sampler = bundle.manifest["model"], bundle.manifest.get("sampler")
         copy_bundle(bundle, folder, without=[name, *filter(None, [sampler])])

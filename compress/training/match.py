@@ -15,6 +15,7 @@ what another net, at first the teacher's too, learns of the teacher's samples. T
 cancel.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
@@ -35,7 +36,8 @@ class Match(Objective):
     """The objective of `distill_steps: {method: distribution}`. The student, and the nets that follow, are trained.
 
     fake: learns the student's samples; has the teacher's net to begin with, and no guidance. real: says the score of
-    the teacher's distribution: the teacher, or another such net, which learns those of the teacher's samples `known`.
+    the teacher's distribution: the teacher, or another such net, which learns its samples, where its
+    trajectories `known` end.
     pace: how many steps these take to one of the student.
     """
 
@@ -52,7 +54,8 @@ class Match(Objective):
     ) -> None:
         super().__init__(student, real)
         self.fake, self.follow = fake, fake.module
-        self.known, self.learn = known, real.module if known else None
+        self.known = known and dataclasses.replace(known, states=known.states[-1:].clone())
+        self.learn = real.module if known else None
         self.grid, self.pace = grid, pace
         timesteps = real.sampling.training
         first, last = (round(end * (len(timesteps) - 1)) for end in ENDS)

@@ -69,7 +69,8 @@ def drawn(
     for start in range(skip, skip + count, AT_ONCE):
         given = {name: value[start : start + AT_ONCE] for name, value in conditions.items()}
         files.append(_File(folder, model, seed, start, min(AT_ONCE, skip + count - start), given))
-    mine, parts = context.processes.mine(files), {}
+    mine = context.processes.mine(files)
+    parts: dict[int, torch.Tensor] = {}
     with context.progress(f"{context.name}: the teacher's trajectories", sum(map(len, mine))) as task:
         for some in _at_once(mine):
             parts |= _filled(some)

@@ -10,7 +10,7 @@ import torch
 from compress.judge.quality import sqnr
 from compress.model.denoiser import Denoiser, example_inputs
 from compress.onnx_graph.export import as_exported, lean
-from compress.onnx_graph.fully_quantized import quantize_fully, ranges, scale_by_convolutions
+from compress.onnx_graph.fully_quantized import part_swish, quantize_fully, ranges, scale_by_convolutions
 from compress.onnx_graph.precompute import fold_rows
 from compress.onnx_graph.simplify import tidy
 from compress.pipeline.manifest import input_names
@@ -84,6 +84,30 @@ def test_scales_and_shifts_are_the_same_as_convolutions(tmp_path: Path) -> None:
     feed = feeds_for(model, 1)[0]
     wanted, got = (NODE_BY_NODE.open(tmp_path / f"{name}.onnx").run(feed)[0] for name in ("before", "after"))
     assert sqnr(wanted, got) > 100
+
+
+def test_a_sigmoid_and_its_product_are_parted_and_nothing_changes(tmp_path: Path) -> None:
+    model = make_denoiser(CLASS_CONFIG)
+    graph, feeds = static(model, 21), feeds_for(model, 3)
+    count = [node.op_type for node in graph.graph].count("Sigmoid")
+    ir.save(graph, tmp_path / "before.onnx")
+    assert part_swish(graph) == count > 5
+    assert not any(
+        user.op_type == "Mul" for node in graph.graph if node.op_type == "Sigmoid" for user, _ in node.outputs[0].uses()
+    )
+    ir.save(graph, tmp_path / "after.onnx")
+    for feed in feeds:
+        one, other = (NODE_BY_NODE.open(tmp_path / f"{name}.onnx").run(feed)[0] for name in ("before", "after"))
+        np.testing.assert_array_equal(one, other)
+    met = ranges(graph, feeds)
+    quantize_fully(graph, met, 16)
+    scales = [
+        float(value.uses()[0].node.inputs[1].const_value.numpy())
+        for node in graph.graph
+        if node.op_type in ("Sigmoid", "Relu")
+        for value in node.outputs
+    ]
+    assert set(scales) == {1 / 65536}
 
 
 def test_what_moves_keeps_its_grid_and_tables_of_npus_have_theirs() -> None:

@@ -95,6 +95,26 @@ def test_a_transformer_of_patches_is_refused_by_nobody(tmp_path: Path) -> None:
         assert not QNN or notes[name]["qnn_sqnr_db"] > simulated
 
 
+def test_no_whole_numbers_are_read_on_two_grids(made: PassResult[Bundle]) -> None:
+    """Norms whose factors are all alike in bytes are not: a compiler that knows each constant once takes one scale."""
+    for name in ("npu", "npu_int8"):
+        graph = ir.load(folders(made)[name] / "denoiser.onnx").graph
+        read = [node.inputs[0] for node in graph if node.op_type == "DequantizeLinear"]
+        constants = [value.name for value in read if value is not None and value.const_value is not None]
+        assert len(constants) > 50 and len(set(constants)) == len(constants)
+
+
+@needs_qnn
+def test_what_is_as_large_as_a_net_is_computed_rightly(tmp_path: Path) -> None:
+    """Swish in 16 bits is wrong in Qualcomm's own operator from some thousand numbers on."""
+    model = make_denoiser({**CLASS_CONFIG, "sample_size": 16, "block_out_channels": [32, 32]})
+    for norm in (one for one in model.net.modules() if isinstance(one, torch.nn.GroupNorm)):
+        torch.nn.init.uniform_(norm.weight, 0.8, 1.2)
+        torch.nn.init.normal_(norm.bias, std=0.1)
+    config = export_onnx.Config(targets=("onnxruntime", "npu"))
+    assert export_onnx.run(model, config, make_context(model, tmp_path)).notes["npu"]["qnn_sqnr_db"] > 50
+
+
 @needs_openvino
 def test_openvino_is_held_against_the_model(made: PassResult[Bundle]) -> None:
     found = made.notes["openvino"]
