@@ -1,12 +1,13 @@
 """Train the student to do what the teacher does, at the timesteps and the guidance it will be used with.
 
-Losses, each divided by the teacher's own energy so that a weight means the same on every model:
+Losses, all but the last divided by the teacher's own energy, so that a weight means the same on every model:
 
     output     mean (S − T)² ÷ mean T²        of the models' predictions S, T [b,c,h,w]
     guided     the same of their guided predictions, s·c − (s − 1)·u at the recipe's scale s
     feature    mean over stages of  mean (P(s) − t)² ÷ mean t²        of the stages' feature maps s, t
     attention  mean over attention blocks of the same of their attention maps, averaged over heads
     task       mean (S − target)² ÷ mean target²        against the noised image, the teacher not asked
+    labels     mean Σ p(T) · (log p(T) − log p(S))      of the labels p that a classifier gives of the denoised samples
 
 P is a temporary linear map of channels where the student's stage is narrower; it starts by putting each
 surviving channel where the pruner says it came from, and is trained and then dropped.
@@ -36,6 +37,8 @@ from compress.model.denoiser import Denoiser, guided, guided_halves, null_condit
 from compress.model.features import CommonStages, attending, attention_maps, tapped
 from compress.model.noising import Question, noised, null_share, with_null, with_scale
 from compress.model.scalars import STEPS
+from compress.model.soft_labels import SoftLabels
+from compress.settings import File
 from compress.training import trajectories
 from compress.training.trajectories import Trajectories
 
@@ -50,12 +53,18 @@ class Losses(PassConfig):
     feature: float = Field(1.0, ge=0, description="feature maps at the outputs of all stages")
     attention: float = Field(0.0, ge=0, description="attention maps, averaged over heads")
     task: float = Field(0.0, ge=0, description="denoising the data itself")
+    labels: float = Field(
+        0.0, ge=0, description="the labels that `classifier` gives of the denoised samples, as it is unsure of them"
+    )
 
 
 class Config(training.TrainingConfig):
     """Settings of `distill`."""
 
     losses: Losses = Field(Losses(), description="weights of the loss terms")
+    classifier: File | None = Field(
+        None, description="for losses.labels: TorchScript, f(samples [b,c,h,w]) → logits; of latents of a latent model"
+    )
     null_fraction: float | None = Field(
         None, ge=0, le=1, description="share of null conditions; default: (scale − 1)/(2·scale − 1)"
     )
@@ -76,8 +85,12 @@ class Config(training.TrainingConfig):
     def _images(self) -> "Config":
         if self.teacher == AVERAGE and not self.losses.task:
             raise ValueError("a student that only copies itself learns nothing; with teacher: average set losses.task")
+        if self.teacher == AVERAGE and self.lora:
+            raise ValueError("lora: an average of additions is no teacher; leave lora away, or teacher: average")
         if self.states == "trajectory" and self.losses.task:
             raise ValueError("losses.task needs images; with states: trajectory set it to 0")
+        if (self.classifier is None) == bool(self.losses.labels):
+            raise ValueError("losses.labels and classifier go together; give both, or neither")
         if self.losses.attention and (self.compile or self.recompute):
             raise ValueError(
                 "losses.attention reads within blocks that compile and recompute take as a whole; leave those away"
@@ -98,8 +111,10 @@ class Imitation(training.Objective):
         config: Config,
         where: str,
         walked: Trajectories | None = None,
+        labels: SoftLabels | None = None,
     ) -> None:
         super().__init__(student, teacher)
+        self.labels = labels
         self.losses, self.random_conditions, self.walked = config.losses, config.random_conditions, walked
         self.leads = teacher if config.teacher == AVERAGE else None
         share = null_share(student.sampling.guidance.scale)
@@ -152,6 +167,8 @@ class Imitation(training.Objective):
         if weight.task:
             assert question.answer is not None
             losses["task"] = weight.task * _relative_error(output, question.answer)
+        if self.labels is not None:
+            losses["labels"] = weight.labels * self.labels(question.sample, question.timestep, output, wanted)
         return losses
 
     def _question(self, batch: Batch, random: torch.Generator) -> Question:
@@ -192,7 +209,8 @@ def _relative_error(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 def imitation(model: Denoiser, config: Config, context: Context, walked: Trajectories | None = None) -> Imitation:
     """The objective of a copy of `model` that is trained."""
-    return Imitation(training.student_of(model), _teacher(model, config, context), config, context.name, walked)
+    labels = SoftLabels(config.classifier, model, context.allow_pickle) if config.classifier else None
+    return Imitation(training.student_of(model), _teacher(model, config, context), config, context.name, walked, labels)
 
 
 def _teacher(model: Denoiser, config: Config, context: Context) -> Denoiser:

@@ -96,6 +96,8 @@ class Config(training.TrainingConfig):
             raise ValueError(f"samples: needs method: distribution; {self.method} learns no score of them")
         if self.method == "distribution" and (self.early_stop or self.shard):
             raise ValueError("distribution: no loss says when to stop, and its nets cannot be split; leave those away")
+        if self.lora and self.method in ("progressive", "consistency"):
+            raise ValueError(f"lora: {self.method} makes a teacher of the student's weights; leave lora away")
         if self.method == "consistency" and not self.ema:
             raise ValueError("ema: consistency learns from the student's average; give a decay above 0")
         return self

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from compress.contract import Context
 from compress.errors import PassError
 from compress.model.denoiser import Denoiser
+from compress.training.adapters import adapted
 from compress.training.config import TrainingConfig
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)  # what autocast computes in them
@@ -24,27 +26,40 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def computing(
-    models: Sequence[Denoiser], config: TrainingConfig, context: Context, split: bool = False
+    models: Sequence[Denoiser],
+    config: TrainingConfig,
+    context: Context,
+    split: bool = False,
+    lora: Path | None = None,
 ) -> Iterator[None]:
     """While open, the nets compute as the settings say; afterwards they are as they were but for what was trained.
 
-    models: none of an objective that is not made of denoisers. split: among processes, where weights are cast as they
-    are gathered. Raises PassError for settings that want their stages.
+    models: the student first; none of an objective that is not made of denoisers. split: among processes, where weights
+    are cast as they are gathered. lora: the file for what is added to the student's weights. Raises PassError for
+    settings that want their stages.
     """
-    if not models and (config.compile or config.recompute):
-        raise PassError(f"{context.name}: compile and recompute are for passes that train a denoiser; leave them away")
+    if not models and (config.compile or config.recompute or config.lora):
+        raise PassError(
+            f"{context.name}: compile, recompute and lora are for passes that train a denoiser; leave them away"
+        )
     compiled, dtype = config.compiled(context.device), config.arithmetic(context.device)
     with ExitStack() as stack:
         if compiled:
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=VARIANTS))
         for model in models:
+            if config.lora and _learns(model):
+                stack.enter_context(adapted(model, config.lora, context, lora if model is models[0] else None))
             if dtype and not split:
                 stack.enter_context(_cast_once(model.net, dtype))
-            if config.recompute and any(weight.requires_grad for weight in model.net.parameters()):
+            if config.recompute and _learns(model):
                 stack.enter_context(_recomputed(model, context))
             if compiled:
                 stack.enter_context(_compiled(model))
         yield
+
+
+def _learns(model: Denoiser) -> bool:
+    return any(weight.requires_grad for weight in model.net.parameters())
 
 
 @contextmanager

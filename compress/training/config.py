@@ -54,6 +54,12 @@ class TrainingConfig(PassConfig):
         description="split weights, gradients and averages among the processes (FSDP), for nets that one device cannot "
         "hold; with one process nothing is split",
     )
+    lora: int | None = Field(
+        None,
+        ge=1,
+        description="train additions of this rank to the weights instead of the weights (LoRA), for little memory; "
+        "the result has them added, and the pass's files hold them as lora.safetensors",
+    )
     early_stop: EarlyStop | None = Field(
         None, description="end when the losses of held-out images get no better, with the best weights so far"
     )
@@ -62,6 +68,8 @@ class TrainingConfig(PassConfig):
     def _parts(self) -> "TrainingConfig":
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size: {self.batch_size}")
+        if self.lora and self.shard:
+            raise ValueError("lora: additions are too small to be split; leave shard away")
         if self.shard and (self.compile or self.precision == "fp16" or self.optimizer != "adamw"):
             raise ValueError("shard: takes no compile, no precision: fp16 and no adamw_8bit; leave it away, or those")
         return self

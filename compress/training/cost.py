@@ -32,8 +32,8 @@ def forecast(objective: nn.Module, model: Denoiser, config: TrainingConfig, cont
     device has less than that.
     """
     models = getattr(objective, "models", ())
-    weights = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
     with computing(models, config.model_copy(update={"compile": False}), context):
+        weights = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
         there = devices.memory(context.device)
         seconds, kept = _measured(objective, model, config, context)
     memory = kept + int(FLOATS[config.optimizer] * weights)

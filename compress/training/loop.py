@@ -25,12 +25,12 @@ from compress.training.computing import autocast, computing
 from compress.training.config import TrainingConfig, learning_rate, say_slow
 from compress.training.optimizer import optimizer_for, scaler_for, set_rate
 from compress.training.parallel import Part, batches_from, parts, quiet, splits, spread, whole, wrapped
-from compress.training.state import State, put
+from compress.training.state import State, learning, put
 from compress.training.watch import watching
 
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_TAKES = 0.4  # seconds that writing the state may take; where it takes longer, it is written less often
-STATE = "training.safetensors"
+STATE, LORA = "training.safetensors", "lora.safetensors"
 
 
 class Objective(nn.Module):
@@ -82,7 +82,7 @@ def train(
     parts(config, context)
     with (
         spread(objective, net, config, context) as (trained, inner),
-        computing(getattr(trained, "models", ()), config, context, splits(config, context)),
+        computing(getattr(trained, "models", ()), config, context, splits(config, context), context.output / LORA),
     ):
         return _train(trained, inner, config, context, dataset)
 
@@ -124,7 +124,7 @@ def _train(
                 raise PassError(
                     f"{context.name}: out of memory at step {step}; {config.lighter(bool(models))}"
                 ) from None
-            ema.step(net.parameters())
+            ema.step(learning(net))
             if step % max(config.steps // 200, 1) == 0 or step == config.steps - 1:
                 history.append([step, *(round(loss, 6) for loss in losses.values())])
             state.step = step + 1
@@ -137,7 +137,7 @@ def _train(
     if stop:
         put(state.best, net)
     elif config.ema:
-        ema.copy_to(net.parameters())
+        ema.copy_to(learning(net))
     objective.eval()
     return {
         "steps": state.step,
@@ -152,7 +152,7 @@ def _train(
 def _state(objective: nn.Module, net: nn.Module, config: TrainingConfig, context: Context) -> State:
     """What is trained, as it is at first, or as a killed run left it."""
     optimizer = optimizer_for(config, [weight for weight in objective.parameters() if weight.requires_grad])
-    ema = EMAModel(net.parameters(), decay=config.ema, foreach=not splits(config, context))
+    ema = EMAModel(learning(net), decay=config.ema, foreach=not splits(config, context))
     scaler, file = scaler_for(config, context.device), context.workdir / STATE
     state = State(objective, optimizer, scaler, ema, file, context.processes.main)
     context.processes.wait()  # for what the first may still be writing
@@ -237,4 +237,4 @@ def _probe(state: State, net: nn.Module, config: TrainingConfig, context: Contex
             value = float(torch.stack(list(state.objective(batch, random).values())).sum())
         state.probes.append((state.step, context.processes.agreed(value, context.device)))
         if state.stale == 0:
-            state.best = [parameter.clone() for parameter in net.parameters()]
+            state.best = [parameter.clone() for parameter in learning(net)]

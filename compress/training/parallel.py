@@ -41,7 +41,11 @@ def parts(config: TrainingConfig, context: Context) -> int:
 
 
 def batches_from(start: int, config: TrainingConfig, context: Context, dataset: Dataset) -> Iterator[Part]:
-    """This process's parts of the batches from a step on, the next of them read while one is used."""
+    """This process's parts of the batches from a step on.
+
+    Beside a GPU the next is read while one is used. A processor would do both with the same cores, and a second thread
+    that computes slows the first down by half: libgomp no longer waits for either actively.
+    """
     count = parts(config, context)
     mine = context.processes.mine(range(count))
 
@@ -49,7 +53,8 @@ def batches_from(start: int, config: TrainingConfig, context: Context, dataset: 
         key = (context.seed, Draw.STEP, part, 0)
         return generator(*key), dataset.batch(config.batch_size // count, *key)
 
-    return ahead(draw, (step * count + part for step in range(start, config.steps) for part in mine))
+    keys = (step * count + part for step in range(start, config.steps) for part in mine)
+    return map(draw, keys) if context.device.type == "cpu" else ahead(draw, keys)
 
 
 def splits(config: TrainingConfig, context: Context) -> bool:

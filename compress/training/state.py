@@ -46,8 +46,8 @@ class State:
     @torch.no_grad()
     def averaged(self, net: nn.Module) -> Iterator[None]:
         """While open, the net has its average weights and is not trained."""
-        own = [parameter.clone() for parameter in net.parameters()]
-        self.ema.copy_to(net.parameters())
+        own = [parameter.clone() for parameter in learning(net)]
+        self.ema.copy_to(learning(net))
         self.objective.eval()
         yield
         self.objective.train()
@@ -103,8 +103,13 @@ class State:
         self.scaler.load_state_dict(scaler)
 
 
+def learning(net: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are trained."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
 @torch.no_grad()
 def put(weights: Iterable[torch.Tensor], net: nn.Module) -> None:
-    """Give a net these weights."""
-    for parameter, weight in zip(net.parameters(), weights, strict=True):
+    """Give what is trained of a net these weights."""
+    for parameter, weight in zip(learning(net), weights, strict=True):
         parameter.copy_(weight)

@@ -89,7 +89,7 @@ def test_what_has_no_stages_to_run_as_a_whole_is_refused(setting: str, tmp_path:
         distill.Config.model_validate({"losses": {"attention": 1}, setting: True})
     config = TrainingConfig.model_validate({setting: True})
     context = make_context(make_denoiser(CLASS_CONFIG), tmp_path)
-    wanted = "compile and recompute are for passes that train a denoiser"
+    wanted = "compile, recompute and lora are for passes that train a denoiser"
     with pytest.raises(PassError, match=wanted), computing([], config, context):
         pass
 

@@ -13,7 +13,7 @@ from compress.contract import Context
 from compress.data import Batch
 from compress.errors import PassError
 from compress.randomness import Draw, generator
-from compress.training import TrainingConfig, loop
+from compress.training import TrainingConfig, loop, parallel
 from compress.training import config as training_config
 from tests.conftest import CLASS_CONFIG, dataset_for, make_context, make_denoiser
 
@@ -181,3 +181,13 @@ def test_bf16_on_a_processor_without_it_is_said_before_training(
     said.clear()
     training.say_slow(config_for(), context)
     assert not said
+
+
+def test_a_processor_reads_where_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second thread that computes makes every product half as slow again there."""
+    monkeypatch.setattr(parallel, "ahead", lambda *_: pytest.fail("read in a thread"))
+    model = make_denoiser(CLASS_CONFIG)
+    context = make_context(model, tmp_path)
+    config = TrainingConfig(steps=3, batch_size=4)
+    found = [batch for _, batch in parallel.batches_from(1, config, context, context.dataset())]
+    assert len(found) == 2 and not torch.equal(found[0].images, found[1].images)

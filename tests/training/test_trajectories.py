@@ -61,3 +61,22 @@ def test_scales_belong_to_their_trajectories(cache: Path) -> None:
     assert 1 <= float(one[GUIDANCE_SCALE]) <= 4
     again = trajectories.walk(model, walked.states[0, 5:], one)
     assert torch.allclose(again, walked.states[:, 5:], atol=1e-4)
+
+
+def test_files_filled_together_are_those_of_one_at_a_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; the arithmetic of larger batches alone may differ."""
+    model = make_denoiser(CLASS_CONFIG)
+    own = states(model, 14, scales=(1.0, 4.0))
+    names = sorted(file.name for file in cache.rglob("*.safetensors"))
+    for file in cache.rglob("*.safetensors"):
+        if "-000004-" not in file.name:
+            file.unlink()
+    monkeypatch.setattr(trajectories, "_at_once", lambda files: [files] if files else [])
+    walks = []
+    walk = trajectories.walk
+    monkeypatch.setattr(trajectories, "walk", lambda *given: walks.append(len(given[1])) or walk(*given))
+    torch.testing.assert_close(states(model, 14, scales=(1.0, 4.0)), own, rtol=1e-4, atol=1e-5)
+    assert walks == [10], "all but those of the file that was left"
+    assert sorted(file.name for file in cache.rglob("*.safetensors")) == names
+    torch.testing.assert_close(states(model, 14, scales=(1.0, 4.0)), own, rtol=1e-4, atol=1e-5)
+    assert walks == [10]
