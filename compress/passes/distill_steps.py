@@ -108,6 +108,11 @@ def _student(model: Denoiser, config: Config, context: Context) -> tuple[Denoise
     teacher = context.leader(config.teacher)
     if config.teacher_steps is not None:
         teacher = _in_steps(teacher, config.teacher_steps, context)
+    if config.method == "distribution" and model.sampling.guidance.scales:
+        raise PassError(
+            f"{context.name}: distribution: the nets that follow are told no guidance scale, and the model takes one; "
+            "distill its guidance at one scale (mode: baked), or take method: trajectory"
+        )
     counts, length = config.sampling_steps, len(teacher.sampling.timesteps)
     least = 2 if config.method == "progressive" else 1
     if least * max(counts) > length:

@@ -25,7 +25,7 @@ from compress.data import Batch
 from compress.devices import send
 from compress.diffusion.targets import Grid, relative_error
 from compress.model.denoiser import Denoiser
-from compress.model.noising import clean_estimate, noised, with_scale
+from compress.model.noising import clean_estimate, noised
 from compress.training.loop import Objective
 from compress.training.trajectories import Trajectories
 
@@ -36,9 +36,8 @@ class Match(Objective):
     """The objective of `distill_steps: {method: distribution}`. The student, and the nets that follow, are trained.
 
     fake: learns the student's samples; has the teacher's net to begin with, and no guidance. real: says the score of
-    the teacher's distribution: the teacher, or another such net, which learns its samples, where its
-    trajectories `known` end.
-    pace: how many steps these take to one of the student.
+    the teacher's distribution: the teacher, or another such net, which learns the ends of the teacher's trajectories
+    `known`. pace: how many steps these take to one of the student.
     """
 
     unused = True  # the student's weights, in steps of the others alone
@@ -69,10 +68,9 @@ class Match(Objective):
     def forward(self, batch: Batch, random: torch.Generator) -> Mapping[str, torch.Tensor]:
         """`match`, by which samples move, 0 in steps of the others alone; `fake` and `real`, the others' own losses."""
         leads = bool(torch.rand((), generator=random) * self.pace < 1)
-        conditions = with_scale(self.student.sampling.guidance.scales, batch.conditions, batch.images, random)
         with torch.set_grad_enabled(leads and torch.is_grad_enabled()):
-            samples = self._drawn(batch, conditions, random)
-        still = Batch(samples.detach(), conditions)
+            samples = self._drawn(batch, random)
+        still = Batch(samples.detach(), batch.conditions)
         match = self._moved(samples, still, random) if leads else samples.new_zeros(())
         losses = {"match": match, "fake": self._followed(self.fake, still, random)}
         if self.known is not None:
@@ -80,14 +78,14 @@ class Match(Objective):
             losses["real"] = self._followed(self.teacher, Batch(drawn.images[-1], drawn.conditions), random)
         return losses
 
-    def _drawn(self, batch: Batch, conditions: Mapping[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
+    def _drawn(self, batch: Batch, random: torch.Generator) -> torch.Tensor:
         """The student's own samples, by all of its steps."""
         sample = send(torch.randn(batch.images.shape, generator=random), batch.images.device)
         (places,) = self.grid.places.values()
         for begin, end in itertools.pairwise(places):
             timestep = send(self.grid.timesteps[begin].expand(len(sample)), sample.device)
             levels = self.grid.levels(begin, sample)
-            clean = clean_estimate(self.student, sample, timestep, conditions, levels)
+            clean = clean_estimate(self.student, sample, timestep, batch.conditions, levels)
             sample = self.grid.arrive(clean, sample, begin, end)
         return sample
 

@@ -199,6 +199,10 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     epsilon = teacher.sampling.model_copy(update={"prediction_type": "epsilon"})
     with pytest.raises(PassError, match="ε-prediction"):
         run(dataclasses.replace(teacher, sampling=epsilon), tmp_path, sampling_steps=[2], **QUICK)
+    guidance = teacher.sampling.guidance.model_copy(update={"kind": "embedded", "scales": (1.0, 3.0)})
+    told = dataclasses.replace(teacher, sampling=teacher.sampling.model_copy(update={"guidance": guidance}))
+    with pytest.raises(PassError, match="distribution: the nets that follow are told no guidance scale"):
+        run(told, tmp_path, sampling_steps=[2], method="distribution", **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         {"sampling_steps": [1, 2], "method": "progressive"},
         {"method": "consistency", "ema": 0},
         {"method": "adversarial"},
+        {"samples": 10},
+        {"method": "distribution", "early_stop": {}},
     ],
 )
 def test_bad_settings(settings: dict) -> None:
